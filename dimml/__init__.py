@@ -1,0 +1,23 @@
+"""Multimodal classifiers that keep working when a modality is missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dimml.errors import DimmlError, InputError
+from dimml.samples import ModalityOutput, Prediction, Sample
+
+if TYPE_CHECKING:
+    from dimml.predictor import Predictor
+
+__version__ = "0.1.0"
+__all__ = ["DimmlError", "InputError", "ModalityOutput", "Prediction", "Predictor", "Sample"]
+
+
+def __getattr__(name: str) -> Any:
+    # The command line must answer `--help` before onnxruntime and its company are loaded.
+    if name == "Predictor":
+        from dimml.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

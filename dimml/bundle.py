@@ -1,0 +1,258 @@
+"""The bundle: a folder that holds everything a prediction depends on.
+
+`manifest.json`, one ONNX graph per modality, `classifier.onnx`, and the assets of the modalities
+(tokenizers). `evaluation.json` and `README.md` stand beside them: they report on the bundle, so
+they are not part of what its identity covers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import pydantic
+
+from dimml.errors import BundleError, UsageError
+from dimml.modalities import KINDS, Kind, Limits
+
+MANIFEST = "manifest.json"
+CLASSIFIER = "classifier.onnx"
+EVALUATION = "evaluation.json"
+FORMAT: Final = "dimml-bundle"
+VERSION: Final = 1
+MAX_MODALITIES = 10
+
+FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+"""A plain name: nothing that leads out of the bundle's folder."""
+
+ModalityName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
+"""Modality names are free, and must do as a file name, a form field and a column prefix."""
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class ModalitySpec(_Model):
+    """One modality: its kind, its graph and how its input is prepared.
+
+    Attributes:
+        kind: a key of `dimml.modalities.KINDS`.
+        graph: file of the encoder graph.
+        inputs: names of the graph's inputs.
+        preprocessing: the kind's configuration.
+        encoder: the preset the encoder was built from.
+        assets: asset name (as the kind calls it) to file.
+    """
+
+    kind: str
+    graph: FileName
+    inputs: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    encoder: str
+    assets: dict[str, FileName] = {}
+
+
+class Conformal(_Model):
+    """Split-conformal thresholds, one per subset of present modalities.
+
+    A label is in the prediction set when its probability is at least 1 - threshold; the most
+    probable one always is. A subset without a threshold answers with every label.
+
+    Attributes:
+        coverage: the share of prediction sets that hold the true label, 0..1.
+        thresholds: subset name to threshold on 1 - probability of the true label.
+    """
+
+    coverage: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    thresholds: dict[str, float]
+
+
+class FileEntry(_Model):
+    """Checksum and size of one file."""
+
+    sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, pydantic.Field(ge=0)]
+
+
+class Manifest(_Model):
+    """`manifest.json`. The order of `modalities` is the order of the classifier's slots."""
+
+    format: Literal["dimml-bundle"] = FORMAT
+    version: Literal[1] = VERSION
+    name: Annotated[str, pydantic.Field(min_length=1, max_length=64)]
+    created: str
+    labels: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
+    feature_dim: Annotated[int, pydantic.Field(ge=1)]
+    modalities: Annotated[
+        dict[ModalityName, ModalitySpec], pydantic.Field(min_length=1, max_length=MAX_MODALITIES)
+    ]
+    classifier: FileName = CLASSIFIER
+    precision: Literal["fp32"] = "fp32"
+    provenance: dict[str, Any] = {}
+    conformal: Conformal | None = None
+    files: dict[FileName, FileEntry] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be distinct")
+        for name, spec in self.modalities.items():
+            if spec.kind not in KINDS:
+                raise ValueError(f"{name}: unknown kind {spec.kind!r}; known: {', '.join(KINDS)}")
+        used = [self.classifier]
+        for spec in self.modalities.values():
+            used += [spec.graph, *spec.assets.values()]
+        missing = sorted(set(used) - set(self.files))
+        if missing:
+            raise ValueError(f"no checksum for {', '.join(missing)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were checked against its manifest.
+
+    Attributes:
+        path: the folder.
+        manifest: its validated manifest.
+        id: "<name>@<first 12 hexadecimal digits of the manifest's sha256>".
+    """
+
+    path: Path
+    manifest: Manifest
+    id: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Reads and verifies a bundle.
+
+        Raises:
+            BundleError: it is no bundle, is of an unknown version, or a file is missing or is not
+                the one that was exported.
+        """
+        folder = Path(path)
+        try:
+            content = (folder / MANIFEST).read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{folder} is not a bundle: it has no readable {MANIFEST} ({error.strerror}); "
+                "make one with `dimml export RUN BUNDLE`"
+            ) from error
+        manifest = _parse(folder, content)
+        for name, entry in manifest.files.items():
+            _verify(folder / name, entry)
+        return cls(folder, manifest, f"{manifest.name}@{hashlib.sha256(content).hexdigest()[:12]}")
+
+    def kinds(self, limits: Limits | None = None) -> dict[str, Kind]:
+        """The modalities' preprocessing, in manifest order."""
+        return {
+            name: build_kind(name, spec, self.assets(spec), limits)
+            for name, spec in self.manifest.modalities.items()
+        }
+
+    def assets(self, spec: ModalitySpec) -> dict[str, bytes]:
+        """The content of a modality's assets."""
+        return {asset: (self.path / file).read_bytes() for asset, file in spec.assets.items()}
+
+
+def build_kind(
+    name: str, spec: ModalitySpec, assets: Mapping[str, bytes], limits: Limits | None
+) -> Kind:
+    """A modality's kind as its specification configures it.
+
+    Raises:
+        BundleError: the preprocessing is not valid for the kind.
+    """
+    try:
+        return KINDS[spec.kind](name, spec.preprocessing, assets, limits)
+    except pydantic.ValidationError as error:
+        raise BundleError(f"modality {name}: invalid preprocessing: {error}") from error
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Checksum and size of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(sha256=digest, bytes=path.stat().st_size)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary sibling folder that takes the name `path` when the block succeeds.
+
+    An existing bundle (or any folder this block made before) at `path` is replaced; whatever
+    fails, `path` is either as it was or complete.
+
+    Raises:
+        UsageError: `path` exists and is neither empty nor a bundle, so it is not ours to replace.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; name a folder")
+    if path.exists() and any(path.iterdir()) and not (path / MANIFEST).exists():
+        raise UsageError(f"{path} exists and is not a bundle: remove it or name another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            retired = temporary.with_name(temporary.name + ".old")
+            path.rename(retired)
+            temporary.rename(path)
+            shutil.rmtree(retired)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _parse(folder: Path, content: bytes) -> Manifest:
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise BundleError(f"{folder / MANIFEST} is not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise BundleError(f'{folder / MANIFEST} is not a bundle\'s: its "format" is not "{FORMAT}"')
+    if document.get("version") != VERSION:
+        raise BundleError(
+            f"{folder} is a bundle of format version {document.get('version')}; this dimml reads "
+            f"version {VERSION}: export it again or install a matching dimml"
+        )
+    try:
+        return Manifest.model_validate(document)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(f"{folder / MANIFEST}: {where}: {first['msg']}") from error
+
+
+def _verify(path: Path, entry: FileEntry) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path} is missing or is not a plain file: copy the bundle again")
+    if path.stat().st_size != entry.bytes or file_entry(path) != entry:
+        raise BundleError(
+            f"{path} is not the file that was exported (its checksum differs): copy the bundle "
+            "again or export it anew"
+        )

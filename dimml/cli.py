@@ -1,0 +1,193 @@
+"""The `dimml` command: a table of commands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from dimml import __version__
+from dimml.errors import DimmlError, UsageError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's function is, what it does, and what to install for it."""
+
+    target: str
+    help: str
+    extra: str | None = None
+
+
+COMMANDS: dict[str, Command] = {
+    "data": Command("train.commands:data", "Write a demonstration data set.", "train"),
+    "train": Command("train.commands:train", "Train a recipe.", "train"),
+    "export": Command("export.bundle:export", "Turn a training run into a bundle.", "train"),
+    "evaluate": Command("train.commands:evaluate", "Measure a bundle on a table.", "train"),
+    "predict": Command("dimml.cli:predict", "Predict one sample."),
+    "score": Command("serving.batch.scoring:score", "Predict every row of a table."),
+    "serve": Command("serving.cli:serve", "Serve a bundle over HTTP.", "serve"),
+    "package": Command("export.package:package", "Build a bento around a bundle.", "serve"),
+    "inspect": Command("dimml.cli:inspect", "Show what a bundle holds."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists the table without importing it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = COMMANDS.get(cmd_name)
+        if command is None:
+            return None
+        if not _wants_listing():
+            return build(cmd_name)
+        listed = typer.Typer(add_completion=False)
+        listed.command(name=cmd_name, help=command.help)(lambda: None)
+        return typer.main.get_command(listed)
+
+
+def build(name: str) -> Any:
+    """The command of this name, imported.
+
+    Raises:
+        UsageError: what it needs is not installed.
+    """
+    command = COMMANDS[name]
+    module, function = command.target.split(":")
+    try:
+        target = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"`dimml {name}` needs {error.name}, which is not installed: from a checkout run "
+            f"`pip install -e '.[{command.extra or 'serve'}]'`"
+        ) from error
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    settings = getattr(target, "context_settings", None)
+    single.command(name=name, context_settings=settings)(target)
+    return typer.main.get_command(single)
+
+
+def _wants_listing() -> bool:
+    return len(sys.argv) < 2 or sys.argv[1].startswith("-")
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Multimodal classifiers that keep working when a modality is missing.
+
+    Examples:
+        dimml predict runs/digits/bundle --audio seven.wav --text sept
+
+        dimml serve runs/digits/bundle --port 3000
+    """
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def predict(
+    context: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    providers: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    on_unreadable: Annotated[
+        str, typer.Option(help="error, or absent: let the other modalities answer.")
+    ] = "error",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Predict one sample from any non-empty subset of a bundle's modalities.
+
+    Each modality is an option of its own name: a file, or the text itself.
+
+    Examples:
+        dimml predict runs/digits/bundle --audio seven.wav --image seven.png --text sept
+
+        dimml predict runs/digits/bundle --text sept --json
+    """
+    from dimml.predictor import Predictor
+
+    predictor = Predictor.load(bundle, providers)
+    sample = _modality_options(context.args)
+    prediction = predictor.predict(sample, on_unreadable=on_unreadable)  # type: ignore[arg-type]
+    if as_json:
+        typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
+        return
+    typer.echo(f"{prediction.label}  {prediction.confidence:.1%}")
+    for name, output in prediction.modalities.items():
+        said = (
+            f"{output.label}  {output.confidence:.1%}  weight {output.weight:.2f}"
+            if output.present
+            else "absent"
+        )
+        typer.echo(f"  {name}: {'; '.join([said, *output.warnings])}")
+
+
+predict.__dict__["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest.")] = False,
+) -> None:
+    """Show what a bundle holds, after checking its files.
+
+    Examples:
+        dimml inspect runs/digits/bundle
+    """
+    from dimml.bundle import Bundle
+
+    loaded = Bundle.load(bundle)
+    manifest = loaded.manifest
+    if as_json:
+        document = {"id": loaded.id, **manifest.model_dump(mode="json")}
+        typer.echo(json.dumps(document, ensure_ascii=False))
+        return
+    typer.echo(f"{loaded.id}  created {manifest.created}  {manifest.precision}")
+    typer.echo(f"labels: {', '.join(manifest.labels)}")
+    for name, spec in manifest.modalities.items():
+        size = manifest.files[spec.graph].bytes / 1e6
+        typer.echo(f"{name}: {spec.kind}, encoder {spec.encoder}, {size:.1f} MB")
+        typer.echo(f"  {json.dumps(spec.preprocessing)}")
+
+
+def _modality_options(arguments: list[str]) -> dict[str, str]:
+    """`--name value` pairs; the predictor names a modality that does not exist."""
+    sample: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            raise UsageError(f"unexpected {argument!r}; give each modality as --NAME VALUE")
+        found = value if equals else next(rest, None)
+        if found is None:
+            raise UsageError(f"--{name} needs a value")
+        if name in sample:
+            raise UsageError(f"--{name} is given twice")
+        sample[name] = found
+    return sample
+
+
+def main() -> None:
+    """Runs a command; an error on purpose is one line and its exit code, never a traceback."""
+    try:
+        app()
+    except DimmlError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped.\n")
+        sys.exit(130)

@@ -1,0 +1,202 @@
+"""Audio: any recording to a power spectrogram.
+
+The mel filter bank, the logarithm and the normalisation are the first layers of the encoder
+(`dimml.nn.encoders`), so that the graph carries them; together the two equal librosa's
+`melspectrogram` followed by `power_to_db`.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import pydantic
+import scipy.fft
+import soundfile
+import soxr
+
+from dimml.modalities.base import Arrays, Kind, KindConfig
+
+SILENCE = 1e-4
+"""Peak amplitude (full scale is 1) under which a recording is called silent."""
+
+MAX_CHANNELS = 64
+MAX_SAMPLE_RATE = 768_000
+_BLOCK = 65_536
+_UNRECOGNISED_FORMAT = 1
+
+
+class AudioConfig(KindConfig):
+    """How audio is preprocessed.
+
+    Attributes:
+        sample_rate: Hz, what every recording is resampled to.
+        seconds: fixed length: a longer recording keeps its middle, a shorter one is followed by
+            silence. None keeps each recording at its own length.
+        n_fft: samples in one frame and in its Hann window.
+        hop_length: samples between frames.
+    """
+
+    sample_rate: Annotated[int, pydantic.Field(ge=1_000, le=192_000)] = 16_000
+    seconds: Annotated[float, pydantic.Field(gt=0, le=600)] | None = 1.0
+    n_fft: Annotated[int, pydantic.Field(ge=16, le=16_384)] = 512
+    hop_length: Annotated[int, pydantic.Field(ge=1)] = 160
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A decoded recording: float32 [samples], mono, at the configured rate."""
+
+    samples: np.ndarray
+
+
+class Audio(Kind):
+    """Recordings: WAV, FLAC, OGG, MP3 and whatever else libsndfile reads.
+
+    Graph input: `power`, float32 [N, n_fft / 2 + 1, frames].
+    """
+
+    Config = AudioConfig
+    input_names = ("power",)
+
+    def _setup(self, config: AudioConfig, assets: Mapping[str, bytes]) -> None:
+        self.config = config
+        # scipy.signal has this window, and takes half a second to import.
+        phase = 2 * np.pi * np.arange(config.n_fft) / config.n_fft
+        self._window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
+        self._length = (
+            None if config.seconds is None else round(config.seconds * config.sample_rate)
+        )
+
+    def decode(self, value: Any) -> Recording:
+        """Reads a recording, mixes it to mono and resamples it.
+
+        Args:
+            value: as `Kind.decode`; an array is float [samples] or [samples, channels], already
+                at `sample_rate`.
+        """
+        if isinstance(value, np.ndarray):
+            samples, rate = self._from_array(value), self.config.sample_rate
+        else:
+            samples, rate = self._from_file(self.read_bytes(value))
+        if not np.isfinite(samples).all():
+            raise self.error("unreadable", "the recording holds NaN or infinite samples")
+        if rate != self.config.sample_rate:
+            samples = soxr.resample(samples, rate, self.config.sample_rate)
+        return Recording(samples)
+
+    def preprocess(self, raw: Recording) -> Arrays:
+        """The power spectrogram, float32 [n_fft / 2 + 1, frames], frames centred on their hop."""
+        samples = raw.samples if self._length is None else _fit(raw.samples, self._length)
+        padded = np.pad(samples, self.config.n_fft // 2)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.config.n_fft)
+        spectrum = scipy.fft.rfft(frames[:: self.config.hop_length] * self._window, axis=1)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        return {"power": np.ascontiguousarray(power.T, dtype=np.float32)}
+
+    def warnings(self, raw: Recording) -> tuple[str, ...]:
+        found = []
+        if np.abs(raw.samples).max(initial=0.0) < SILENCE:
+            found.append("the recording is silent")
+        if self._length is not None and len(raw.samples) > self._length:
+            found.append(
+                f"the recording lasts {len(raw.samples) / self.config.sample_rate:.1f} s; only "
+                f"the middle {self.config.seconds:g} s was used"
+            )
+        return tuple(found)
+
+    def example(self) -> bytes:
+        seconds = self.config.seconds or 1.0
+        time = np.arange(int(seconds * self.config.sample_rate)) / self.config.sample_rate
+        file = io.BytesIO()
+        tone = 0.1 * np.sin(2 * np.pi * 440 * time)
+        soundfile.write(file, tone, self.config.sample_rate, format="WAV")
+        return file.getvalue()
+
+    def _from_array(self, value: np.ndarray) -> np.ndarray:
+        if (
+            value.ndim not in (1, 2)
+            or not value.size
+            or not np.issubdtype(value.dtype, np.floating)
+        ):
+            raise self.error(
+                "unreadable",
+                "an array must be float [samples] or [samples, channels] and not empty, got "
+                f"{value.dtype} {list(value.shape)}",
+            )
+        self._check_length(len(value), self.config.sample_rate)
+        return (value if value.ndim == 1 else value.mean(axis=1)).astype(np.float32)
+
+    def _from_file(self, data: bytes) -> tuple[np.ndarray, int]:
+        self._check_wav(data)
+        try:
+            with soundfile.SoundFile(io.BytesIO(data)) as file:
+                return self._read(file), file.samplerate
+        except soundfile.LibsndfileError as error:
+            if error.code == _UNRECOGNISED_FORMAT:
+                raise self.error(
+                    "unsupported_type", "not an audio file; WAV, FLAC, OGG and MP3 are accepted"
+                ) from error
+            raise self.error("unreadable", f"cannot decode the audio: {error}") from error
+        except (soundfile.SoundFileError, TypeError, ValueError) as error:
+            raise self.error("unreadable", f"cannot decode the audio: {error}") from error
+
+    def _read(self, file: soundfile.SoundFile) -> np.ndarray:
+        """Reads mono float32 [samples] block by block, so that the limit holds as it decodes."""
+        if not 0 < file.samplerate <= MAX_SAMPLE_RATE:
+            raise self.error("unreadable", f"a sample rate of {file.samplerate} Hz")
+        if file.channels > MAX_CHANNELS:
+            raise self.error("unreadable", f"{file.channels} channels; at most {MAX_CHANNELS}")
+        # A lying header must not pass for a long recording, nor allocate for one.
+        blocks: list[np.ndarray] = []
+        total = 0
+        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            blocks.append(block.mean(axis=1))
+            total += len(block)
+            self._check_length(total, file.samplerate)
+        if not total:
+            raise self.error("unreadable", "the recording holds no samples")
+        if total < file.frames and file.format in ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64"):
+            raise self.error(
+                "unreadable",
+                f"the recording is truncated: its header declares {file.frames:,} samples and it "
+                f"holds {total:,}",
+            )
+        return np.concatenate(blocks)
+
+    def _check_length(self, samples: int, rate: int) -> None:
+        if samples > self.limits.seconds * rate:
+            raise self.error(
+                "too_large", f"the recording is over the limit of {self.limits.seconds:g} s"
+            )
+
+    def _check_wav(self, data: bytes) -> None:
+        """Refuses a WAV whose header declares more than it holds; libsndfile lets it pass."""
+        if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+            return
+        position = 12
+        while position + 8 <= len(data):
+            chunk, size = (
+                data[position : position + 4],
+                *struct.unpack_from("<I", data, position + 4),
+            )
+            held = len(data) - position - 8
+            if chunk == b"data" and size > held:
+                raise self.error(
+                    "unreadable",
+                    f"the WAV is truncated: its header declares {size:,} bytes of samples and it "
+                    f"holds {held:,}; write it again with a correct header",
+                )
+            position += 8 + size + size % 2
+
+
+def _fit(samples: np.ndarray, length: int) -> np.ndarray:
+    """The middle `length` samples, or all of them followed by silence."""
+    if len(samples) >= length:
+        start = (len(samples) - length) // 2
+        return samples[start : start + length]
+    return np.pad(samples, (0, length - len(samples)))

@@ -1,0 +1,143 @@
+"""The contract of a modality kind: decode, preprocess, collate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pydantic
+
+from dimml.errors import InputError
+
+Arrays = dict[str, np.ndarray]
+"""Graph input name to array."""
+
+
+class KindConfig(pydantic.BaseModel):
+    """Base of the preprocessing configurations: strict, and an unknown key is an error."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps checked before the expensive step they guard.
+
+    Attributes:
+        bytes: of one encoded value.
+        pixels: of one image, as its header declares them.
+        seconds: of one recording, as decoded.
+        characters: of one text.
+        frames: items of one list of images.
+    """
+
+    bytes: int = 512 * 1024 * 1024
+    pixels: int = 40_000_000
+    seconds: float = 600.0
+    characters: int = 20_000
+    frames: int = 1_000
+
+
+class Kind(ABC):
+    """One modality of a bundle: its preprocessing, configured by the bundle alone.
+
+    Training, export, HTTP and batch scoring all run this same code, so a sample is the same
+    numbers everywhere. Nothing here is random: augmentation belongs to training.
+
+    Args:
+        name: the modality's name, reported as the field of its errors.
+        config: a validated `Config`, or its keys and values.
+        assets: file suffix (one of `asset_names`) to content, such as a tokenizer.
+        limits: caps on what is accepted.
+    """
+
+    Config: ClassVar[type[KindConfig]]
+    input_names: ClassVar[tuple[str, ...]]
+    asset_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        assets: Mapping[str, bytes] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.name = name
+        self.limits = limits or Limits()
+        self._setup(self.Config.model_validate(dict(config)), assets or {})
+
+    @abstractmethod
+    def _setup(self, config: Any, assets: Mapping[str, bytes]) -> None:
+        """Takes the validated configuration and precomputes what every sample needs."""
+
+    @abstractmethod
+    def decode(self, value: Any) -> Any:
+        """Reads one value into its raw form.
+
+        Args:
+            value: bytes (a file's content), a path, an open binary file or an array.
+
+        Raises:
+            InputError: `unreadable`, `unsupported_type` or `too_large`, with this modality
+                as its field.
+        """
+
+    @abstractmethod
+    def preprocess(self, raw: Any) -> Arrays:
+        """Turns one decoded value into its arrays, without a batch axis."""
+
+    @abstractmethod
+    def warnings(self, raw: Any) -> tuple[str, ...]:
+        """What a person should know about this value, in short sentences."""
+
+    @abstractmethod
+    def example(self) -> Any:
+        """A small valid value as `decode` takes it; warms a service up through the real path."""
+
+    def bucket(self, arrays: Arrays) -> Hashable:
+        """Samples of equal buckets may share one graph call; by default, equal shapes."""
+        return tuple(array.shape for array in arrays.values())
+
+    def collate(self, items: Sequence[Arrays]) -> Arrays:
+        """Joins the arrays of one bucket's samples along a new first axis."""
+        return {name: np.stack([item[name] for item in items]) for name in self.input_names}
+
+    def error(self, code: Any, message: str) -> InputError:
+        """An `InputError` about this modality."""
+        return InputError(code, message, self.name)
+
+    def read_bytes(self, value: Any) -> bytes:
+        """The encoded content of a value given as bytes, a path or an open binary file.
+
+        Raises:
+            InputError: the file is missing, is no file, is empty or is over `limits.bytes`.
+        """
+        if isinstance(value, str | Path):
+            data = self._read_file(Path(value))
+        elif hasattr(value, "read"):
+            data = value.read(self.limits.bytes + 1)
+        else:
+            data = value
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise self.error(
+                "unreadable",
+                f"expected bytes, a path or an open binary file, got {type(value).__name__}",
+            )
+        if len(data) > self.limits.bytes:
+            raise self.error("too_large", f"over the limit of {self.limits.bytes:,} bytes")
+        if not data:
+            raise self.error("unreadable", "the file is empty (0 bytes)")
+        return bytes(data)
+
+    def _read_file(self, path: Path) -> bytes:
+        try:
+            if not path.is_file():
+                raise self.error("unreadable", f"no such file: {path}")
+            with path.open("rb") as file:
+                return file.read(self.limits.bytes + 1)
+        except (OSError, ValueError) as error:
+            raise self.error("unreadable", f"cannot read {path}: {error}") from error

@@ -1,0 +1,215 @@
+"""Images: any picture, or a list of frames, to normalised pixels."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pydantic
+
+from dimml.modalities.base import Arrays, Kind, KindConfig
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+BLANK_RANGE = 2
+"""Spread of 8-bit pixel values at or under which an image is called blank."""
+
+# Pillow's decoders raise all of these on damaged files.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+class ImageConfig(KindConfig):
+    """How images are preprocessed.
+
+    Attributes:
+        size: height and width in pixels.
+        channels: 3 (RGB) or 1 (grey).
+        resize: `stretch` to the size, `crop` the middle at the right aspect, or `pad` to it.
+        mean: of pixel values in 0..1, one per channel.
+        std: likewise.
+        frames: None for one picture; T for a list of pictures (or an animated one), of which T
+            evenly spaced ones are used and their features averaged.
+    """
+
+    size: tuple[
+        Annotated[int, pydantic.Field(ge=1, le=4096)], Annotated[int, pydantic.Field(ge=1, le=4096)]
+    ] = (224, 224)
+    channels: Literal[1, 3] = 3
+    resize: Literal["stretch", "crop", "pad"] = "crop"
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[Annotated[float, pydantic.Field(gt=0)], ...] = (0.5,)
+    frames: Annotated[int, pydantic.Field(ge=1, le=64)] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_value_per_channel(self) -> ImageConfig:
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) not in (1, self.channels):
+                raise ValueError(f"{key} must hold 1 or {self.channels} values")
+        return self
+
+
+class Image(Kind):
+    """Pictures in any of `FORMATS`.
+
+    Graph input: `pixels`, float32 [N, channels, height, width], or with `frames`
+    [N, frames, channels, height, width].
+    """
+
+    Config = ImageConfig
+    input_names = ("pixels",)
+
+    def _setup(self, config: ImageConfig, assets: Mapping[str, bytes]) -> None:
+        self.config = config
+        self._mode = "L" if config.channels == 1 else "RGB"
+        self._mean = np.asarray(config.mean, np.float32).reshape(-1, 1, 1)
+        self._std = np.asarray(config.std, np.float32).reshape(-1, 1, 1)
+
+    def decode(self, value: Any) -> list[PIL.Image.Image]:
+        """Reads a value into upright pictures without transparency: one, or `frames` of them.
+
+        Args:
+            value: as `Kind.decode`; an array is uint8 [height, width] or [height, width, 3 or 4];
+                with `frames` set, a list of such values or one animated picture.
+        """
+        if not isinstance(value, list | tuple):
+            return self._open(value)
+        if self.config.frames is None:
+            raise self.error("unreadable", f"expected one image, got a list of {len(value)}")
+        if len(value) > self.limits.frames:
+            raise self.error("too_large", f"over the limit of {self.limits.frames} frames")
+        if any(item is None for item in value):
+            raise self.error("unreadable", "the list of frames has an empty entry")
+        chosen = (value[index] for index in _spread(len(value), self.config.frames))
+        return [self._open(item)[0] for item in chosen]
+
+    def preprocess(self, raw: list[PIL.Image.Image]) -> Arrays:
+        """Resized and normalised pixels, float32 [channels, height, width] (or with frames)."""
+        frames = [self._normalise(self._resize(image)) for image in raw]
+        return {"pixels": frames[0] if self.config.frames is None else np.stack(frames)}
+
+    def warnings(self, raw: list[PIL.Image.Image]) -> tuple[str, ...]:
+        bands = (band for image in raw for band in image.split())
+        pixels = [np.asarray(band, np.int16) for band in bands]
+        if all(np.ptp(band) <= BLANK_RANGE for band in pixels):
+            return ("the image is blank",)
+        return ()
+
+    def example(self) -> bytes:
+        height, width = self.config.size
+        ramp = np.linspace(0, 255, height * width).astype(np.uint8).reshape(height, width)
+        file = io.BytesIO()
+        PIL.Image.fromarray(ramp).save(file, "PNG")
+        return file.getvalue()
+
+    def _open(self, value: Any) -> list[PIL.Image.Image]:
+        if isinstance(value, np.ndarray):
+            return [self._flatten(self._from_array(value))] * (self.config.frames or 1)
+        if isinstance(value, PIL.Image.Image):
+            return [self._flatten(value)] * (self.config.frames or 1)
+        data = io.BytesIO(self.read_bytes(value))
+        try:
+            # Pillow warns of a large image where `limits.pixels` decides.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self._frames(PIL.Image.open(data, formats=FORMATS))
+        except PIL.UnidentifiedImageError as error:
+            raise self.error(
+                "unsupported_type", f"not an image file; {', '.join(FORMATS)} are accepted"
+            ) from error
+        except PIL.Image.DecompressionBombError as error:
+            raise self._too_many_pixels() from error
+        except _DECODE_ERRORS as error:
+            raise self.error("unreadable", f"cannot decode the image: {error}") from error
+
+    def _frames(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
+        if image.width * image.height > self.limits.pixels:
+            raise self._too_many_pixels(image)
+        if self.config.frames is None:
+            return [self._flatten(image)]
+        frames = []
+        for index in _spread(getattr(image, "n_frames", 1), self.config.frames):
+            image.seek(index)
+            frames.append(self._flatten(image))
+        return frames
+
+    def _too_many_pixels(self, image: PIL.Image.Image | None = None) -> Exception:
+        size = f"{image.width} x {image.height} pixels: " if image else ""
+        return self.error("too_large", f"{size}over the limit of {self.limits.pixels:,} pixels")
+
+    def _from_array(self, value: np.ndarray) -> PIL.Image.Image:
+        grey = value.ndim == 2
+        if (
+            value.dtype != np.uint8
+            or not value.size
+            or not (grey or value.shape[2:] in ((3,), (4,)))
+        ):
+            raise self.error(
+                "unreadable",
+                "an array must be uint8 [height, width] or [height, width, 3 or 4] and not empty, "
+                f"got {value.dtype} {list(value.shape)}",
+            )
+        if value.shape[0] * value.shape[1] > self.limits.pixels:
+            raise self._too_many_pixels()
+        return PIL.Image.fromarray(value)
+
+    def _flatten(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """The picture upright, on white where it is transparent, in the configured mode."""
+        image = PIL.ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            image = _to_8_bit(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = PIL.Image.new("RGBA", image.size, "white")
+            image = PIL.Image.alpha_composite(white, image)
+        return image.convert(self._mode)
+
+    def _resize(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        height, width = self.config.size
+        bicubic = PIL.Image.Resampling.BICUBIC
+        if image.size == (width, height):
+            return image
+        if self.config.resize == "crop":
+            return PIL.ImageOps.fit(image, (width, height), bicubic)
+        if self.config.resize == "pad":
+            return PIL.ImageOps.pad(image, (width, height), bicubic)
+        return image.resize((width, height), bicubic)
+
+    def _normalise(self, image: PIL.Image.Image) -> np.ndarray:
+        pixels = np.asarray(image, np.float32) / np.float32(255)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return np.ascontiguousarray((pixels - self._mean) / self._std)
+
+
+def _spread(available: int, wanted: int) -> list[int]:
+    """`wanted` evenly spaced indices into `available` frames, repeated where there are fewer."""
+    return [(2 * step + 1) * available // (2 * wanted) for step in range(wanted)]
+
+
+def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Integer pixels lose their low bits; floating-point ones are taken as 0..1, or 0..255."""
+    values = np.nan_to_num(np.asarray(image, np.float32))
+    highest = values.max(initial=0.0)
+    if image.mode == "F":
+        scale = 255.0 if highest <= 1.0 else 1.0
+    else:
+        scale = 1.0 if highest <= 255 and image.mode == "I" else 255.0 / 65535.0
+    return PIL.Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))

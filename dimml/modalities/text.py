@@ -1,0 +1,127 @@
+"""Text: a string to token ids, with the tokenizer of the bundle."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pydantic
+import tokenizers
+
+from dimml.errors import BundleError
+from dimml.modalities.base import Arrays, Kind, KindConfig
+
+TOKENIZER = "tokenizer.json"
+
+
+class TextConfig(KindConfig):
+    """How text is preprocessed.
+
+    Attributes:
+        max_length: tokens kept, special ones included.
+    """
+
+    max_length: Annotated[int, pydantic.Field(ge=2, le=8192)] = 64
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """An encoded text: its token ids, and how many tokens it had before the cut."""
+
+    ids: tuple[int, ...]
+    original_length: int
+
+
+class Text(Kind):
+    """Strings in any language.
+
+    Graph inputs: `input_ids` and `attention_mask`, int64 [N, tokens].
+    """
+
+    Config = TextConfig
+    input_names = ("input_ids", "attention_mask")
+    asset_names = (TOKENIZER,)
+
+    def _setup(self, config: TextConfig, assets: Mapping[str, bytes]) -> None:
+        self.config = config
+        if TOKENIZER not in assets:
+            raise BundleError(f"{self.name}: a text modality needs its {self.name}.{TOKENIZER}")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(assets[TOKENIZER].decode())
+        # The library raises plain Exception.
+        except Exception as error:
+            raise BundleError(f"{self.name}: its {TOKENIZER} cannot be read: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @property
+    def vocab_size(self) -> int:
+        """How many rows the encoder's embedding table needs."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def decode(self, value: Any) -> Tokens:
+        """Normalises (NFC) and tokenises a text.
+
+        Args:
+            value: the text itself as str, UTF-8 bytes, a `Path` or an open file.
+        """
+        text = value if isinstance(value, str) else self._read(value)
+        if len(text) > self.limits.characters:
+            raise self.error(
+                "too_large",
+                f"{len(text):,} characters: over the limit of {self.limits.characters:,}",
+            )
+        try:
+            ids = self._tokenizer.encode(unicodedata.normalize("NFC", text)).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise self.error("unreadable", "the text is not valid Unicode") from error
+        if not ids:
+            raise self.error("unreadable", "the text holds nothing that the tokenizer keeps")
+        # As much of the end as `truncation` would keep: the closing special token stays.
+        kept = ids[: self.config.max_length - 1] + ids[-1:] if self._too_long(ids) else ids
+        return Tokens(tuple(kept), len(ids))
+
+    def preprocess(self, raw: Tokens) -> Arrays:
+        """Token ids and their mask, int64 [tokens] each."""
+        ids = np.asarray(raw.ids, np.int64)
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+    def collate(self, items: Sequence[Arrays]) -> Arrays:
+        """Pads to the longest text; padding is masked, so it changes no answer."""
+        longest = max(len(item["input_ids"]) for item in items)
+        batch = {name: np.zeros((len(items), longest), np.int64) for name in self.input_names}
+        for row, item in enumerate(items):
+            for name in self.input_names:
+                batch[name][row, : len(item[name])] = item[name]
+        return batch
+
+    def bucket(self, arrays: Arrays) -> tuple[()]:
+        return ()
+
+    def warnings(self, raw: Tokens) -> tuple[str, ...]:
+        if raw.original_length > self.config.max_length:
+            return (
+                f"the text has {raw.original_length} tokens; only the first "
+                f"{self.config.max_length} were used",
+            )
+        return ()
+
+    def example(self) -> str:
+        return "one two three"
+
+    def _too_long(self, ids: Sequence[int]) -> bool:
+        return len(ids) > self.config.max_length
+
+    def _read(self, value: Any) -> str:
+        if not isinstance(value, bytes | bytearray | memoryview | Path) and not hasattr(
+            value, "read"
+        ):
+            raise self.error("unreadable", f"expected text, got {type(value).__name__}")
+        try:
+            return self.read_bytes(value).decode()
+        except UnicodeDecodeError as error:
+            raise self.error("unreadable", f"the text is not UTF-8: {error}") from error

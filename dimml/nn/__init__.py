@@ -1,0 +1,1 @@
+"""The method in PyTorch: the only place under `dimml` that imports torch."""

@@ -1,0 +1,221 @@
+"""Encoders: a kind's arrays to one feature vector per sample.
+
+Backbones are `transformers` models, from a small configuration trained from scratch or from
+pretrained safetensors weights. What depends on the kind alone (log-mel of a power spectrogram,
+averaging over frames) is part of the encoder, so that the exported graph carries it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+)
+
+from dimml.errors import RecipeError
+from dimml.modalities import Audio, Image, Kind, Text
+
+TOP_DECIBELS = 80.0
+_MINIMUM_POWER = 1e-10
+
+RESNETS: dict[str, dict[str, Any]] = {
+    "small": {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1]},
+    "resnet18": {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
+}
+BERTS: dict[str, dict[str, Any]] = {
+    "small": {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+    },
+}
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram of a power spectrogram, each clip normalised by itself.
+
+    Equals librosa's `melspectrogram` and `power_to_db` (reference 1, 80 dB below the clip's
+    loudest), followed by subtracting the clip's mean and dividing by its standard deviation,
+    which makes the encoder blind to the recording level.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples in a frame.
+        n_mels: mel bands; None keeps the linear frequencies.
+    """
+
+    filters: Tensor | None
+
+    def __init__(self, sample_rate: int, n_fft: int, n_mels: int | None) -> None:
+        super().__init__()
+        filters = None
+        if n_mels is not None:
+            # Imported here because it brings numba, and only building an encoder needs it.
+            import librosa.filters
+
+            filters = torch.from_numpy(
+                librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels)
+            )
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, power: Tensor) -> Tensor:
+        """[N, n_fft / 2 + 1, frames] power to [N, bands, frames], zero mean and unit variance."""
+        decibels = self.decibels(power)
+        centred = decibels - decibels.mean(dim=(1, 2), keepdim=True)
+        variance = centred.square().mean(dim=(1, 2), keepdim=True)
+        return centred / (variance + 1.0).sqrt()
+
+    def decibels(self, power: Tensor) -> Tensor:
+        """[N, n_fft / 2 + 1, frames] power to [N, bands, frames] in dB."""
+        bands = power if self.filters is None else self.filters @ power
+        decibels = 10.0 * bands.clamp_min(_MINIMUM_POWER).log10()
+        loudest = decibels.amax(dim=(1, 2), keepdim=True)
+        return torch.maximum(decibels, loudest - TOP_DECIBELS)
+
+
+class SpectrogramEncoder(nn.Module):
+    """`power` float32 [N, n_fft / 2 + 1, frames] to features [N, D]."""
+
+    def __init__(self, log_mel: LogMel, backbone: PreTrainedModel, feature_dim: int) -> None:
+        super().__init__()
+        self.log_mel = log_mel
+        self.backbone = backbone
+        self.projection = nn.Linear(_width(backbone), feature_dim)
+
+    def forward(self, power: Tensor) -> Tensor:
+        picture = self.log_mel(power).unsqueeze(1)
+        features: Tensor = self.projection(_pool_picture(self.backbone, picture))
+        return features
+
+
+class ImageEncoder(nn.Module):
+    """`pixels` float32 [N, C, H, W], or [N, T, C, H, W] averaged over T, to features [N, D]."""
+
+    def __init__(self, backbone: PreTrainedModel, feature_dim: int, frames: int | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.frames = frames
+        self.projection = nn.Linear(_width(backbone), feature_dim)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self.frames is None:
+            features: Tensor = self.projection(_pool_picture(self.backbone, pixels))
+            return features
+        pooled = _pool_picture(self.backbone, pixels.flatten(0, 1))
+        averaged: Tensor = self.projection(
+            pooled.view(-1, self.frames, pooled.shape[1]).mean(dim=1)
+        )
+        return averaged
+
+
+class TextEncoder(nn.Module):
+    """`input_ids` and `attention_mask` int64 [N, tokens] to features [N, D]."""
+
+    def __init__(self, backbone: PreTrainedModel, feature_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = nn.Linear(_width(backbone), feature_dim)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        features: Tensor = self.projection((hidden * mask).sum(dim=1) / mask.sum(dim=1))
+        return features
+
+
+def build_encoder(
+    kind: Kind,
+    feature_dim: int,
+    *,
+    preset: str = "small",
+    pretrained: str | None = None,
+    n_mels: int | None = 64,
+    dropout: float = 0.1,
+) -> nn.Module:
+    """The encoder of a modality.
+
+    Args:
+        kind: the modality, whose preprocessing fixes the input's shape.
+        feature_dim: D.
+        preset: "small", "resnet18" (audio and image) or "pretrained".
+        pretrained: with preset "pretrained", a hub id or a local folder holding safetensors.
+        n_mels: for audio, mel bands; None for a linear spectrogram.
+        dropout: for text, inside the transformer.
+
+    Raises:
+        RecipeError: the kind has no such preset, or the pretrained weights cannot be loaded.
+    """
+    if isinstance(kind, Audio):
+        log_mel = LogMel(kind.config.sample_rate, kind.config.n_fft, n_mels)
+        return SpectrogramEncoder(log_mel, _vision(kind, preset, pretrained, 1), feature_dim)
+    if isinstance(kind, Image):
+        backbone = _vision(kind, preset, pretrained, kind.config.channels)
+        return ImageEncoder(backbone, feature_dim, kind.config.frames)
+    if isinstance(kind, Text):
+        return TextEncoder(_text(kind, preset, pretrained, dropout), feature_dim)
+    raise RecipeError(f"{kind.name}: no encoder for {type(kind).__name__}")
+
+
+def _vision(kind: Kind, preset: str, pretrained: str | None, channels: int) -> PreTrainedModel:
+    if preset == "pretrained":
+        return _load_pretrained(kind, pretrained)
+    size = _preset(kind, preset, RESNETS)
+    return ResNetModel(ResNetConfig(num_channels=channels, layer_type="basic", **size))
+
+
+def _text(kind: Text, preset: str, pretrained: str | None, dropout: float) -> PreTrainedModel:
+    if preset == "pretrained":
+        return _load_pretrained(kind, pretrained)
+    config = BertConfig(
+        vocab_size=kind.vocab_size,
+        max_position_embeddings=kind.config.max_length,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        **_preset(kind, preset, BERTS),
+    )
+    return BertModel(config, add_pooling_layer=False)
+
+
+def _preset(kind: Kind, preset: str, presets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if preset not in presets:
+        known = ", ".join([*presets, "pretrained"])
+        raise RecipeError(
+            f"{kind.name}: no encoder preset {preset!r} for this kind; known: {known}"
+        )
+    return presets[preset]
+
+
+def _load_pretrained(kind: Kind, name: str | None) -> PreTrainedModel:
+    if not name:
+        raise RecipeError(
+            f"{kind.name}: preset `pretrained` needs `pretrained: <hub id or folder>`"
+        )
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        model: PreTrainedModel = AutoModel.from_pretrained(name, use_safetensors=True)
+        return model
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{kind.name}: cannot load {name!r}: {error}") from error
+
+
+def _width(backbone: PreTrainedModel) -> int:
+    sizes = getattr(backbone.config, "hidden_sizes", None)
+    return int(sizes[-1] if sizes else backbone.config.hidden_size)
+
+
+def _pool_picture(backbone: PreTrainedModel, pixels: Tensor) -> Tensor:
+    """[N, C, H, W] to [N, width]: the mean over positions (a map's) or tokens (a transformer's)."""
+    # A grey picture in front of a backbone made for colour.
+    pixels = pixels.expand(-1, getattr(backbone.config, "num_channels", pixels.shape[1]), -1, -1)
+    hidden: Tensor = backbone(pixel_values=pixels).last_hidden_state
+    return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)

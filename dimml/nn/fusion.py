@@ -1,0 +1,205 @@
+"""Late fusion by certainty: the shared classifier on every present modality, then a weighting.
+
+Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Ours: the shared classifier
+serves any non-empty subset of modalities, and certainty is calibrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+# There is one temperature per subset, so their table has 2 ** M entries.
+MAX_MODALITIES = 10
+
+
+def certainty(logits: Tensor) -> Tensor:
+    """How sure each set of logits is of its answer: c = max_k softmax(z)_k.
+
+    Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting.
+
+    Args:
+        logits: [..., K classes].
+
+    Returns:
+        [...], each in 1/K .. 1.
+    """
+    return logits.softmax(dim=-1).amax(dim=-1)
+
+
+def certainty_weights(logits: Tensor, present: Tensor, temperature: float | Tensor) -> Tensor:
+    """The share of each modality in the answer: w = softmax over the present m of (c_m / T).
+
+    Every row is weighted by itself, so an answer never depends on the rest of the batch.
+    Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting; the mask is ours.
+
+    Args:
+        logits: [N samples, M modalities, K classes]; absent slots may hold NaN.
+        present: bool [N samples, M modalities].
+        temperature: T, positive; high means equal shares.
+
+    Returns:
+        [N samples, M modalities]; rows sum to 1, absent modalities have exactly 0. A row with
+        nothing present has no answer: NaN.
+    """
+    scores = certainty(_blank_absent(logits, present)) / temperature
+    return scores.masked_fill(~present, float("-inf")).softmax(dim=-1)
+
+
+def subset_index(present: Tensor) -> Tensor:
+    """Numbers the subset of modalities each row has: the sum over the present m of 2 ** m.
+
+    Args:
+        present: bool [..., M modalities].
+
+    Returns:
+        int64 [...], in 0 (nothing) .. 2 ** M - 1 (everything).
+    """
+    powers = 2 ** torch.arange(present.shape[-1], device=present.device)
+    return (present.to(torch.int64) * powers).sum(dim=-1)
+
+
+class SharedClassifierFusion(nn.Module):
+    """All of `classifier.onnx`: shared classifier, calibration, certainty weighting and mask.
+
+    Temperatures are buffers, not parameters: they are fitted on the validation split after
+    training and set by `set_calibration`; until then all are 1.
+
+    Attributes:
+        shared_classifier: g, linear from D dimensions to K classes.
+        modality_temperature: [M modalities]; divides each modality's logits.
+        fusion_temperature: scalar; the T of `certainty_weights`.
+        subset_temperature: [2 ** M subsets], numbered by `subset_index`; divides the fused logits.
+            That of a one-modality subset is always 1, so that such a subset answers exactly what
+            its modality's logits say. That of the empty subset (index 0) is never used.
+    """
+
+    modality_temperature: Tensor
+    fusion_temperature: Tensor
+    subset_temperature: Tensor
+
+    def __init__(self, feature_dim: int, num_classes: int, num_modalities: int) -> None:
+        """Builds an uncalibrated head for D = `feature_dim`, K = `num_classes` and M modalities.
+
+        Raises:
+            ValueError: `num_modalities` is not in 1 .. 10.
+        """
+        super().__init__()
+        if not 1 <= num_modalities <= MAX_MODALITIES:
+            raise ValueError(
+                f"num_modalities must lie in 1 .. {MAX_MODALITIES}, got {num_modalities}: every "
+                "subset of modalities has a temperature, so their table doubles with each"
+            )
+        self.shared_classifier = nn.Linear(feature_dim, num_classes)
+        self.register_buffer("modality_temperature", torch.ones(num_modalities))
+        self.register_buffer("fusion_temperature", torch.tensor(1.0))
+        self.register_buffer("subset_temperature", torch.ones(2**num_modalities))
+
+    def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Answers from the features of whichever modalities are present.
+
+        Args:
+            features: [N samples, M modalities, D dimensions]; absent slots may hold anything.
+            present: bool [N samples, M modalities], at least one per row.
+
+        Returns:
+            probabilities [N samples, K classes], rows summing to 1; weights [N samples,
+            M modalities], as `certainty_weights`; modality_logits [N samples, M modalities,
+            K classes], calibrated, g(f_m) / modality_temperature[m], 0 where absent.
+
+        Raises:
+            ValueError: the number of modalities is not M.
+        """
+        self._check_modalities(features, present)
+        logits = self.shared_classifier(_blank_absent(features, present))
+        logits = _blank_absent(logits / self.modality_temperature.unsqueeze(-1), present)
+        probabilities, weights = self.fuse(logits, present)
+        return probabilities, weights, logits
+
+    def fuse(self, modality_logits: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Joins logits that are already calibrated per modality: softmax(sum_m w_m z_m / T_subset).
+
+        Apart from `forward` so that calibration can run it on precomputed logits.
+
+        Args:
+            modality_logits: [N samples, M modalities, K classes]; absent slots may hold anything.
+            present: bool [N samples, M modalities], at least one per row.
+
+        Returns:
+            probabilities [N samples, K classes] and weights [N samples, M modalities].
+
+        Raises:
+            ValueError: the number of modalities is not M.
+        """
+        self._check_modalities(modality_logits, present)
+        logits = _blank_absent(modality_logits, present)
+        weights = certainty_weights(logits, present, self.fusion_temperature)
+        fused = (weights.unsqueeze(-1) * logits).sum(dim=1)
+        temperature = self.subset_temperature[subset_index(present)]
+        return (fused / temperature.unsqueeze(-1)).softmax(dim=-1), weights
+
+    def set_calibration(
+        self,
+        modality_temperature: Sequence[float] | Tensor,
+        fusion_temperature: float | Tensor,
+        subset_temperature: Sequence[float] | Tensor,
+    ) -> None:
+        """Sets the three kinds of temperature, all of them or, on an error, none.
+
+        Args:
+            modality_temperature: [M modalities].
+            fusion_temperature: scalar.
+            subset_temperature: [2 ** M subsets], numbered by `subset_index`; 1 for each subset of
+                one modality, whose calibration is that of its modality.
+
+        Raises:
+            ValueError: a length is wrong, a temperature is not positive and finite, or that of a
+                one-modality subset is not 1.
+        """
+        checked = {
+            "modality_temperature": self._as_temperatures(
+                "modality_temperature", modality_temperature
+            ),
+            "fusion_temperature": self._as_temperatures("fusion_temperature", fusion_temperature),
+            "subset_temperature": self._as_temperatures("subset_temperature", subset_temperature),
+        }
+        _check_singletons(checked["subset_temperature"], len(self.modality_temperature))
+        for name, values in checked.items():
+            self.get_buffer(name).copy_(values)
+
+    def _check_modalities(self, values: Tensor, present: Tensor) -> None:
+        # One modality too few would otherwise be broadcast over the others without a word.
+        expected = len(self.modality_temperature)
+        if values.shape[1:-1] != (expected,) or present.shape[1:] != (expected,):
+            raise ValueError(
+                f"expected [samples, {expected} modalities, ...] and present [samples, "
+                f"{expected} modalities], got {list(values.shape)} and {list(present.shape)}"
+            )
+
+    def _as_temperatures(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
+        """`values` as a tensor like the buffer `name`, checked after rounding to its precision."""
+        buffer = self.get_buffer(name)
+        tensor = torch.as_tensor(values, dtype=buffer.dtype, device=buffer.device).detach()
+        if tensor.shape != buffer.shape:
+            raise ValueError(
+                f"{name} must have shape {list(buffer.shape)}, got {list(tensor.shape)}"
+            )
+        if not bool((tensor.isfinite() & (tensor > 0)).all()):
+            raise ValueError(f"{name} must be positive and finite, got {tensor.tolist()}")
+        return tensor
+
+
+def _check_singletons(subset_temperature: Tensor, num_modalities: int) -> None:
+    singletons = subset_temperature[[2**m for m in range(num_modalities)]]
+    if not bool((singletons == 1).all()):
+        raise ValueError(
+            "subset_temperature of one-modality subsets (indices 1, 2, 4, ...) must be 1, got "
+            f"{singletons.tolist()}; put their calibration into modality_temperature"
+        )
+
+
+def _blank_absent(values: Tensor, present: Tensor) -> Tensor:
+    """Replaces absent slots of [N, M, ...] by 0; multiplying by 0 would keep their NaN."""
+    return torch.where(present.unsqueeze(-1), values, torch.zeros_like(values))

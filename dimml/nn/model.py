@@ -1,0 +1,69 @@
+"""The detached model: one encoder and private head per modality, one shared classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dimml.nn.fusion import SharedClassifierFusion
+
+
+class DetachedModel(nn.Module):
+    """Encoders that share nothing but the classifier of their features.
+
+    Source: DI-MML, arXiv 2407.19514, section 3. No encoder sees another's input, and each
+    receives gradient from its own losses alone.
+
+    Attributes:
+        modalities: names, in slot order.
+        encoders: one per modality, in that order.
+        private_heads: h_m, linear from D to K, likewise.
+        fusion: the shared classifier g with the calibrated fusion: what is served.
+        effective: bool [M, D], the effective dimensions of each modality; all False until
+            the warm-up ends.
+    """
+
+    effective: Tensor
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        encoders: Sequence[nn.Module],
+        feature_dim: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.encoders = nn.ModuleList(encoders)
+        self.private_heads = nn.ModuleList(nn.Linear(feature_dim, num_classes) for _ in modalities)
+        self.fusion = SharedClassifierFusion(feature_dim, num_classes, len(modalities))
+        self.register_buffer(
+            "effective", torch.zeros(len(modalities), feature_dim, dtype=torch.bool)
+        )
+
+    @property
+    def feature_dim(self) -> int:
+        """D."""
+        return int(self.effective.shape[1])
+
+    def forward(self, inputs: Mapping[str, Mapping[str, Tensor]], present: Tensor) -> Tensor:
+        """Features of what is present.
+
+        Args:
+            inputs: modality to the graph inputs of its present rows only, in row order.
+            present: bool [N samples, M modalities].
+
+        Returns:
+            [N samples, M modalities, D dimensions], 0 where absent.
+        """
+        columns = []
+        for slot, (name, encoder) in enumerate(zip(self.modalities, self.encoders, strict=True)):
+            rows = present[:, slot].nonzero().squeeze(1)
+            column = torch.zeros(len(present), self.feature_dim, device=present.device)
+            if len(rows):
+                features = encoder(**inputs[name])
+                column = column.to(features.dtype).index_copy(0, rows, features)
+            columns.append(column)
+        return torch.stack(columns, dim=1)

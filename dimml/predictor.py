@@ -1,0 +1,249 @@
+"""From samples to predictions: the whole data flow."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dimml.bundle import Bundle
+from dimml.errors import BundleError, InputError, UsageError
+from dimml.modalities import Arrays, Kind, Limits
+from dimml.runtime import Graph, choose_provider
+from dimml.samples import ModalityOutput, Prediction, Sample, is_absent, subset_name
+
+OnUnreadable = Literal["error", "absent"]
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One sample after preprocessing: arrays of what is present, warnings of what was given."""
+
+    arrays: Mapping[str, Arrays]
+    warnings: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the classifier graph answers, see design of `classifier.onnx`.
+
+    Attributes:
+        probabilities: float32 [N, labels].
+        weights: float32 [N, modalities].
+        modality_logits: float32 [N, modalities, labels], calibrated.
+    """
+
+    probabilities: np.ndarray
+    weights: np.ndarray
+    modality_logits: np.ndarray
+
+
+class Predictor:
+    """Answers for any non-empty subset of a bundle's modalities.
+
+    Build one with `Predictor.load`. It may be shared between threads.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        kinds: Mapping[str, Kind],
+        encoders: Mapping[str, Graph],
+        classifier: Graph,
+    ) -> None:
+        self.bundle = bundle
+        self.kinds = kinds
+        self.labels = bundle.manifest.labels
+        self._encoders = encoders
+        self._classifier = classifier
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        providers: str = "auto",
+        threads: int = 1,
+        limits: Limits | None = None,
+    ) -> Predictor:
+        """Loads a bundle.
+
+        Args:
+            path: the bundle's folder.
+            providers: "auto" (CUDA where it can be had), "cuda" or "cpu".
+            threads: onnxruntime threads per graph.
+            limits: caps on what one sample may hold.
+
+        Raises:
+            BundleError: the folder is not a sound bundle.
+            ProviderError: "cuda" was asked for and cannot be had.
+        """
+        bundle = Bundle.load(path)
+        provider = choose_provider(providers)
+        encoders = {
+            name: Graph(bundle.path / spec.graph, provider, threads)
+            for name, spec in bundle.manifest.modalities.items()
+        }
+        classifier = Graph(bundle.path / bundle.manifest.classifier, provider, threads)
+        return cls(bundle, bundle.kinds(limits), encoders, classifier)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use: "cuda" or "cpu"."""
+        return self._classifier.provider
+
+    def predict(self, sample: Sample, *, on_unreadable: OnUnreadable = "error") -> Prediction:
+        """The prediction for one sample.
+
+        Args:
+            sample: modality name to value, see `Sample`.
+            on_unreadable: "absent" lets the other modalities answer for one that cannot be read,
+                and says so in its warnings.
+
+        Raises:
+            InputError: the sample has no modality, an unknown one, or an unreadable value.
+        """
+        [answer] = self.predict_many([sample], on_unreadable=on_unreadable)
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
+
+    def predict_many(
+        self, samples: Sequence[Sample], *, on_unreadable: OnUnreadable = "error"
+    ) -> list[Prediction | InputError]:
+        """A prediction, or the error, for each sample: a bad one never fails its neighbours.
+
+        An answer does not depend on what else is in the list (1e-5).
+        """
+        if on_unreadable not in ("error", "absent"):
+            raise UsageError(f"on_unreadable is 'error' or 'absent', not {on_unreadable!r}")
+        answers: list[Prediction | InputError] = []
+        for start in range(0, len(samples), BATCH_SIZE):
+            batch = [self.prepare(s, on_unreadable) for s in samples[start : start + BATCH_SIZE]]
+            answers += self.predict_prepared(batch)
+        return answers
+
+    def predict_prepared(
+        self, batch: Sequence[Prepared | InputError]
+    ) -> list[Prediction | InputError]:
+        """Runs the graphs on what `prepare` returned; errors pass through in their place."""
+        ready = [item for item in batch if isinstance(item, Prepared)]
+        outputs = self._classify(*self._encode(ready)) if ready else None
+        answers = iter([] if outputs is None else self._predictions(ready, outputs))
+        return [item if isinstance(item, InputError) else next(answers) for item in batch]
+
+    def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> Prepared | InputError:
+        """Decodes and preprocesses what a sample has."""
+        if unknown := [name for name in sample if name not in self.kinds]:
+            return InputError(
+                "unknown_field",
+                f"the bundle has no modality of this name; it has {', '.join(self.kinds)}",
+                str(unknown[0]),
+            )
+        arrays: dict[str, Arrays] = {}
+        warnings: dict[str, tuple[str, ...]] = {}
+        for name, kind in self.kinds.items():
+            if is_absent(value := sample.get(name)):
+                continue
+            try:
+                raw = kind.decode(value)
+                arrays[name], warnings[name] = kind.preprocess(raw), kind.warnings(raw)
+            except InputError as error:
+                if on_unreadable == "error":
+                    return error
+                warnings[name] = (f"{error.code}: {error.message}",)
+        if not arrays:
+            return self._nothing_present(warnings)
+        return Prepared(arrays, warnings)
+
+    def warm_up(self, batch_size: int = 1) -> None:
+        """Runs every graph once on example inputs, through the path of real samples."""
+        example = {name: kind.example() for name, kind in self.kinds.items()}
+        for answer in self.predict_many([example] * batch_size):
+            if isinstance(answer, InputError):
+                raise BundleError(f"{self.bundle.id} cannot answer its own example: {answer}")
+
+    def _nothing_present(self, warnings: Mapping[str, tuple[str, ...]]) -> InputError:
+        broken = "; ".join(f"{name}: {text}" for name, (text, *_) in warnings.items())
+        return InputError(
+            "no_modality",
+            f"nothing to predict from: give at least one of {', '.join(self.kinds)}"
+            + (f" ({broken})" if broken else ""),
+        )
+
+    def _encode(self, batch: Sequence[Prepared]) -> tuple[np.ndarray, np.ndarray]:
+        """Features float32 [N, modalities, D] and which of them are present, bool."""
+        manifest = self.bundle.manifest
+        features = np.zeros((len(batch), len(self.kinds), manifest.feature_dim), np.float32)
+        present = np.zeros(features.shape[:2], bool)
+        for slot, (name, kind) in enumerate(self.kinds.items()):
+            buckets: dict[object, list[int]] = defaultdict(list)
+            for row, item in enumerate(batch):
+                if name in item.arrays:
+                    buckets[kind.bucket(item.arrays[name])].append(row)
+            for rows in buckets.values():
+                inputs = kind.collate([batch[row].arrays[name] for row in rows])
+                [features[rows, slot]] = self._encoders[name].run(inputs)
+                present[rows, slot] = True
+        return features, present
+
+    def _classify(self, features: np.ndarray, present: np.ndarray) -> Outputs:
+        return Outputs(*self._classifier.run({"features": features, "present": present}))
+
+    def _predictions(self, batch: Sequence[Prepared], outputs: Outputs) -> list[Prediction]:
+        modality_probabilities = _softmax(outputs.modality_logits)
+        return [
+            self._prediction(item, *row)
+            for item, *row in zip(
+                batch, outputs.probabilities, outputs.weights, modality_probabilities, strict=True
+            )
+        ]
+
+    def _prediction(
+        self,
+        item: Prepared,
+        probabilities: np.ndarray,
+        weights: np.ndarray,
+        modality_probabilities: np.ndarray,
+    ) -> Prediction:
+        modalities = {}
+        for slot, name in enumerate(self.kinds):
+            warnings = item.warnings.get(name, ())
+            if name not in item.arrays:
+                modalities[name] = ModalityOutput(present=False, warnings=warnings)
+                continue
+            best = int(modality_probabilities[slot].argmax())
+            modalities[name] = ModalityOutput(
+                present=True,
+                label=self.labels[best],
+                confidence=float(modality_probabilities[slot, best]),
+                weight=float(weights[slot]),
+                warnings=warnings,
+            )
+        best = int(probabilities.argmax())
+        return Prediction(
+            label=self.labels[best],
+            confidence=float(probabilities[best]),
+            probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
+            prediction_set=self._prediction_set(item, probabilities),
+            modalities=modalities,
+            bundle=self.bundle.id,
+        )
+
+    def _prediction_set(self, item: Prepared, probabilities: np.ndarray) -> tuple[str, ...]:
+        conformal = self.bundle.manifest.conformal
+        subset = subset_name([name for name in self.kinds if name in item.arrays])
+        threshold = conformal.thresholds.get(subset, 1.0) if conformal else 1.0
+        ranked = np.argsort(-probabilities, kind="stable")
+        kept = ranked[probabilities[ranked] >= 1.0 - threshold]
+        return tuple(self.labels[index] for index in (kept if len(kept) else ranked[:1]))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return probabilities

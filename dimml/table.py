@@ -1,0 +1,183 @@
+"""Tables of samples: Parquet, CSV or JSON lines, read in constant memory.
+
+A table (the data's "manifest") has one row per sample: `id`, `split`, `label` where they are
+known, and one column per modality holding a path (relative to the table), text, bytes, or a list
+of paths. An empty cell is an absent modality.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from dimml.errors import ManifestError
+from dimml.samples import is_absent
+
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        id: the `id` column, or the row's number from 0 where there is none.
+        split: "train", "validation", "test", or None.
+        label: None where it is not known.
+        sample: modality name to value, ready for `Predictor.predict`.
+    """
+
+    id: str
+    split: str | None
+    label: str | None
+    sample: Mapping[str, Any]
+
+
+def read_rows(
+    path: str | Path, kinds: Mapping[str, str], split: str | None = None
+) -> Iterator[Row]:
+    """The rows of a table, in order.
+
+    Args:
+        path: the table.
+        kinds: modality name to kind; the modalities' columns have their names.
+        split: keep the rows of this split only.
+
+    Raises:
+        ManifestError: it cannot be read, or none of its columns is a modality.
+    """
+    path = Path(path)
+    names = column_names(path)
+    if not set(kinds) & set(names):
+        raise ManifestError(
+            f"{path} has no column named after a modality ({', '.join(kinds)}); it has "
+            f"{', '.join(names) or 'none'}"
+        )
+    if split is not None and "split" not in names:
+        raise ManifestError(f"{path} has no column `split`, so it has no {split} split")
+    return _rows(path, kinds, split)
+
+
+def column_names(path: Path) -> list[str]:
+    """The table's column names; for JSON lines, those of its first row."""
+    _check(path)
+    if path.suffix == ".parquet":
+        return list(_parquet(path).schema_arrow.names)
+    if path.suffix == ".csv":
+        return _csv_header(path)
+    return list(next(_json_lines(path), {}))
+
+
+def count_rows(path: str | Path) -> int | None:
+    """How many rows a table has, where that is known without reading it."""
+    path = Path(path)
+    return _parquet(path).metadata.num_rows if path.suffix == ".parquet" else None
+
+
+def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[Row]:
+    for number, record in enumerate(_records(path)):
+        if split is not None and record.get("split") != split:
+            continue
+        identifier = record.get("id")
+        yield Row(
+            id=str(number) if is_absent(identifier) else str(identifier),
+            split=_text(record.get("split")),
+            label=_text(record.get("label")),
+            sample={
+                name: _value(record.get(name), kind, path.parent) for name, kind in kinds.items()
+            },
+        )
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        batches: Iterable[pa.RecordBatch] = _parquet(path).iter_batches(_BATCH_ROWS)
+    elif path.suffix == ".csv":
+        batches = _csv_batches(path)
+    else:
+        yield from _json_lines(path)
+        return
+    try:
+        for batch in batches:
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def _value(value: Any, kind: str, folder: Path) -> Any:
+    if is_absent(value) or value == b"":
+        return None
+    if kind == "text":
+        return value if isinstance(value, str | bytes) else str(value)
+    if isinstance(value, str):
+        return folder / value
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [_value(item, kind, folder) for item in value]
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return None if is_absent(value) else str(value)
+
+
+def _check(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise ManifestError(f"{path}: a table is one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise ManifestError(f"no such table: {path}")
+    if path.stat().st_size == 0:
+        raise ManifestError(f"{path} is empty (0 bytes)")
+
+
+def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path} is not a UTF-8 CSV file: {error}") from error
+
+
+def _csv_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    # A label "007" or a text "12" must stay as it is written.
+    convert = pyarrow.csv.ConvertOptions(
+        column_types={name: pa.string() for name in _csv_header(path)},
+        null_values=[""],
+        strings_can_be_null=True,
+    )
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    try:
+        yield from pyarrow.csv.open_csv(path, convert_options=convert, parse_options=parse)
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ManifestError(f"{path}, line {number}: expected a JSON object")
+                yield record
+    except ValueError as error:
+        raise ManifestError(f"{path} is not JSON lines: {error}") from error
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error

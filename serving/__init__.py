@@ -1,0 +1,1 @@
+"""The HTTP service around `dimml.Predictor`, on BentoML."""

@@ -1,0 +1,156 @@
+"""`dimml serve`: a bundle over HTTP, until stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dimml.errors import DimmlError, UsageError
+from dimml.progress import say
+
+if TYPE_CHECKING:
+    from dimml.bundle import Bundle
+
+MAX_WORKERS = 256
+_POLL_SECONDS = 0.1
+_PLACEHOLDERS = {"audio": "FILE.wav", "image": "FILE.png"}
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    host: Annotated[str, typer.Option(help="IP address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 3000,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_WORKERS, help="Processes; default: one per core, 4 at most."),
+    ] = None,
+    providers: Annotated[
+        str, typer.Option(help="auto (CUDA where it can be had), cuda or cpu.")
+    ] = "auto",
+) -> None:
+    """Serve a bundle over HTTP until stopped with Ctrl-C.
+
+    Examples:
+        dimml serve runs/digits/bundle
+
+        dimml serve runs/digits/bundle --host 0.0.0.0 --port 8080 --workers 2
+    """
+    loaded = _check(bundle, providers)
+    address = _check_address(host, port)
+    os.environ["DIMML_BUNDLE"] = str(bundle.absolute())
+    os.environ["DIMML_PROVIDERS"] = providers
+    if workers is not None:
+        os.environ["DIMML_WORKERS"] = str(workers)
+    # BentoML wipes the metrics folder of its home as it starts: two servers need two homes.
+    with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
+        os.environ.update(BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="true")
+        _run(loaded, address, port)
+
+
+def _check(bundle: Path, providers: str) -> Bundle:
+    """Refuses what no worker could serve, before any starts."""
+    from dimml.bundle import Bundle
+
+    loaded = Bundle.load(bundle)
+    if providers != "auto":
+        from dimml.runtime import choose_provider
+
+        choose_provider(providers)
+    return loaded
+
+
+def _check_address(host: str, port: int) -> str:
+    """The IP address of `host`, which can be listened on."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror as error:
+        raise UsageError(f"--host {host}: {error.strerror}; give an IP address") from error
+    except OSError as error:
+        raise DimmlError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
+        ) from error
+    return str(address[0])
+
+
+def _run(bundle: Bundle, address: str, port: int) -> None:
+    from bentoml.exceptions import BentoMLException
+
+    from serving.service import Dimml
+    from serving.settings import ROOT
+
+    service: Any = Dimml
+
+    # Workers import the service anew, and must find this one whatever the current folder holds.
+    service.working_dir = str(ROOT)
+    url = _url(address, port)
+    threading.Thread(target=_announce, args=(bundle, url), daemon=True).start()
+    try:
+        service.serve_http(host=address, port=port)
+    except (BentoMLException, OSError, RuntimeError) as error:
+        raise DimmlError(f"cannot serve: {error}") from error
+
+
+def _url(address: str, port: int) -> str:
+    host = "localhost" if address in ("127.0.0.1", "0.0.0.0", "::", "::1") else address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(bundle: Bundle, url: str) -> None:
+    """Waits until the service answers, then says how to ask it."""
+    while not _is_ready(url):
+        time.sleep(_POLL_SECONDS)
+    say(f"Serving {bundle.id} on {url}. Try:")
+    for line in _examples(bundle, url):
+        say("  " + line)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=60) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _examples(bundle: Bundle, url: str) -> list[str]:
+    """Two `curl` command lines with the bundle's own modalities."""
+    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
+    sample = _sample(bundle, kinds)
+    parts = [f"-F {shlex.quote(_part(name, sample[name]))}" for name in kinds]
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    first = " ".join(["curl", *parts, f"{url}/predict"])
+    if not texts:
+        return [first, f"curl {url}/bundle"]
+    return [first, f"curl -d {shlex.quote(f'{texts[0]}={sample[texts[0]]}')} {url}/predict"]
+
+
+def _part(name: str, value: Any) -> str:
+    return f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
+
+
+def _sample(bundle: Bundle, kinds: dict[str, str]) -> dict[str, Any]:
+    """A sample of the bundle's data where that lies beside it, else placeholders."""
+    table = bundle.path.parent / "data" / "manifest.parquet"
+    if table.is_file():
+        from dimml.table import read_rows
+
+        for row in read_rows(table, kinds, split="test"):
+            if all(isinstance(row.sample[name], str | Path) for name in kinds):
+                return dict(row.sample)
+    return {
+        name: "TEXT" if kind == "text" else Path(_PLACEHOLDERS.get(kind, "FILE"))
+        for name, kind in kinds.items()
+    }

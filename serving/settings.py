@@ -1,0 +1,97 @@
+"""Settings of the service: environment variables with the prefix `DIMML_`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dimml.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The source root: the checkout, or the `src` folder of a built bento."""
+
+DEFAULT_BUNDLE = "runs/digits/bundle"
+PREFIX = "DIMML_"
+
+
+class Settings(BaseSettings):
+    """What can be set, e.g. `bundle` by `DIMML_BUNDLE`. An empty variable counts as unset.
+
+    Attributes:
+        bundle: the bundle's folder, absolute.
+        providers: where the graphs run.
+        workers: worker processes; None is one per core, four at most.
+        threads: requests that one worker computes at a time.
+        timeout: seconds after which a request is answered 504.
+        max_body_bytes: of one request.
+        max_pixels: of one image.
+        max_seconds: of one recording.
+        max_characters: of one text.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    # A description completes the sentence "accepted: ..." of an error message.
+    bundle: Annotated[Path, Field(description="the folder of a bundle")] = ROOT / DEFAULT_BUNDLE
+    providers: Annotated[
+        Literal["auto", "cuda", "cpu"],
+        Field(description="auto (CUDA where it can be had), cuda or cpu"),
+    ] = "auto"
+    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="a number of processes, 1 to 256"
+    )
+    threads: Annotated[
+        int, Field(ge=1, le=64, description="a number of threads per worker, 1 to 64")
+    ] = 2
+    timeout: Annotated[
+        float, Field(gt=0, le=3600, description="seconds, more than 0 and up to 3600")
+    ] = 60.0
+    max_body_bytes: Annotated[
+        int, Field(ge=1_000, le=2**31, description="a number of bytes, 1000 to 2147483648")
+    ] = 20_000_000
+    max_pixels: Annotated[
+        int, Field(ge=1, le=10**9, description="a number of pixels, 1 to 1000000000")
+    ] = 40_000_000
+    max_seconds: Annotated[
+        float, Field(gt=0, le=86_400, description="seconds, more than 0 and up to 86400")
+    ] = 600.0
+    max_characters: Annotated[
+        int, Field(ge=1, le=10**7, description="a number of characters, 1 to 10000000")
+    ] = 20_000
+
+    @pydantic.field_validator("bundle")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+
+def load_settings() -> Settings:
+    """Reads the environment.
+
+    Raises:
+        UsageError: a variable is not valid; the message names it and what is accepted.
+    """
+    try:
+        return Settings()
+    except pydantic.ValidationError as error:
+        raise UsageError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
+
+
+def _explain(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0])
+    accepted = Settings.model_fields[name].description
+    return f"{PREFIX}{name.upper()}={problem['input']!r} is not valid; accepted: {accepted}"

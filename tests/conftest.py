@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+LABELS = ("zero", "one", "two", "three")
+IMAGE = {"size": [32, 32], "channels": 3}
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported bundle with one modality of each kind."""
+    return export_tiny(
+        tmp_path_factory.mktemp("bundles") / "tiny",
+        {"audio": ("audio", {}), "image": ("image", IMAGE), "text": ("text", {"max_length": 16})},
+    )
+
+
+@pytest.fixture(scope="session")
+def free_names_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported bundle whose modalities are not named after their kinds."""
+    return export_tiny(
+        tmp_path_factory.mktemp("bundles") / "free",
+        {"front": ("image", IMAGE), "rear": ("image", IMAGE), "note": ("text", {"max_length": 16})},
+    )
+
+
+@pytest.fixture(scope="session")
+def frames_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported bundle whose image modality takes a list of frames."""
+    return export_tiny(
+        tmp_path_factory.mktemp("bundles") / "frames",
+        {"clip": ("image", {**IMAGE, "frames": 3}), "text": ("text", {})},
+    )
+
+
+def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -> Path:
+    """Exports an untrained model of small encoders, its random weights fixed by a seed."""
+    import torch
+
+    from dimml.bundle import ModalitySpec, build_kind
+    from dimml.nn.encoders import build_encoder
+    from dimml.nn.model import DetachedModel
+    from export.onnx import write_bundle
+
+    specs, assets, kinds = {}, {}, {}
+    for name, (kind, preprocessing) in modalities.items():
+        tokenizer = {"tokenizer.json": tokenizer_json()} if kind == "text" else {}
+        spec = ModalitySpec(
+            kind=kind,
+            graph=f"{name}.onnx",
+            inputs=("input_ids", "attention_mask")
+            if kind == "text"
+            else (("power",) if kind == "audio" else ("pixels",)),
+            preprocessing=preprocessing,
+            encoder="small",
+            assets={asset: f"{name}.{asset}" for asset in tokenizer},
+        )
+        specs[name], assets[name] = spec, tokenizer
+        kinds[name] = build_kind(name, spec, tokenizer, None)
+    torch.manual_seed(0)
+    encoders = [build_encoder(kind, 16) for kind in kinds.values()]
+    model = DetachedModel(list(kinds), encoders, 16, len(LABELS))
+    write_bundle(
+        path,
+        model,
+        kinds,
+        specs,
+        assets,
+        name=path.name,
+        labels=LABELS,
+        created="2026-01-01T00:00:00Z",
+        provenance={},
+    )
+    return path
+
+
+def tokenizer_json() -> bytes:
+    """A tokenizer of letters and a few words."""
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special)
+    tokenizer.train_from_iterator(["zero one two three seven number", "a b c d e f g h"], trainer)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer.to_str().encode()

@@ -1,0 +1,389 @@
+"""`dimml.nn.fusion` against the formulas, restated with loops, and against its ONNX graph."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from dimml.nn.fusion import (
+    SharedClassifierFusion,
+    certainty,
+    certainty_weights,
+    subset_index,
+)
+
+NAN = float("nan")
+DIMS, CLASSES = 5, 4
+
+
+def all_subsets(modalities: int) -> Tensor:
+    """Every non-empty subset, bool [2 ** M - 1, M]."""
+    rows = itertools.product([False, True], repeat=modalities)
+    return torch.tensor([row for row in rows if any(row)])
+
+
+def calibrated_fusion(modalities: int) -> SharedClassifierFusion:
+    """A head whose every temperature differs from 1 and from the others where it may."""
+    generator = torch.Generator().manual_seed(modalities)
+    fusion = SharedClassifierFusion(DIMS, CLASSES, modalities)
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    subsets = 1.5 + 0.25 * torch.arange(2**modalities)
+    subsets[[2**m for m in range(modalities)]] = 1
+    fusion.set_calibration([0.5 + 0.4 * m for m in range(modalities)], 0.3, subsets)
+    return fusion.eval()
+
+
+def random_features(present: Tensor, dirt: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(*present.shape, DIMS, generator=generator)
+    return features.masked_fill(~present.unsqueeze(-1), dirt)
+
+
+def literal_softmax(values: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in values)
+    return [math.exp(value) / total for value in values]
+
+
+def literal_weights(logits: list[list[float]], present: list[bool], t: float) -> list[float]:
+    """Shares of one sample's modalities."""
+    exponentials = [
+        math.exp(max(literal_softmax(z)) / t) if here else 0.0
+        for z, here in zip(logits, present, strict=True)
+    ]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def literal_fusion(
+    fusion: SharedClassifierFusion, features: list[list[float]], present: list[bool]
+) -> tuple[list[float], list[float], list[list[float]]]:
+    """The answer for one sample: probabilities, weights, calibrated logits per modality."""
+    matrix = fusion.shared_classifier.weight.tolist()
+    bias = fusion.shared_classifier.bias.tolist()
+    logits = []
+    for m, vector in enumerate(features):
+        t = fusion.modality_temperature[m].item()
+        products = [sum(w * x for w, x in zip(row, vector, strict=True)) for row in matrix]
+        z = [(product + b) / t for product, b in zip(products, bias, strict=True)]
+        logits.append(z if present[m] else [0.0] * CLASSES)
+    weights = literal_weights(logits, present, fusion.fusion_temperature.item())
+    number = sum(2**m for m, here in enumerate(present) if here)
+    t = fusion.subset_temperature[number].item()
+    fused = [
+        sum(w * z[k] for w, z in zip(weights, logits, strict=True)) / t for k in range(CLASSES)
+    ]
+    return literal_softmax(fused), weights, logits
+
+
+def assert_close(actual: Tensor, expected: object) -> None:
+    expected = torch.as_tensor(expected, dtype=actual.dtype)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def assert_as_defined(
+    fusion: SharedClassifierFusion,
+    features: Tensor,
+    present: Tensor,
+    answers: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    for i in range(len(present)):
+        literal = literal_fusion(fusion, features[i].tolist(), present[i].tolist())
+        for actual, expected in zip(answers, literal, strict=True):
+            assert_close(actual[i], expected)
+
+
+def test_certainty_is_the_largest_probability() -> None:
+    logits = torch.tensor([[[0.0, math.log(3.0)], [2.0, 2.0]]])
+    assert_close(certainty(logits), [[0.75, 0.5]])
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
+def test_weights_are_a_softmax_of_certainty_over_the_present(
+    modalities: int, temperature: float
+) -> None:
+    present = all_subsets(modalities)
+    logits = torch.randn(*present.shape, CLASSES, generator=torch.Generator().manual_seed(0)) * 3
+    weights = certainty_weights(logits, present, temperature)
+    for i in range(len(present)):
+        expected = literal_weights(logits[i].tolist(), present[i].tolist(), temperature)
+        assert_close(weights[i], expected)
+    assert_close(weights.sum(dim=1), torch.ones(len(present)))
+    assert (weights[~present] == 0).all()
+    assert certainty_weights(logits, present, torch.tensor(temperature)).equal(weights)
+
+
+def test_the_more_certain_modality_weighs_more() -> None:
+    logits = torch.tensor([[[9.0, 0.0], [1.0, 0.0]]])
+    first, second = certainty_weights(logits, torch.ones(1, 2, dtype=torch.bool), 1.0)[0]
+    assert first > second
+
+
+def test_nan_in_absent_logits_touches_neither_weights_nor_gradients() -> None:
+    present = torch.tensor([[True, False, True]])
+    logits = torch.tensor([[[1.0, 0.0], [NAN, NAN], [0.5, 2.0]]], requires_grad=True)
+    certainty_weights(logits, present, 1.0)[0, 0].backward()
+    assert (logits.grad[~present] == 0).all()
+    assert (logits.grad[present] != 0).all()
+
+
+def test_subsets_are_numbered_by_powers_of_two() -> None:
+    rows = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1]]
+    index = subset_index(torch.tensor(rows, dtype=torch.bool))
+    assert index.dtype == torch.int64
+    assert index.tolist() == [0, 1, 2, 4, 5, 7]
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+def test_every_subset_is_answered_as_defined(modalities: int) -> None:
+    fusion = calibrated_fusion(modalities)
+    present = all_subsets(modalities)
+    features = random_features(present)
+    probabilities, weights, logits = fusion(features, present)
+    assert_as_defined(fusion, features, present, (probabilities, weights, logits))
+    assert_close(probabilities.sum(dim=1), torch.ones(len(present)))
+    assert_close(weights.sum(dim=1), torch.ones(len(present)))
+    assert (weights[~present] == 0).all()
+    assert (logits[~present] == 0).all()
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_one_modality_answers_exactly_what_its_logits_say(modalities: int) -> None:
+    fusion = calibrated_fusion(modalities)
+    present = torch.eye(modalities, dtype=torch.bool)
+    probabilities, weights, logits = fusion(random_features(present), present)
+    assert probabilities.equal(logits[present].softmax(dim=-1))
+    assert weights.equal(present.float())
+
+
+def test_a_fresh_head_has_every_temperature_at_one() -> None:
+    fusion = SharedClassifierFusion(DIMS, CLASSES, 3)
+    present = torch.ones(2, 3, dtype=torch.bool)
+    features = random_features(present)
+    probabilities, weights, logits = fusion(features, present)
+    assert_close(logits, fusion.shared_classifier(features))
+    assert_close(weights, certainty_weights(logits, present, 1.0))
+    assert_close(probabilities, (weights.unsqueeze(-1) * logits).sum(dim=1).softmax(dim=-1))
+
+
+@pytest.mark.parametrize("dirt", [NAN, float("inf"), -float("inf"), 1e30])
+def test_what_absent_slots_hold_changes_nothing(dirt: float) -> None:
+    fusion = calibrated_fusion(3)
+    present = all_subsets(3)
+    clean = fusion(random_features(present), present)
+    dirty = fusion(random_features(present, dirt), present)
+    for expected, actual in zip(clean, dirty, strict=True):
+        assert expected.isfinite().all()
+        assert actual.equal(expected)
+    dirty_logits = clean[2].masked_fill(~present.unsqueeze(-1), dirt)
+    for expected, actual in zip(clean, fusion.fuse(dirty_logits, present), strict=False):
+        assert actual.equal(expected)
+
+
+def test_nan_in_absent_slots_reaches_no_gradient() -> None:
+    fusion = calibrated_fusion(3)
+    present = all_subsets(3)
+    features = random_features(present, NAN).requires_grad_()
+    fusion(features, present)[0][:, 0].sum().backward()
+    assert (features.grad[~present] == 0).all()
+    assert (features.grad[present] != 0).all()
+    for parameter in fusion.parameters():
+        assert parameter.grad.isfinite().all()
+
+
+def test_fuse_is_the_second_half_of_forward() -> None:
+    fusion = calibrated_fusion(3)
+    present = all_subsets(3)
+    probabilities, weights, logits = fusion(random_features(present), present)
+    again = fusion.fuse(logits, present)
+    assert again[0].equal(probabilities)
+    assert again[1].equal(weights)
+
+
+def test_a_row_alone_is_answered_as_among_others() -> None:
+    fusion = calibrated_fusion(3)
+    present = all_subsets(3)
+    features = random_features(present, NAN)
+    together = fusion(features, present)
+    for i in range(len(present)):
+        alone = fusion(features[i : i + 1], present[i : i + 1])
+        for expected, actual in zip(together, alone, strict=True):
+            assert_close(actual[0], expected[i])
+
+
+def test_a_row_with_nothing_present_has_no_answer_and_spoils_no_other() -> None:
+    fusion = calibrated_fusion(3)
+    present = torch.tensor([[True, False, True], [False, False, False]])
+    features = random_features(present)
+    probabilities, weights, _ = fusion(features, present)
+    assert probabilities[1].isnan().all()
+    assert weights[1].isnan().all()
+    assert_close(probabilities[0], fusion(features[:1], present[:1])[0][0])
+
+
+def test_features_of_a_wrong_number_of_modalities_are_refused() -> None:
+    fusion = calibrated_fusion(3)
+    three = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"expected .* 3 modalities"):
+        fusion(torch.ones(2, 1, DIMS), three)
+    with pytest.raises(ValueError, match=r"expected .* 3 modalities"):
+        fusion(torch.ones(2, 3, DIMS), three[:, :1])
+    with pytest.raises(ValueError, match=r"expected .* 3 modalities"):
+        fusion.fuse(torch.ones(2, 1, CLASSES), three)
+    with pytest.raises(ValueError, match=r"expected .* got \[3, 5\] and \[3\]"):
+        fusion(torch.ones(3, DIMS), three[0])
+
+
+class TestCalibration:
+    good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0])
+
+    def test_is_stored_in_the_state_beside_the_classifier(self) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion.set_calibration(*self.good)
+        state = fusion.state_dict()
+        assert set(state) == {
+            "shared_classifier.weight",
+            "shared_classifier.bias",
+            "modality_temperature",
+            "fusion_temperature",
+            "subset_temperature",
+        }
+        assert_close(state["modality_temperature"], self.good[0])
+        assert_close(state["fusion_temperature"], self.good[1])
+        assert_close(state["subset_temperature"], self.good[2])
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_takes_fitted_tensors_and_keeps_no_hold_on_them(self, dtype: torch.dtype) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        given = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in self.good]
+        fusion.set_calibration(*given)
+        with torch.no_grad():
+            for values in given:
+                values.fill_(9.0)
+        for buffer, values in zip(fusion.buffers(), self.good, strict=True):
+            assert_close(buffer, values)
+            assert not buffer.requires_grad
+            assert buffer.dtype == torch.float32
+
+    @pytest.mark.parametrize(
+        ("position", "value", "message"),
+        [
+            (0, [0.5], r"modality_temperature must have shape \[2\], got \[1\]"),
+            (0, [0.5, 0.0], "modality_temperature must be positive and finite"),
+            (0, [0.5, -2.0], "modality_temperature must be positive and finite"),
+            (0, [0.5, NAN], "modality_temperature must be positive and finite"),
+            # Too small for float32, the precision it would be stored in.
+            (
+                0,
+                torch.tensor([0.5, 1e-60], dtype=torch.float64),
+                "modality_temperature must be positive and finite",
+            ),
+            (1, 0.0, "fusion_temperature must be positive and finite"),
+            (1, float("inf"), "fusion_temperature must be positive and finite"),
+            (1, [0.7], r"fusion_temperature must have shape \[\], got \[1\]"),
+            (2, [1.0, 1.0, 3.0], r"subset_temperature must have shape \[4\], got \[3\]"),
+            (2, [1.0, 1.0, 1.0, -3.0], "subset_temperature must be positive and finite"),
+            (2, [1.0, 1.1, 1.0, 3.0], "one-modality subsets"),
+            (2, [1.0, 1.0, 0.9, 3.0], "one-modality subsets"),
+        ],
+    )
+    def test_is_refused_as_a_whole_when_any_of_it_is_wrong(
+        self, position: int, value: object, message: str
+    ) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        arguments = list(self.good)
+        arguments[position] = value
+        with pytest.raises(ValueError, match=message):
+            fusion.set_calibration(*arguments)
+        for buffer in fusion.buffers():
+            assert (buffer == 1).all()
+
+
+@pytest.mark.parametrize("modalities", [0, 11])
+def test_a_number_of_modalities_without_a_table_of_subsets_is_refused(modalities: int) -> None:
+    with pytest.raises(ValueError, match=rf"1 \.\. 10, got {modalities}.*doubles"):
+        SharedClassifierFusion(DIMS, CLASSES, modalities)
+
+
+def test_ten_modalities_are_served() -> None:
+    present = torch.ones(1, 10, dtype=torch.bool)
+    fusion = calibrated_fusion(10)
+    features = random_features(present)
+    assert_as_defined(fusion, features, present, fusion(features, present))
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SharedClassifierFusion, onnxruntime.InferenceSession]:
+    """A head and its graph, exported once for all tests."""
+    modalities: int = request.param
+    path: Path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
+    fusion = calibrated_fusion(modalities)
+    present = torch.ones(2, modalities, dtype=torch.bool)
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(
+        fusion,
+        (random_features(present), present),
+        path,
+        input_names=["features", "present"],
+        output_names=["probabilities", "weights", "modality_logits"],
+        dynamic_shapes={"features": {0: batch}, "present": {0: batch}},
+        dynamo=True,
+        verbose=False,
+    )
+    return fusion, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+class TestOnnxGraph:
+    @staticmethod
+    def run(session: onnxruntime.InferenceSession, features: Tensor, present: Tensor) -> list:
+        return session.run(None, {"features": features.numpy(), "present": present.numpy()})
+
+    def test_has_the_names_and_types_of_the_bundle_format(self, exported) -> None:
+        fusion, session = exported
+        modalities = len(fusion.modality_temperature)
+        inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
+        assert inputs == [
+            ("features", "tensor(float)", [modalities, DIMS]),
+            ("present", "tensor(bool)", [modalities]),
+        ]
+        outputs = [(o.name, o.type, o.shape[1:]) for o in session.get_outputs()]
+        assert outputs == [
+            ("probabilities", "tensor(float)", [CLASSES]),
+            ("weights", "tensor(float)", [modalities]),
+            ("modality_logits", "tensor(float)", [modalities, CLASSES]),
+        ]
+        for value in [*session.get_inputs(), *session.get_outputs()]:
+            assert not isinstance(value.shape[0], int)
+
+    @pytest.mark.parametrize("dirt", [0.0, NAN, float("inf")])
+    def test_answers_as_torch_and_as_defined_for_every_subset(self, exported, dirt) -> None:
+        fusion, session = exported
+        present = all_subsets(len(fusion.modality_temperature))
+        features = random_features(present, dirt)
+        with torch.no_grad():
+            expected = fusion(features, present)
+        answers = tuple(torch.from_numpy(a) for a in self.run(session, features, present))
+        for actual, wanted in zip(answers, expected, strict=True):
+            assert_close(actual, wanted)
+        assert_as_defined(fusion, random_features(present), present, answers)
+
+    def test_answers_a_row_alone_as_among_others(self, exported) -> None:
+        fusion, session = exported
+        present = all_subsets(len(fusion.modality_temperature))
+        features = random_features(present, NAN)
+        together = self.run(session, features, present)
+        for i in range(len(present)):
+            alone = self.run(session, features[i : i + 1], present[i : i + 1])
+            for expected, actual in zip(together, alone, strict=True):
+                assert actual.shape[0] == 1
+                np.testing.assert_allclose(actual[0], expected[i], atol=1e-5)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from dimml import Predictor
+from serving.batch.scoring import score_table
+
+
+def test_rows_keep_their_order_and_a_bad_one_fails_alone(tiny_bundle: Path, tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("id,audio,text\na,,seven\nb,missing.wav,\nc,,\nd,missing.wav,one\n")
+    predictor = Predictor.load(tiny_bundle, "cpu")
+
+    total, errors = score_table(predictor, table, tmp_path / "out.parquet", probabilities=True)
+
+    rows = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert (total, errors) == (4, 3)
+    assert [row["id"] for row in rows] == ["a", "b", "c", "d"]
+    assert [row["error_code"] for row in rows] == [None, "unreadable", "no_modality", "unreadable"]
+    expected = predictor.predict({"text": "seven"})
+    assert rows[0]["probabilities"] == pytest.approx(dict(expected.probabilities), abs=1e-5)
+
+
+def test_an_unreadable_cell_may_count_as_absent(tiny_bundle: Path, tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("id,audio,text\nd,missing.wav,one\n")
+    predictor = Predictor.load(tiny_bundle, "cpu")
+    assert score_table(predictor, table, tmp_path / "o.parquet", "absent") == (1, 0)

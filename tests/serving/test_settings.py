@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dimml.errors import UsageError
+from serving.settings import ROOT, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("DIMML_")]:
+        monkeypatch.delenv(name)
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = load_settings()
+    assert settings.bundle == ROOT / "runs/digits/bundle"
+    assert (ROOT / "serving/settings.py").is_file()
+    assert settings.providers == "auto"
+    assert settings.max_body_bytes == 20_000_000
+    assert (settings.max_pixels, settings.max_seconds) == (40_000_000, 600)
+    assert settings.max_characters == 20_000
+
+
+def test_environment_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIMML_BUNDLE", "some/bundle")
+    monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
+    monkeypatch.setenv("DIMML_WORKERS", "3")
+    settings = load_settings()
+    assert settings.bundle == tmp_path / "some/bundle"
+    assert (settings.providers, settings.workers) == ("cpu", 3)
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIMML_BUNDLE", "")
+    monkeypatch.setenv("DIMML_WORKERS", "")
+    assert load_settings().bundle == ROOT / "runs/digits/bundle"
+    assert load_settings().workers is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "accepted"),
+    [
+        ("DIMML_PROVIDERS", "tpu", "auto (CUDA where it can be had), cuda or cpu"),
+        ("DIMML_WORKERS", "0", "1 to 256"),
+        ("DIMML_WORKERS", "two", "1 to 256"),
+        ("DIMML_THREADS", "-1", "1 to 64"),
+        ("DIMML_TIMEOUT", "nan", "seconds"),
+        ("DIMML_MAX_BODY_BYTES", "20MB", "bytes"),
+        ("DIMML_MAX_PIXELS", "1.5", "pixels"),
+        ("DIMML_MAX_SECONDS", "inf", "seconds"),
+        ("DIMML_MAX_CHARACTERS", "0", "characters"),
+    ],
+)
+def test_an_invalid_value_is_refused_with_its_name_and_what_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, accepted: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert f"{variable}='{value}'" in caught.value.message
+    assert accepted in caught.value.message
+
+
+def test_all_invalid_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIMML_WORKERS", "x")
+    monkeypatch.setenv("DIMML_THREADS", "y")
+    with pytest.raises(UsageError, match=r"DIMML_WORKERS.*DIMML_THREADS"):
+        load_settings()

@@ -1,0 +1,64 @@
+"""Random changes of preprocessed training samples; nothing outside training is random."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dimml.modalities import Arrays
+
+UNKNOWN_TOKEN = 1
+SPECIAL_TOKENS = 4
+
+
+def augment(arrays: Arrays, strength: float, random: np.random.Generator) -> Arrays:
+    """A randomly changed copy of one sample's arrays, of the same shapes and types.
+
+    Args:
+        arrays: what a kind's `preprocess` returned.
+        strength: 0 (no change) to 1.
+        random: the only source of randomness.
+    """
+    if "power" in arrays:
+        return {"power": _mask_spectrogram(arrays["power"], strength, random)}
+    if "pixels" in arrays:
+        return {"pixels": _shift_and_erase(arrays["pixels"], strength, random)}
+    ids = _drop_tokens(arrays["input_ids"], strength, random)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def _mask_spectrogram(
+    power: np.ndarray, strength: float, random: np.random.Generator
+) -> np.ndarray:
+    """Shifts [bins, frames] in time, then masks a band and a moment (SpecAugment, 1904.08779)."""
+    bins, frames = power.shape
+    reach = int(frames * 0.2 * strength)
+    changed = np.roll(power, int(random.integers(-reach, reach + 1)), axis=1)
+    floor = changed.min()
+    width = int(random.integers(0, int(bins * 0.2 * strength) + 1))
+    start = int(random.integers(0, bins - width + 1))
+    changed[start : start + width] = floor
+    width = int(random.integers(0, int(frames * 0.2 * strength) + 1))
+    start = int(random.integers(0, frames - width + 1))
+    changed[:, start : start + width] = floor
+    return changed
+
+
+def _shift_and_erase(
+    pixels: np.ndarray, strength: float, random: np.random.Generator
+) -> np.ndarray:
+    """Shifts [..., height, width] and blanks a rectangle: the same for every frame of a clip."""
+    height, width = pixels.shape[-2:]
+    reach = max(1, int(min(height, width) * 0.12 * strength))
+    down, right = random.integers(-reach, reach + 1, size=2)
+    changed = np.roll(pixels, (int(down), int(right)), axis=(-2, -1))
+    size = random.integers(0, max(2, int(min(height, width) * 0.4 * strength)), size=2)
+    top = int(random.integers(0, height - size[0] + 1))
+    left = int(random.integers(0, width - size[1] + 1))
+    changed[..., top : top + size[0], left : left + size[1]] = pixels.mean()
+    return changed
+
+
+def _drop_tokens(ids: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
+    """Replaces some tokens of [tokens] by the unknown one; special tokens stay."""
+    chosen = (random.random(len(ids)) < 0.2 * strength) & (ids >= SPECIAL_TOKENS)
+    return np.where(chosen, UNKNOWN_TOKEN, ids)

@@ -1,0 +1,77 @@
+"""The commands `dimml data`, `dimml train` and `dimml evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimml.errors import UsageError
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="Name of the data set, such as digits.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Write a data set: its files and the manifest that names them.
+
+    Examples:
+        dimml data digits runs/digits/data
+    """
+    import importlib
+
+    from train.datasets import DATASETS
+
+    if name not in DATASETS:
+        raise UsageError(f"no data set {name!r}; there are: {', '.join(DATASETS)}")
+    typer.echo(importlib.import_module(DATASETS[name]).write(out, seed=seed))
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME/run.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, replacing the recipe's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+) -> None:
+    """Train a recipe. Ctrl-C stops it (exit 3); --resume goes on.
+
+    Examples:
+        dimml train train/recipes/digits.yaml
+
+        dimml train train/recipes/digits.yaml --set training.epochs=5 --out runs/short
+    """
+    from train.config import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    folder = out or Path("runs") / loaded.name / "run"
+    from train.run import train_run
+
+    train_run(loaded, folder, resume)
+    typer.echo(folder)
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    manifest: Annotated[Path, typer.Argument(help="Table of labelled samples.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Measure a bundle on every subset of its modalities; writes evaluation.json into it.
+
+    Examples:
+        dimml evaluate runs/digits/bundle runs/digits/data/manifest.parquet
+    """
+    import json
+
+    from dimml.bundle import EVALUATION, write_atomic
+    from train.evaluate import evaluate_bundle, model_card, table
+
+    report = evaluate_bundle(bundle, manifest, split)
+    document = json.dumps(report, indent=2)
+    write_atomic(bundle / EVALUATION, document + "\n")
+    write_atomic(bundle / "README.md", model_card(bundle, report))
+    typer.echo(document if as_json else table(report))

@@ -1,0 +1,186 @@
+"""The recipe: what a training run is made from, validated before any compute."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+
+from dimml.bundle import MAX_MODALITIES, ModalityName
+from dimml.errors import RecipeError
+from dimml.modalities import KINDS
+
+Positive = Annotated[float, pydantic.Field(gt=0)]
+Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderConfig(_Model):
+    """An encoder: see `dimml.nn.encoders.build_encoder`."""
+
+    preset: Literal["small", "resnet18", "pretrained"] = "small"
+    pretrained: str | None = None
+    n_mels: Annotated[int, pydantic.Field(ge=4, le=512)] | None = 64
+    dropout: Fraction = 0.1
+
+
+class ModalityConfig(_Model):
+    """One modality of a recipe.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        preprocessing: the kind's configuration.
+        encoder: what encodes it; a word is short for that preset.
+        tokenizer: for text, a `tokenizer.json`; None trains one on the training split.
+        vocab_size: of a tokenizer trained here.
+        augment: strength of the training augmentation, 0 for none.
+    """
+
+    kind: Literal["audio", "image", "text"]
+    preprocessing: dict[str, Any] = {}
+    encoder: EncoderConfig = EncoderConfig()
+    tokenizer: Path | None = None
+    vocab_size: Annotated[int, pydantic.Field(ge=32)] = 1000
+    augment: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
+
+    @pydantic.field_validator("encoder", mode="before")
+    @classmethod
+    def _preset_by_name(cls, value: Any) -> Any:
+        return {"preset": value} if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _valid_preprocessing(self) -> ModalityConfig:
+        KINDS[self.kind].Config.model_validate(self.preprocessing)
+        return self
+
+
+class TrainingConfig(_Model):
+    """How long and how hard; method.md's names.
+
+    Attributes:
+        epochs: passes over the training split.
+        warm_up: epochs before the DUC loss joins.
+        batch_size: samples per step.
+        learning_rate: peak of a one-cycle schedule, AdamW.
+        weight_decay: of AdamW.
+        lambda_shared: weight of the shared classifier's cross-entropy.
+        lambda_duc: weight of the DUC loss.
+        duc_temperature: its temperature.
+        normalize: whether its vectors are normalised.
+        recompute_every: epochs between computations of the effective dimensions; None: once.
+        workers: processes that decode the data.
+    """
+
+    epochs: Annotated[int, pydantic.Field(ge=1)] = 20
+    warm_up: Annotated[int, pydantic.Field(ge=0)] = 8
+    batch_size: Annotated[int, pydantic.Field(ge=2)] = 64
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, pydantic.Field(ge=0)] = 1e-2
+    lambda_shared: Annotated[float, pydantic.Field(ge=0)] = 1.0
+    lambda_duc: Annotated[float, pydantic.Field(ge=0)] = 1.0
+    duc_temperature: Positive = 10.0
+    normalize: bool = False
+    recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
+    workers: Annotated[int, pydantic.Field(ge=1)] | None = None
+
+
+class Recipe(_Model):
+    """A whole training run.
+
+    Attributes:
+        name: of the run and its bundle.
+        data: the manifest (Parquet, CSV or JSON lines), relative to the current folder.
+        modalities: name to configuration; a word is short for that kind with its defaults.
+        method: how it is trained.
+        feature_dim: D.
+        seed: of everything random.
+        coverage: of the prediction sets.
+        training: the optimisation.
+    """
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+    data: Path
+    modalities: Annotated[
+        dict[ModalityName, ModalityConfig], pydantic.Field(min_length=1, max_length=MAX_MODALITIES)
+    ]
+    method: Literal["dimml"] = "dimml"
+    feature_dim: Annotated[int, pydantic.Field(ge=2)] = 128
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9
+    training: TrainingConfig = TrainingConfig()
+
+    @pydantic.field_validator("modalities", mode="before")
+    @classmethod
+    def _kind_by_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads and validates a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: "key.key=value" settings that replace the file's, values in YAML.
+
+    Raises:
+        RecipeError: it cannot be read or is invalid; an unknown key names its nearest match.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
+    for override in overrides or []:
+        _override(document, override)
+    try:
+        return Recipe.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise RecipeError(
+            "\n".join([f"{path} is not a valid recipe:", *_problems(error)])
+        ) from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: write key=value, such as training.epochs=5")
+    *parents, last = key.split(".")
+    place: Any = document
+    for parent in parents:
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise RecipeError(f"--set {override}: {key} is not inside a mapping")
+    place[last] = yaml.safe_load(value)
+
+
+def _problems(error: pydantic.ValidationError) -> list[str]:
+    return [f"  {'.'.join(map(str, e['loc']))}: {_explain(dict(e))}" for e in error.errors()]
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    if problem["type"] != "extra_forbidden":
+        return str(problem["msg"])
+    model: type[pydantic.BaseModel] = Recipe
+    if problem["loc"][0] == "training":
+        model = TrainingConfig
+    elif len(problem["loc"]) > 2:
+        model = EncoderConfig if "encoder" in problem["loc"] else ModalityConfig
+    known = _keys(model)
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key; {hint}accepted: {', '.join(known)}"
+
+
+def _keys(model: type[pydantic.BaseModel]) -> list[str]:
+    return list(model.model_fields)

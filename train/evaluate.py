@@ -1,0 +1,108 @@
+"""Evaluation of a bundle on every subset of its modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
+
+from dimml.bundle import Bundle
+from dimml.errors import InputError
+from dimml.predictor import BATCH_SIZE, Predictor, Prepared
+from dimml.progress import track
+from dimml.runtime import available_cores
+from dimml.samples import subset_name, subsets
+from train.data import read_split
+
+ECE_BINS = 15
+
+
+def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
+    """Accuracy, macro-F1, NLL and ECE per subset, over the rows that have at least the subset.
+
+    Returns:
+        The document of `evaluation.json`.
+    """
+    predictor = Predictor.load(path, threads=available_cores())
+    kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
+    rows = read_split(manifest, kinds, split)
+    index = {label: number for number, label in enumerate(predictor.labels)}
+    found: dict[str, list[tuple[list[float], int]]] = {}
+    for start in track(range(0, len(rows), BATCH_SIZE), f"evaluating {split}"):
+        batch = [
+            (item, index[str(row.label)])
+            for row in rows[start : start + BATCH_SIZE]
+            if isinstance(item := predictor.prepare(row.sample, "absent"), Prepared)
+            and str(row.label) in index
+        ]
+        for subset in subsets(list(kinds)):
+            kept = [(_only(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
+            answers = predictor.predict_prepared([item for item, _ in kept])
+            found.setdefault(subset_name(subset), []).extend(
+                (list(a.probabilities.values()), y)
+                for a, (_, y) in zip(answers, kept, strict=True)
+                if not isinstance(a, InputError)
+            )
+    return {
+        "split": split,
+        "samples": len(rows),
+        "bundle": predictor.bundle.id,
+        "subsets": {name: _measure(pairs) for name, pairs in found.items() if pairs},
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    lines = [
+        f"{report['bundle']}, {report['split']} split, {report['samples']} samples",
+        "",
+        "| subset | samples | accuracy | macro-F1 | NLL | ECE |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in report["subsets"].items():
+        lines.append(
+            f"| {name} | {row['samples']} | {row['accuracy']:.4f} | {row['macro_f1']:.4f} "
+            f"| {row['nll']:.4f} | {row['ece']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def model_card(path: Path, report: dict[str, Any]) -> str:
+    """The bundle's README.md."""
+    bundle = Bundle.load(path)
+    manifest = bundle.manifest
+    modalities = "\n".join(
+        f"- `{n}`: {s.kind}, `{s.encoder}`" for n, s in manifest.modalities.items()
+    )
+    return (
+        f"# {bundle.id}\n\nMade {manifest.created} by dimml. Answers for any non-empty subset of "
+        f"its modalities with one of {len(manifest.labels)} labels: {', '.join(manifest.labels)}."
+        f"\n\n## Modalities\n\n{modalities}\n\n## Evaluation\n\n{table(report)}\n"
+    )
+
+
+def _only(item: Prepared, subset: Sequence[str]) -> Prepared:
+    return Prepared({name: item.arrays[name] for name in subset}, {})
+
+
+def _measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
+    probabilities: Tensor = torch.tensor([p for p, _ in pairs])
+    labels = torch.tensor([y for _, y in pairs])
+    classes = probabilities.shape[1]
+    logs = probabilities.clamp_min(1e-12).log()
+    return {
+        "samples": len(pairs),
+        "accuracy": float(multiclass_accuracy(probabilities, labels, classes, average="micro")),
+        "macro_f1": float(multiclass_f1_score(probabilities, labels, classes, average="macro")),
+        "nll": float(functional.nll_loss(logs, labels)),
+        "ece": float(multiclass_calibration_error(probabilities, labels, classes, ECE_BINS)),
+    }
