@@ -36,7 +36,10 @@ class DetachedModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         config = self.recipe.training
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+            self.model.parameters(),
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)

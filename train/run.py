@@ -59,7 +59,7 @@ class Run:
     document: Mapping[str, Any]
 
 
-class DigestedData(lightning.LightningDataModule):
+class RunData(lightning.LightningDataModule):
     """The loaders of a run; every order and change follows from the seed and the epoch."""
 
     def __init__(self, recipe: Recipe, kinds: Mapping[str, Kind], train: Split, val: Split) -> None:
@@ -110,7 +110,7 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
     }
     specs, assets = _specifications(recipe, texts)
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
-    data = DigestedData(
+    data = RunData(
         recipe, kinds, *(load_split(rows[name], kinds, labels, name) for name in rows)
     )
     module = DetachedModule(_model(recipe, kinds, len(labels)), recipe)
@@ -208,7 +208,7 @@ def _model(recipe: Recipe, kinds: Mapping[str, Kind], classes: int) -> DetachedM
     return DetachedModel(list(kinds), encoders, recipe.feature_dim, classes)
 
 
-def _fit(module: DetachedModule, data: DigestedData, folder: Path, resume: bool) -> dict[str, Any]:
+def _fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:
     """Trains, leaves the best epoch's weights in the module, and says which epoch that was."""
     torch.set_num_threads(available_cores())
     best = ModelCheckpoint(
@@ -246,7 +246,7 @@ def _fit(module: DetachedModule, data: DigestedData, folder: Path, resume: bool)
 
 
 @torch.no_grad()
-def _calibrate(module: DetachedModule, data: DigestedData, recipe: Recipe) -> Conformal:
+def _calibrate(module: DetachedModule, data: RunData, recipe: Recipe) -> Conformal:
     model = module.model.cpu().eval()
     parts = [(model(b.inputs, b.present), b.present, b.labels) for b in data.val_dataloader()]
     features, present, labels = (torch.cat(part) for part in zip(*parts, strict=True))
