@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -189,15 +188,17 @@ def file_entry(path: Path) -> FileEntry:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary sibling folder that takes the name `path` when the block succeeds.
 
-    An existing bundle (or any folder this block made before) at `path` is replaced; whatever
-    fails, `path` is either as it was or complete.
+    An existing bundle at `path` is replaced; whatever fails, `path` is either as it was or
+    complete.
 
     Raises:
         UsageError: `path` exists and is neither empty nor a bundle, so it is not ours to replace.
     """
+    # A link keeps pointing to the bundle: what it points to is replaced.
+    path = path.resolve()
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; name a folder")
-    if path.exists() and any(path.iterdir()) and not (path / MANIFEST).exists():
+    if path.exists() and any(path.iterdir()) and not _is_bundle(path):
         raise UsageError(f"{path} exists and is not a bundle: remove it or name another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -205,34 +206,41 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
-            retired = temporary.with_name(temporary.name + ".old")
-            path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired)
+            _replace(path, temporary)
         else:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def _replace(path: Path, new: Path) -> None:
+    """Puts the folder `new` in the place of the folder `path`."""
+    retired = new.with_name(new.name + ".old")
+    path.rename(retired)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        new.rename(path)
+    except OSError:
+        retired.rename(path)
+        raise
+    shutil.rmtree(retired)
+
+
+def _is_bundle(folder: Path) -> bool:
+    # Other tools write a `manifest.json` too, and their folders are not ours to replace.
+    try:
+        document = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("format") == FORMAT
 
 
 def _parse(folder: Path, content: bytes) -> Manifest:
     try:
         document = json.loads(content)
-    except ValueError as error:
-        raise BundleError(f"{folder / MANIFEST} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{folder / MANIFEST} is not JSON ({error}): copy the bundle again or export it anew"
+        ) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BundleError(f'{folder / MANIFEST} is not a bundle\'s: its "format" is not "{FORMAT}"')
     if document.get("version") != VERSION:

@@ -138,6 +138,11 @@ class Predictor:
 
     def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> Prepared | InputError:
         """Decodes and preprocesses what a sample has."""
+        if not isinstance(sample, Mapping):
+            return InputError(
+                "invalid_request",
+                f"a sample maps modality names to values; got {type(sample).__name__}",
+            )
         if unknown := [name for name in sample if name not in self.kinds]:
             return InputError(
                 "unknown_field",

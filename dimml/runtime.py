@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,12 @@ Providers = Literal["auto", "cuda", "cpu"]
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 NAMES = {CUDA: "cuda", CPU: "cpu"}
-ENABLE_CUDA = "install it with `pip install -e '.[cuda]'`, or use providers=cpu"
+DRIVER = "libcuda.so.1"
+ENABLE_CUDA = (
+    "install the NVIDIA driver, and the CUDA libraries with `pip install -e '.[cuda]'`, "
+    "or use providers=cpu"
+)
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 logger = logging.getLogger("dimml")
 
@@ -44,7 +49,8 @@ class Graph:
             raise BundleError(f"onnxruntime cannot load {path}: {error}") from error
         self.provider = NAMES[self._session.get_providers()[0]]
         if self.provider != providers:
-            raise ProviderError(f"CUDA was asked for and {_missing_for_cuda()}; {ENABLE_CUDA}")
+            problem = _missing_for_cuda() or "onnxruntime fell back to the CPU"
+            raise ProviderError(f"CUDA was asked for and {problem}; {ENABLE_CUDA}")
         self.input_names = tuple(node.name for node in self._session.get_inputs())
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -84,23 +90,19 @@ def available_cores() -> int:
 
 def _cgroup_cores() -> int | None:
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = CPU_QUOTA.read_text().split()
         return None if quota == "max" else max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return None
 
 
 def _missing_for_cuda() -> str | None:
-    """Why CUDA cannot be had, naming the missing library; None where nothing is missing."""
+    """Why CUDA cannot be had, naming what is missing; None where nothing is missing."""
     if CUDA not in onnxruntime.get_available_providers():
         return "this onnxruntime was built without it (it is not onnxruntime-gpu)"
     if hasattr(onnxruntime, "preload_dlls"):
         _preload()
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    for library in ("libcuda.so.1", str(folder / "libonnxruntime_providers_cuda.so")):
-        if problem := _load_problem(library, folder):
-            return f"the library {problem} could not be loaded"
-    return None
+    return " and ".join(filter(None, (_driver_problem(), _library_problem()))) or None
 
 
 def _preload() -> None:
@@ -112,13 +114,21 @@ def _preload() -> None:
         onnxruntime.preload_dlls()
 
 
-def _load_problem(library: str, folder: Path) -> str | None:
+def _driver_problem() -> str | None:
+    try:
+        status = ctypes.CDLL(DRIVER).cuInit(0)
+    except OSError:
+        return f"the NVIDIA driver is missing ({DRIVER} could not be loaded)"
+    return f"the NVIDIA driver finds no usable GPU (cuInit answers {status})" if status else None
+
+
+def _library_problem() -> str | None:
+    folder = Path(onnxruntime.__file__).parent / "capi"
     try:
         # The provider library resolves symbols of this one, as onnxruntime loads it.
-        shared: Sequence[Path] = sorted(folder.glob("libonnxruntime_providers_shared.so"))
-        for path in shared:
+        for path in folder.glob("libonnxruntime_providers_shared.so"):
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(library)
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
     except OSError as error:
-        return str(error).split(":", 1)[0]
+        return f"the library {str(error).split(':', 1)[0]} could not be loaded"
     return None

@@ -57,6 +57,10 @@ def read_rows(
     """
     path = Path(path)
     names = column_names(path)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ManifestError(
+            f"{path} has several columns named {', '.join(repeated)}; keep one of each"
+        )
     if not set(kinds) & set(names):
         raise ManifestError(
             f"{path} has no column named after a modality ({', '.join(kinds)}); it has "
@@ -130,10 +134,12 @@ def _text(value: Any) -> str | None:
 
 
 def _check(path: Path) -> None:
+    if path.is_dir():
+        raise ManifestError(f"{path} is a folder; name the table in it ({', '.join(SUFFIXES)})")
     if path.suffix not in SUFFIXES:
         raise ManifestError(f"{path}: a table is one of {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise ManifestError(f"no such table: {path}")
+        raise ManifestError(f"no such table: {path}; name a file ({', '.join(SUFFIXES)})")
     if path.stat().st_size == 0:
         raise ManifestError(f"{path} is empty (0 bytes)")
 
@@ -150,7 +156,9 @@ def _csv_header(path: Path) -> list[str]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path} is not a UTF-8 CSV file: {error}") from error
+        raise ManifestError(
+            f"{path} is not a CSV file in UTF-8: {error}; write it again in UTF-8"
+        ) from error
 
 
 def _csv_batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -171,13 +179,21 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ManifestError(f"{path}, line {number}: expected a JSON object")
-                yield record
-    except ValueError as error:
-        raise ManifestError(f"{path} is not JSON lines: {error}") from error
+                if line.strip():
+                    yield _json_object(line, f"{path}, line {number}")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not in UTF-8: {error}; write it again in UTF-8") from error
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        # The error's own text gives its place in the line as a place in the file.
+        reason = getattr(error, "msg", error)
+        raise ManifestError(f"{where}: not JSON ({reason}); expected an object a line") from error
+    if not isinstance(record, dict):
+        raise ManifestError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    return record

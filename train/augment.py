@@ -48,10 +48,10 @@ def _shift_and_erase(
 ) -> np.ndarray:
     """Shifts [..., height, width] and blanks a rectangle: the same for every frame of a clip."""
     height, width = pixels.shape[-2:]
-    reach = max(1, int(min(height, width) * 0.12 * strength))
+    reach = int(min(height, width) * 0.12 * strength)
     down, right = random.integers(-reach, reach + 1, size=2)
     changed = np.roll(pixels, (int(down), int(right)), axis=(-2, -1))
-    size = random.integers(0, max(2, int(min(height, width) * 0.4 * strength)), size=2)
+    size = random.integers(0, max(1, int(min(height, width) * 0.4 * strength)), size=2)
     top = int(random.integers(0, height - size[0] + 1))
     left = int(random.integers(0, width - size[1] + 1))
     changed[..., top : top + size[0], left : left + size[1]] = pixels.mean()

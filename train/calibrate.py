@@ -21,8 +21,12 @@ CONFORMAL_SHARE = 3
 
 
 def conformal_rows(count: int) -> Tensor:
-    """Bool [count]: the validation rows that only the conformal thresholds may see."""
-    return torch.arange(count) % CONFORMAL_SHARE == 0
+    """Bool [count]: the validation rows that only the conformal thresholds may see.
+
+    Drawn at random, by a seed of their own: a table may list its labels in turn.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order % CONFORMAL_SHARE == 0
 
 
 def calibrate(

@@ -67,7 +67,8 @@ def evaluate(
     """
     import json
 
-    from dimml.bundle import EVALUATION, write_atomic
+    from dimml.bundle import EVALUATION
+    from dimml.files import write_atomic
     from train.evaluate import evaluate_bundle, model_card, table
 
     report = evaluate_bundle(bundle, manifest, split)

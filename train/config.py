@@ -54,10 +54,15 @@ class ModalityConfig(_Model):
     def _preset_by_name(cls, value: Any) -> Any:
         return {"preset": value} if isinstance(value, str) else value
 
-    @pydantic.model_validator(mode="after")
-    def _valid_preprocessing(self) -> ModalityConfig:
-        KINDS[self.kind].Config.model_validate(self.preprocessing)
-        return self
+    @pydantic.field_validator("preprocessing")
+    @classmethod
+    def _valid_for_the_kind(
+        cls, value: dict[str, Any], info: pydantic.ValidationInfo
+    ) -> dict[str, Any]:
+        # An invalid kind is an error of its own, and leaves nothing to check by.
+        if "kind" in info.data:
+            KINDS[info.data["kind"]].Config.model_validate(value)
+        return value
 
 
 class TrainingConfig(_Model):
@@ -74,7 +79,7 @@ class TrainingConfig(_Model):
         duc_temperature: its temperature.
         normalize: whether its vectors are normalised.
         recompute_every: epochs between computations of the effective dimensions; None: once.
-        workers: processes that decode the data.
+        workers: processes that augment and collate batches beside the training one.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 20
@@ -87,7 +92,7 @@ class TrainingConfig(_Model):
     duc_temperature: Positive = 10.0
     normalize: bool = False
     recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
-    workers: Annotated[int, pydantic.Field(ge=1)] | None = None
+    workers: Annotated[int, pydantic.Field(ge=0)] = 0
 
 
 class Recipe(_Model):
@@ -161,26 +166,43 @@ def _override(document: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise RecipeError(f"--set {override}: {key} is not inside a mapping")
-    place[last] = yaml.safe_load(value)
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
 
 
-def _problems(error: pydantic.ValidationError) -> list[str]:
-    return [f"  {'.'.join(map(str, e['loc']))}: {_explain(dict(e))}" for e in error.errors()]
+def _problems(error: pydantic.ValidationError, inside: tuple[str | int, ...] = ()) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        place = (*inside, *problem["loc"])
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, pydantic.ValidationError):
+            lines += _problems(cause, place)
+        else:
+            unknown = problem["type"] == "extra_forbidden"
+            said = _unknown_key(place, error.title) if unknown else problem["msg"]
+            lines.append(f"  {'.'.join(map(str, place))}: {said}")
+    return lines
 
 
-def _explain(problem: dict[str, Any]) -> str:
-    if problem["type"] != "extra_forbidden":
-        return str(problem["msg"])
-    model: type[pydantic.BaseModel] = Recipe
-    if problem["loc"][0] == "training":
-        model = TrainingConfig
-    elif len(problem["loc"]) > 2:
-        model = EncoderConfig if "encoder" in problem["loc"] else ModalityConfig
-    known = _keys(model)
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+def _unknown_key(place: tuple[str | int, ...], title: str) -> str:
+    *parents, key = place
+    known = list(_model_at(parents, title).model_fields)
+    near = difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"unknown key; {hint}accepted: {', '.join(known)}"
 
 
-def _keys(model: type[pydantic.BaseModel]) -> list[str]:
-    return list(model.model_fields)
+def _model_at(parents: list[str | int], title: str) -> type[pydantic.BaseModel]:
+    """What is configured at a place of the recipe; `title` is the failed model's name."""
+    match parents:
+        case []:
+            return Recipe
+        case ["training"]:
+            return TrainingConfig
+        case ["modalities", _]:
+            return ModalityConfig
+        case ["modalities", _, "encoder"]:
+            return EncoderConfig
+    return next(kind.Config for kind in KINDS.values() if kind.Config.__name__ == title)

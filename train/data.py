@@ -1,13 +1,12 @@
-"""Data for training: decoded once, kept preprocessed, collated with what is absent left out."""
+"""Data for training: which rows, in which order, collated with what is absent left out."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
@@ -16,28 +15,15 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from dimml.errors import InputError, ManifestError
-from dimml.modalities import Arrays, Kind
-from dimml.progress import say, track
-from dimml.runtime import available_cores
+from dimml.errors import ManifestError
+from dimml.modalities import Arrays, Audio, Kind
+from dimml.nn.model import Group
 from dimml.samples import is_absent
 from dimml.table import Row, read_rows
 from train.augment import augment
+from train.cache import Split
 
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Split:
-    """The preprocessed samples of one split.
-
-    Attributes:
-        items: per sample, modality name to its arrays; an absent modality is left out.
-        labels: int64 [N].
-    """
-
-    items: Sequence[Mapping[str, Arrays]]
-    labels: np.ndarray
 
 
 @dataclass
@@ -45,12 +31,12 @@ class Batch:
     """A batch as the model takes it, see `DetachedModel.forward`.
 
     Attributes:
-        inputs: modality to its graph inputs, present rows only.
+        inputs: modality to the graph inputs of its present rows, in groups of equal shapes.
         present: bool [N, M].
         labels: int64 [N].
     """
 
-    inputs: dict[str, dict[str, Tensor]]
+    inputs: dict[str, list[Group]]
     present: Tensor
     labels: Tensor
 
@@ -69,35 +55,6 @@ def read_split(path: Path, kinds: Mapping[str, str], split: str) -> list[Row]:
     if not rows:
         raise ManifestError(f"{path} has no labelled row in its {split} split")
     return rows
-
-
-def load_split(
-    rows: Sequence[Row], kinds: Mapping[str, Kind], labels: Sequence[str], name: str
-) -> Split:
-    """Decodes and preprocesses rows; an unreadable cell counts as absent, and is reported.
-
-    Raises:
-        ManifestError: no row is readable, or one has a label that training did not see.
-    """
-    index = {label: number for number, label in enumerate(labels)}
-    if unknown := sorted({str(row.label) for row in rows} - set(index)):
-        raise ManifestError(f"the {name} split has labels the train split has not: {unknown[:5]}")
-    items, kept, problems = [], [], []
-    # The decoders and numpy release the interpreter, so threads share the arrays for nothing.
-    with ThreadPoolExecutor(available_cores()) as pool:
-        loaded = pool.map(lambda row: _load(row, kinds), rows)
-        for row, (item, errors) in zip(
-            rows, track(loaded, f"decoding {name}", len(rows)), strict=True
-        ):
-            problems += [f"{row.id}: {error}" for error in errors]
-            if item:
-                items.append(item)
-                kept.append(index[str(row.label)])
-    if problems:
-        say(f"{name}: {len(problems)} unreadable cells count as absent; the first: {problems[0]}")
-    if not items:
-        raise ManifestError(f"no row of the {name} split could be read")
-    return Split(items, np.asarray(kept, np.int64))
 
 
 def fingerprint(path: Path) -> str:
@@ -141,7 +98,7 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Mapping[str, Arrays], int]:
         epoch, index = key
-        item = self.split.items[index]
+        item = self.split[index]
         if self.strengths:
             random = np.random.default_rng([self.seed, epoch, index])
             item = {name: augment(a, self.strengths[name], random) for name, a in item.items()}
@@ -176,34 +133,50 @@ class Collate:
 
     Args:
         kinds: the modalities.
-        training: whether batch normalisation will see the batch, which needs two samples.
+        training: whether batch normalisation will see the batch. It needs at least two samples of
+            one shape, so recordings keep the middle of the length that the batch's shortest has.
     """
 
     def __init__(self, kinds: Mapping[str, Kind], training: bool) -> None:
         self.kinds = kinds
-        self.fewest = 2 if training else 1
+        self.training = training
 
     def __call__(self, samples: Sequence[tuple[Mapping[str, Arrays], int]]) -> Batch:
         present = np.zeros((len(samples), len(self.kinds)), bool)
-        inputs: dict[str, dict[str, Tensor]] = {}
+        inputs: dict[str, list[Group]] = {}
         for slot, (name, kind) in enumerate(self.kinds.items()):
             rows = [row for row, (item, _) in enumerate(samples) if name in item]
-            if len(rows) < self.fewest:
+            if len(rows) < (2 if self.training else 1):
                 continue
+            items = [samples[row][0][name] for row in rows]
+            if self.training and isinstance(kind, Audio):
+                items = _equally_long(items)
             present[rows, slot] = True
-            arrays = kind.collate([samples[row][0][name] for row in rows])
-            inputs[name] = {key: torch.from_numpy(value) for key, value in arrays.items()}
+            inputs[name] = _groups(kind, rows, items)
         labels = torch.tensor([label for _, label in samples])
         return Batch(inputs, torch.from_numpy(present), labels)
 
 
-def _load(row: Row, kinds: Mapping[str, Kind]) -> tuple[dict[str, Any], list[InputError]]:
-    item: dict[str, Any] = {}
-    errors = []
-    for name, kind in kinds.items():
-        if not is_absent(value := row.sample[name]):
-            try:
-                item[name] = kind.preprocess(kind.decode(value))
-            except InputError as error:
-                errors.append(error)
-    return item, errors
+def _groups(kind: Kind, rows: Sequence[int], items: Sequence[Arrays]) -> list[Group]:
+    buckets: dict[object, list[int]] = defaultdict(list)
+    for number, item in enumerate(items):
+        buckets[kind.bucket(item)].append(number)
+    return [
+        Group(
+            torch.tensor([rows[number] for number in numbers]),
+            {
+                key: torch.from_numpy(array)
+                for key, array in kind.collate([items[number] for number in numbers]).items()
+            },
+        )
+        for numbers in buckets.values()
+    ]
+
+
+def _equally_long(items: Sequence[Arrays]) -> list[Arrays]:
+    frames = min(item["power"].shape[1] for item in items)
+    starts = [(item["power"].shape[1] - frames) // 2 for item in items]
+    return [
+        {"power": item["power"][:, start : start + frames]}
+        for item, start in zip(items, starts, strict=True)
+    ]

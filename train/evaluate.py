@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
 )
 
 from dimml.bundle import Bundle
-from dimml.errors import InputError
+from dimml.errors import InputError, ManifestError
 from dimml.predictor import BATCH_SIZE, Predictor, Prepared
 from dimml.progress import track
 from dimml.runtime import available_cores
@@ -31,18 +31,25 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
 
     Returns:
         The document of `evaluation.json`.
+
+    Raises:
+        ManifestError: the split cannot be read, or has a label that the bundle does not know.
     """
     predictor = Predictor.load(path, threads=available_cores())
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = read_split(manifest, kinds, split)
     index = {label: number for number, label in enumerate(predictor.labels)}
+    if unknown := sorted({str(row.label) for row in rows} - set(index)):
+        raise ManifestError(
+            f"the {split} split has labels that the bundle does not know: {unknown[:5]}; it knows "
+            f"{', '.join(index)}"
+        )
     found: dict[str, list[tuple[list[float], int]]] = {}
     for start in track(range(0, len(rows), BATCH_SIZE), f"evaluating {split}"):
         batch = [
             (item, index[str(row.label)])
             for row in rows[start : start + BATCH_SIZE]
             if isinstance(item := predictor.prepare(row.sample, "absent"), Prepared)
-            and str(row.label) in index
         ]
         for subset in subsets(list(kinds)):
             kept = [(_only(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
@@ -99,10 +106,12 @@ def _measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
     labels = torch.tensor([y for _, y in pairs])
     classes = probabilities.shape[1]
     logs = probabilities.clamp_min(1e-12).log()
+    # torchmetrics keeps a bin of its own, the sixteenth, for a confidence of exactly 1.
+    below_one = probabilities.clamp_max(1 - 1e-7)
     return {
         "samples": len(pairs),
         "accuracy": float(multiclass_accuracy(probabilities, labels, classes, average="micro")),
         "macro_f1": float(multiclass_f1_score(probabilities, labels, classes, average="macro")),
         "nll": float(functional.nll_loss(logs, labels)),
-        "ece": float(multiclass_calibration_error(probabilities, labels, classes, ECE_BINS)),
+        "ece": float(multiclass_calibration_error(below_one, labels, classes, ECE_BINS)),
     }

@@ -49,8 +49,6 @@ class DetachedModule(lightning.LightningModule):
         }
 
     def on_train_epoch_start(self) -> None:
-        # Dropout is the only randomness left in torch; so seeded, a resumed run repeats it.
-        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
         config = self.recipe.training
         since = self.current_epoch - config.warm_up
         every = config.recompute_every
@@ -58,6 +56,8 @@ class DetachedModule(lightning.LightningModule):
             self._find_effective_dimensions()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        # Dropout is the only randomness left in torch; so seeded, a resumed run repeats it.
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
         features = self.model(batch.inputs, batch.present)
         config = self.recipe.training
         interact = self.current_epoch >= config.warm_up and config.lambda_duc > 0

@@ -15,15 +15,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import pydantic
-import scipy.fft
 import soundfile
 import soxr
 
+from dimml.errors import InputError
 from dimml.modalities.base import Arrays, Kind, KindConfig
 
 SILENCE = 1e-4
 """Peak amplitude (full scale is 1) under which a recording is called silent."""
 
+LOUDEST = 1e10
+"""Peak amplitude over which samples are damaged; much louder ones have infinite power."""
+
+ACCEPTED = "WAV, FLAC, OGG and MP3 are accepted"
 MAX_CHANNELS = 64
 MAX_SAMPLE_RATE = 768_000
 _BLOCK = 65_536
@@ -69,7 +73,7 @@ class Audio(Kind):
         phase = 2 * np.pi * np.arange(config.n_fft) / config.n_fft
         self._window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
         self._length = (
-            None if config.seconds is None else round(config.seconds * config.sample_rate)
+            None if config.seconds is None else max(1, round(config.seconds * config.sample_rate))
         )
 
     def decode(self, value: Any) -> Recording:
@@ -83,14 +87,26 @@ class Audio(Kind):
             samples, rate = self._from_array(value), self.config.sample_rate
         else:
             samples, rate = self._from_file(self.read_bytes(value))
-        if not np.isfinite(samples).all():
-            raise self.error("unreadable", "the recording holds NaN or infinite samples")
+        # Written so that NaN fails it too.
+        if not np.abs(samples).max() <= LOUDEST:
+            raise self.error(
+                "unreadable",
+                "the recording holds NaN, infinite or absurdly large samples; full scale is 1",
+            )
         if rate != self.config.sample_rate:
             samples = soxr.resample(samples, rate, self.config.sample_rate)
+        if not len(samples):
+            raise self.error(
+                "unreadable",
+                f"the recording is shorter than one sample at {self.config.sample_rate:,} Hz",
+            )
         return Recording(samples)
 
     def preprocess(self, raw: Recording) -> Arrays:
         """The power spectrogram, float32 [n_fft / 2 + 1, frames], frames centred on their hop."""
+        # Imported here because it takes two fifths of the time to import the predictor.
+        import scipy.fft
+
         samples = raw.samples if self._length is None else _fit(raw.samples, self._length)
         padded = np.pad(samples, self.config.n_fft // 2)
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.config.n_fft)
@@ -122,11 +138,12 @@ class Audio(Kind):
             value.ndim not in (1, 2)
             or not value.size
             or not np.issubdtype(value.dtype, np.floating)
+            or value[0].size > MAX_CHANNELS
         ):
             raise self.error(
                 "unreadable",
-                "an array must be float [samples] or [samples, channels] and not empty, got "
-                f"{value.dtype} {list(value.shape)}",
+                f"an array must be float [samples] or [samples, channels], at most {MAX_CHANNELS} "
+                f"channels and not empty, got {value.dtype} {list(value.shape)}",
             )
         self._check_length(len(value), self.config.sample_rate)
         return (value if value.ndim == 1 else value.mean(axis=1)).astype(np.float32)
@@ -138,17 +155,25 @@ class Audio(Kind):
                 return self._read(file), file.samplerate
         except soundfile.LibsndfileError as error:
             if error.code == _UNRECOGNISED_FORMAT:
-                raise self.error(
-                    "unsupported_type", "not an audio file; WAV, FLAC, OGG and MP3 are accepted"
-                ) from error
-            raise self.error("unreadable", f"cannot decode the audio: {error}") from error
+                raise self.error("unsupported_type", f"not an audio file; {ACCEPTED}") from error
+            # The error's own text begins with the address of our buffer.
+            raise self._undecodable(error.error_string) from error
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
-            raise self.error("unreadable", f"cannot decode the audio: {error}") from error
+            raise self._undecodable(str(error)) from error
+
+    def _undecodable(self, reason: str) -> InputError:
+        return self.error(
+            "unreadable",
+            f"cannot decode the audio ({reason.strip(' .')}); {ACCEPTED}: write it again as one",
+        )
 
     def _read(self, file: soundfile.SoundFile) -> np.ndarray:
         """Reads mono float32 [samples] block by block, so that the limit holds as it decodes."""
         if not 0 < file.samplerate <= MAX_SAMPLE_RATE:
-            raise self.error("unreadable", f"a sample rate of {file.samplerate} Hz")
+            raise self.error(
+                "unreadable",
+                f"a sample rate of {file.samplerate:,} Hz; 1 to {MAX_SAMPLE_RATE:,} is accepted",
+            )
         if file.channels > MAX_CHANNELS:
             raise self.error("unreadable", f"{file.channels} channels; at most {MAX_CHANNELS}")
         # A lying header must not pass for a long recording, nor allocate for one.

@@ -16,6 +16,10 @@ import pydantic
 
 from dimml.modalities.base import Arrays, Kind, KindConfig
 
+# Pillow warns of large images, where `limits.pixels` decides, and of damaged metadata. The filter
+# is set once: `warnings.catch_warnings` is not safe in the threads that decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 BLANK_RANGE = 2
 """Spread of 8-bit pixel values at or under which an image is called blank."""
@@ -94,10 +98,9 @@ class Image(Kind):
             return self._open(value)
         if self.config.frames is None:
             raise self.error("unreadable", f"expected one image, got a list of {len(value)}")
-        if len(value) > self.limits.frames:
-            raise self.error("too_large", f"over the limit of {self.limits.frames} frames")
-        if any(item is None for item in value):
-            raise self.error("unreadable", "the list of frames has an empty entry")
+        self._check_frames(len(value))
+        if not value or any(item is None for item in value):
+            raise self.error("unreadable", "the list of frames is empty or has an empty entry")
         chosen = (value[index] for index in _spread(len(value), self.config.frames))
         return [self._open(item)[0] for item in chosen]
 
@@ -127,10 +130,7 @@ class Image(Kind):
             return [self._flatten(value)] * (self.config.frames or 1)
         data = io.BytesIO(self.read_bytes(value))
         try:
-            # Pillow warns of a large image where `limits.pixels` decides.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return self._frames(PIL.Image.open(data, formats=FORMATS))
+            return self._frames(PIL.Image.open(data, formats=FORMATS))
         except PIL.UnidentifiedImageError as error:
             raise self.error(
                 "unsupported_type", f"not an image file; {', '.join(FORMATS)} are accepted"
@@ -145,11 +145,19 @@ class Image(Kind):
             raise self._too_many_pixels(image)
         if self.config.frames is None:
             return [self._flatten(image)]
+        available = getattr(image, "n_frames", 1)
+        self._check_frames(available)
         frames = []
-        for index in _spread(getattr(image, "n_frames", 1), self.config.frames):
+        for index in _spread(available, self.config.frames):
             image.seek(index)
             frames.append(self._flatten(image))
         return frames
+
+    def _check_frames(self, available: int) -> None:
+        if available > self.limits.frames:
+            raise self.error(
+                "too_large", f"{available:,} frames: over the limit of {self.limits.frames:,}"
+            )
 
     def _too_many_pixels(self, image: PIL.Image.Image | None = None) -> Exception:
         size = f"{image.width} x {image.height} pixels: " if image else ""
@@ -190,7 +198,7 @@ class Image(Kind):
         if self.config.resize == "crop":
             return PIL.ImageOps.fit(image, (width, height), bicubic)
         if self.config.resize == "pad":
-            return PIL.ImageOps.pad(image, (width, height), bicubic)
+            return _pad(image, width, height)
         return image.resize((width, height), bicubic)
 
     def _normalise(self, image: PIL.Image.Image) -> np.ndarray:
@@ -202,6 +210,18 @@ class Image(Kind):
 def _spread(available: int, wanted: int) -> list[int]:
     """`wanted` evenly spaced indices into `available` frames, repeated where there are fewer."""
     return [(2 * step + 1) * available // (2 * wanted) for step in range(wanted)]
+
+
+def _pad(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    """The whole picture in the middle of a black one; Pillow's own fails on very thin ones."""
+    scale = min(width / image.width, height / image.height)
+    inner = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+        PIL.Image.Resampling.BICUBIC,
+    )
+    padded = PIL.Image.new(image.mode, (width, height))
+    padded.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return padded
 
 
 def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -79,7 +79,7 @@ class Text(Kind):
             ids = self._tokenizer.encode(unicodedata.normalize("NFC", text)).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise self.error("unreadable", "the text is not valid Unicode") from error
-        if not ids:
+        if not ids or not text.strip():
             raise self.error("unreadable", "the text holds nothing that the tokenizer keeps")
         # As much of the end as `truncation` would keep: the closing special token stays.
         kept = ids[: self.config.max_length - 1] + ids[-1:] if self._too_long(ids) else ids
@@ -122,6 +122,7 @@ class Text(Kind):
         ):
             raise self.error("unreadable", f"expected text, got {type(value).__name__}")
         try:
-            return self.read_bytes(value).decode()
+            # Editors on Windows begin a file with a mark of its encoding.
+            return self.read_bytes(value).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise self.error("unreadable", f"the text is not UTF-8: {error}") from error

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dimml.nn.fusion import SharedClassifierFusion
+
+
+class Group(NamedTuple):
+    """Samples whose inputs have one shape, so that an encoder takes them together.
+
+    Attributes:
+        rows: int64 [n], which samples of the batch.
+        inputs: graph input to [n, ...].
+    """
+
+    rows: Tensor
+    inputs: Mapping[str, Tensor]
 
 
 class DetachedModel(nn.Module):
@@ -48,22 +61,21 @@ class DetachedModel(nn.Module):
         """D."""
         return int(self.effective.shape[1])
 
-    def forward(self, inputs: Mapping[str, Mapping[str, Tensor]], present: Tensor) -> Tensor:
+    def forward(self, inputs: Mapping[str, Sequence[Group]], present: Tensor) -> Tensor:
         """Features of what is present.
 
         Args:
-            inputs: modality to the graph inputs of its present rows only, in row order.
+            inputs: modality to its present rows, in groups that cover each of them once.
             present: bool [N samples, M modalities].
 
         Returns:
             [N samples, M modalities, D dimensions], 0 where absent.
         """
         columns = []
-        for slot, (name, encoder) in enumerate(zip(self.modalities, self.encoders, strict=True)):
-            rows = present[:, slot].nonzero().squeeze(1)
+        for name, encoder in zip(self.modalities, self.encoders, strict=True):
             column = torch.zeros(len(present), self.feature_dim, device=present.device)
-            if len(rows):
-                features = encoder(**inputs[name])
+            for rows, arrays in inputs.get(name, ()):
+                features = encoder(**arrays)
                 column = column.to(features.dtype).index_copy(0, rows, features)
             columns.append(column)
         return torch.stack(columns, dim=1)

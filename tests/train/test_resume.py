@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dimml.errors import UsageError
+from train.config import load_recipe
+from train.run import train_run
+
+EPOCHS = 6
+
+
+@pytest.fixture(scope="module")
+def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run([*_command(recipe_file), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    recipe_file: Path, whole: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    command, run = _command(recipe_file), tmp_path / "run"
+    stopped = subprocess.Popen([*command, str(run)], stderr=subprocess.PIPE, text=True)
+    _wait_for_rows(run / "metrics.csv", 2, stopped)
+    stopped.send_signal(stop)
+    _, said = stopped.communicate(timeout=60)
+    assert stopped.returncode == 3
+    assert "--resume" in said
+    assert "Traceback" not in said
+    subprocess.run([*command, str(run), "--resume"], check=True, capture_output=True)
+
+    for name in ("metrics.csv", "model.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_resume_asks_for_the_settings_the_run_was_started_with(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(recipe_file, ["training.epochs=1"])
+    train_run(recipe, tmp_path / "run", resume=False)
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(UsageError, match="other settings"):
+        train_run(load_recipe(recipe_file), tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="add --resume"):
+        train_run(recipe, tmp_path / "run", resume=False)
+
+
+def test_nothing_to_resume_is_said(recipe_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to resume"):
+        train_run(load_recipe(recipe_file), tmp_path / "run", resume=True)
+
+
+def _command(recipe: Path) -> list[str]:
+    command = [sys.executable, "-m", "dimml", "train", str(recipe)]
+    return [*command, "--set", f"training.epochs={EPOCHS}", "--out"]
+
+
+def _wait_for_rows(path: Path, rows: int, process: subprocess.Popen[str]) -> None:
+    while not path.exists() or len(path.read_text().splitlines()) <= rows:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)

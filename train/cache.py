@@ -1,0 +1,202 @@
+"""The preprocessed samples of a split, decoded once into a memory-mapped Arrow file.
+
+A split may be larger than memory, and a second run on the same data decodes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from dimml import __version__
+from dimml.errors import InputError, ManifestError
+from dimml.files import new_file
+from dimml.modalities import Arrays, Kind
+from dimml.progress import say, track
+from dimml.runtime import available_cores
+from dimml.samples import is_absent
+from dimml.table import Row
+
+BLOCK_ROWS = 256
+_PROBLEMS = b"problems"
+
+
+class Split:
+    """A split's samples, read from its Arrow file as they are asked for.
+
+    Attributes:
+        labels: int64 [N].
+        problems: one line per cell that could not be read and counts as absent.
+    """
+
+    def __init__(self, path: Path, kinds: Mapping[str, Kind]) -> None:
+        self._kinds = kinds
+        self._path = path
+        self._blocks, self.problems = _open(path)
+        labels = [block.column("label").to_numpy() for block in self._blocks]
+        self.labels = np.concatenate([np.zeros(0, np.int64), *labels])
+        self._starts = np.cumsum([0, *(len(block) for block in labels)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Arrays]:
+        """A sample's arrays by modality, read-only; what is absent is left out."""
+        block = int(np.searchsorted(self._starts, index, side="right")) - 1
+        table, row = self._blocks[block], index - int(self._starts[block])
+        found = {}
+        for name, kind in self._kinds.items():
+            if table.column(f"{name}.{kind.input_names[0]}")[row].is_valid:
+                found[name] = {key: _cell(table, f"{name}.{key}", row) for key in kind.input_names}
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process that loads data maps the file itself.
+        return Split, (self._path, self._kinds)
+
+
+def cached_split(
+    rows: Sequence[Row],
+    kinds: Mapping[str, Kind],
+    labels: Sequence[str],
+    name: str,
+    folder: Path,
+    settings: str,
+) -> Split:
+    """The preprocessed samples of a split, from its file in `folder`, which is made if need be.
+
+    An unreadable cell counts as absent, and is reported.
+
+    Args:
+        rows: of the split, see `read_split`.
+        kinds: the modalities.
+        labels: class names, in order.
+        name: of the split.
+        folder: where the files are kept; it may be deleted at any time between runs.
+        settings: whatever else the arrays depend on: the preprocessing and its assets.
+
+    Raises:
+        ManifestError: no row is readable, or one has a label that training did not see.
+    """
+    if unknown := sorted({str(row.label) for row in rows} - set(labels)):
+        raise ManifestError(f"the {name} split has labels the train split has not: {unknown[:5]}")
+    path = folder / f"{name}-{_key(rows, labels, settings)}.arrow"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as part:
+            _write(part, rows, kinds, labels, name)
+    split = Split(path, kinds)
+    if split.problems:
+        count, first = len(split.problems), split.problems[0]
+        say(f"{name}: {count} unreadable cells count as absent; the first: {first}")
+    if not len(split):
+        raise ManifestError(f"no row of the {name} split could be read: {split.problems[0]}")
+    return split
+
+
+def _write(
+    path: Path,
+    rows: Sequence[Row],
+    kinds: Mapping[str, Kind],
+    labels: Sequence[str],
+    name: str,
+) -> None:
+    index = {label: number for number, label in enumerate(labels)}
+    schema = _schema(kinds)
+    progress = iter(track(_decoded(rows, kinds), f"decoding {name}", len(rows)))
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block, problems = [], []
+            for row in rows[start : start + BLOCK_ROWS]:
+                item, errors = next(progress)
+                problems += [f"{row.id}: {error}" for error in errors]
+                if item:
+                    block.append({"label": index[str(row.label)], **item})
+            writer.write_batch(
+                pa.RecordBatch.from_pylist(block, schema),
+                custom_metadata={_PROBLEMS: json.dumps(problems).encode()},
+            )
+        # Lets the progress reach its last line.
+        next(progress, None)
+
+
+def _decoded(
+    rows: Sequence[Row], kinds: Mapping[str, Kind]
+) -> Iterator[tuple[dict[str, Any], list[InputError]]]:
+    # The decoders and numpy release the interpreter, so threads serve.
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for start in range(0, len(rows), BLOCK_ROWS):
+            yield from pool.map(lambda row: _decode(row, kinds), rows[start : start + BLOCK_ROWS])
+
+
+def _decode(row: Row, kinds: Mapping[str, Kind]) -> tuple[dict[str, Any], list[InputError]]:
+    item: dict[str, Any] = {}
+    errors = []
+    for name, kind in kinds.items():
+        if is_absent(value := row.sample[name]):
+            continue
+        try:
+            arrays = kind.preprocess(kind.decode(value))
+        except InputError as error:
+            errors.append(error)
+            continue
+        for key, array in arrays.items():
+            item[f"{name}.{key}"] = array.ravel()
+            item[f"{name}.{key}.shape"] = array.shape
+    return item, errors
+
+
+def _schema(kinds: Mapping[str, Kind]) -> pa.Schema:
+    fields = [pa.field("label", pa.int64())]
+    for name, kind in kinds.items():
+        for key, array in kind.preprocess(kind.decode(kind.example())).items():
+            fields.append(
+                pa.field(f"{name}.{key}", pa.large_list(pa.from_numpy_dtype(array.dtype)))
+            )
+            fields.append(pa.field(f"{name}.{key}.shape", pa.list_(pa.int64())))
+    return pa.schema(fields)
+
+
+def _open(path: Path) -> tuple[list[pa.RecordBatch], list[str]]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    blocks, problems = [], []
+    for number in range(reader.num_record_batches):
+        block, metadata = reader.get_batch_with_custom_metadata(number)
+        blocks.append(block)
+        problems += json.loads(metadata[_PROBLEMS])
+    return blocks, problems
+
+
+def _cell(block: pa.RecordBatch, column: str, row: int) -> np.ndarray:
+    values = block.column(column)[row].values.to_numpy()
+    array: np.ndarray = values.reshape(block.column(f"{column}.shape")[row].as_py())
+    return array
+
+
+def _key(rows: Sequence[Row], labels: Sequence[str], settings: str) -> str:
+    """Changes with anything the arrays depend on; a file stands for its size and its time."""
+    digest = hashlib.sha256(json.dumps([__version__, settings, *labels]).encode())
+    for row in rows:
+        digest.update(repr((row.id, row.label)).encode())
+        for name, value in row.sample.items():
+            digest.update(name.encode())
+            for part in value if isinstance(value, list) else [value]:
+                digest.update(_identity(part))
+    return digest.hexdigest()[:16]
+
+
+def _identity(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).digest()
+    if isinstance(value, Path) and value.is_file():
+        status = value.stat()
+        return repr((str(value), status.st_size, status.st_mtime_ns)).encode()
+    return repr(value).encode()

@@ -1,0 +1,118 @@
+"""Lightning's training loop around a run: loaders, checkpoints, stopping and resuming."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader
+
+from dimml.errors import InterruptedRunError
+from dimml.modalities import Kind
+from dimml.progress import say
+from dimml.runtime import available_cores
+from train.cache import Split
+from train.config import Recipe
+from train.data import Collate, EpochSampler, SplitDataset
+from train.history import History
+from train.module import BEST, DetachedModule
+
+LAST = "last.ckpt"
+
+
+class RunData(lightning.LightningDataModule):
+    """The loaders of a run; every order and change follows from the seed and the epoch."""
+
+    def __init__(self, recipe: Recipe, kinds: Mapping[str, Kind], train: Split, val: Split) -> None:
+        super().__init__()
+        self.recipe, self.kinds, self.train, self.val = recipe, kinds, train, val
+
+    def train_dataloader(self) -> Any:
+        strengths = {name: spec.augment for name, spec in self.recipe.modalities.items()}
+        return self._loader(self.train, strengths, training=True)
+
+    def val_dataloader(self) -> Any:
+        return self._loader(self.val, {}, training=False)
+
+    def plain_train_dataloader(self) -> Any:
+        """The training split in order and unchanged."""
+        return self._loader(self.train, {}, training=False)
+
+    def _loader(self, split: Split, strengths: Mapping[str, float], training: bool) -> Any:
+        config = self.recipe.training
+        workers = config.workers if training else 0
+        return DataLoader(
+            SplitDataset(split, strengths, self.recipe.seed),
+            batch_size=config.batch_size,
+            sampler=EpochSampler(len(split), self.recipe.seed, shuffle=training),
+            collate_fn=Collate(self.kinds, training),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context="spawn" if workers else None,
+        )
+
+
+def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:
+    """Trains, leaves the best epoch's weights in the module, and says which epoch that was.
+
+    Raises:
+        InterruptedRunError: stopped by Ctrl-C or SIGTERM.
+    """
+    _quieten()
+    torch.set_num_threads(available_cores())
+    best = _checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
+    bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_epochs=module.recipe.training.epochs,
+        callbacks=[History(folder), best, _checkpoint(folder, "last"), *bar],
+        enable_progress_bar=bool(bar),
+        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+    )
+    state = folder / LAST if resume else None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
+    except (SystemExit, SIGTERMException):
+        # Lightning's answer to Ctrl-C is to exit with 1.
+        if not trainer.interrupted:
+            raise
+        raise InterruptedRunError(_stopped(folder)) from None
+    checkpoint = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
+    module.load_state_dict(checkpoint["state_dict"])
+    score = float(best.best_model_score or 0.0)
+    say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
+    return {"epoch": checkpoint["epoch"], BEST: score}
+
+
+def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
+    # At the end of the training epoch, when its row is in the history.
+    return ModelCheckpoint(
+        folder, name, enable_version_counter=False, save_on_train_epoch_end=True, **options
+    )
+
+
+def _stopped(folder: Path) -> str:
+    if (folder / LAST).exists():
+        return f"stopped; the same command with --resume goes on (the run is in {folder})"
+    return "stopped before the first epoch ended; the same command starts again"
+
+
+def _quieten() -> None:
+    """Leaves Lightning's warnings that a person can act on."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,54 @@
+"""The measurements of a run, one row per epoch, through stops and resumes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+
+from dimml.files import write_atomic
+from dimml.progress import say
+from train.module import BEST
+
+METRICS = "metrics.csv"
+
+
+class History(lightning.Callback):
+    """Writes `metrics.csv` after each epoch and says how it went.
+
+    Lightning's own CSV logger starts an empty file when a run is resumed; this one's rows are in
+    the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self._started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append({"epoch": trainer.current_epoch, **dict(sorted(metrics.items()))})
+        columns = sorted({name for row in self.rows for name in row} - {"epoch"})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["epoch", *columns], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.folder / METRICS, text.getvalue())
+        say(
+            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
+            f"loss {metrics['train_loss']:.3f}, {BEST} {metrics[BEST]:.4f}, "
+            f"{time.monotonic() - self._started:.1f} s"
+        )
