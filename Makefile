@@ -1,9 +1,10 @@
 PYTHON ?= python3
-BUNDLE ?= runs/digits/bundle
+DIGITS := runs/digits/bundle
+BUNDLE ?= $(DIGITS)
 PORT ?= 3000
 BIN := .venv/bin
 
-.PHONY: install check test serve clean
+.PHONY: install check test serve demo clean
 
 install: .venv/.installed
 
@@ -20,14 +21,18 @@ check: install
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-serve: install $(BUNDLE)/evaluation.json
+# Another bundle is served as it is; the digits are made where they are not there.
+serve: install $(if $(filter $(DIGITS),$(BUNDLE)),$(DIGITS)/evaluation.json)
 	$(BIN)/dimml serve $(BUNDLE) --port $(PORT)
 
-runs/digits/bundle/evaluation.json: | install
+demo: install $(DIGITS)/evaluation.json
+	$(BIN)/python -m serving.demo $(DIGITS)
+
+$(DIGITS)/evaluation.json: | install
 	test -d runs/digits/data || $(BIN)/dimml data digits runs/digits/data
-	test -f runs/digits/run/run.json || $(BIN)/dimml train train/recipes/digits.yaml
-	$(BIN)/dimml export runs/digits/run runs/digits/bundle
-	$(BIN)/dimml evaluate runs/digits/bundle runs/digits/data/manifest.parquet
+	test -f runs/digits/run/run.json || $(BIN)/dimml train train/recipes/digits.yaml $(if $(wildcard runs/digits/run/last.ckpt),--resume)
+	$(BIN)/dimml export runs/digits/run $(DIGITS)
+	$(BIN)/dimml evaluate $(DIGITS) runs/digits/data/manifest.parquet
 
 clean:
 	rm -rf .venv

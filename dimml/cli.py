@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from dataclasses import dataclass
+from inspect import getdoc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,14 +68,24 @@ def build(name: str) -> Any:
     try:
         target = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"`dimml {name}` needs {error.name}, which is not installed: from a checkout run "
-            f"`pip install -e '.[{command.extra or 'serve'}]'`"
-        ) from error
+        raise UsageError(f"`dimml {name}` needs {_missing(command, str(error.name))}") from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     settings = getattr(target, "context_settings", None)
-    single.command(name=name, context_settings=settings)(target)
+    single.command(name=name, context_settings=settings, help=_help(target))(target)
     return typer.main.get_command(single)
+
+
+def _missing(command: Command, module: str) -> str:
+    if module.split(".")[0] == command.target.split(".")[0]:
+        return "a checkout of dimml: the wheel holds the library alone; see its README"
+    extra = f"'.[{command.extra}]'" if command.extra else "."
+    return f"{module}, which is not installed: from a checkout run `pip install -e {extra}`"
+
+
+def _help(function: Any) -> str:
+    """A docstring whose examples keep their lines: click fills paragraphs without this mark."""
+    text, mark, examples = (getdoc(function) or "").partition("Examples:\n")
+    return text + ("\b\n" + mark + examples.replace("\n\n", "\n") if mark else "")
 
 
 def _wants_listing() -> bool:
@@ -90,7 +101,6 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
@@ -104,6 +114,9 @@ def _root(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+
+
+app.callback(invoke_without_command=True, help=_help(_root))(_root)
 
 
 def predict(
@@ -194,6 +207,10 @@ def main() -> None:
     except DimmlError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A full disk, a folder that may not be written: nobody's bug.
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped.\n")
         sys.exit(130)

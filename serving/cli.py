@@ -128,7 +128,7 @@ def _is_ready(url: str) -> bool:
 def _examples(bundle: Bundle, url: str) -> list[str]:
     """Two `curl` command lines with the bundle's own modalities."""
     kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
-    sample = _sample(bundle, kinds)
+    sample = sample_of(bundle)
     parts = [f"-F {shlex.quote(_part(name, sample[name]))}" for name in kinds]
     texts = [name for name, kind in kinds.items() if kind == "text"]
     first = " ".join(["curl", *parts, f"{url}/predict"])
@@ -141,8 +141,9 @@ def _part(name: str, value: Any) -> str:
     return f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
 
 
-def _sample(bundle: Bundle, kinds: dict[str, str]) -> dict[str, Any]:
+def sample_of(bundle: Bundle) -> dict[str, Any]:
     """A sample of the bundle's data where that lies beside it, else placeholders."""
+    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
     table = bundle.path.parent / "data" / "manifest.parquet"
     if table.is_file():
         from dimml.table import read_rows

@@ -38,6 +38,15 @@ def frames_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def any_length_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported bundle whose audio modality keeps each recording at its own length."""
+    return export_tiny(
+        tmp_path_factory.mktemp("bundles") / "any_length",
+        {"audio": ("audio", {"seconds": None}), "text": ("text", {"max_length": 16})},
+    )
+
+
 def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -> Path:
     """Exports an untrained model of small encoders, its random weights fixed by a seed."""
     import torch

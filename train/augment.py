@@ -18,6 +18,8 @@ def augment(arrays: Arrays, strength: float, random: np.random.Generator) -> Arr
         strength: 0 (no change) to 1.
         random: the only source of randomness.
     """
+    if strength == 0:
+        return {name: array.copy() for name, array in arrays.items()}
     if "power" in arrays:
         return {"power": _mask_spectrogram(arrays["power"], strength, random)}
     if "pixels" in arrays:
@@ -48,10 +50,10 @@ def _shift_and_erase(
 ) -> np.ndarray:
     """Shifts [..., height, width] and blanks a rectangle: the same for every frame of a clip."""
     height, width = pixels.shape[-2:]
-    reach = int(min(height, width) * 0.12 * strength)
+    reach = max(1, int(min(height, width) * 0.12 * strength))
     down, right = random.integers(-reach, reach + 1, size=2)
     changed = np.roll(pixels, (int(down), int(right)), axis=(-2, -1))
-    size = random.integers(0, max(1, int(min(height, width) * 0.4 * strength)), size=2)
+    size = random.integers(0, max(2, int(min(height, width) * 0.4 * strength)), size=2)
     top = int(random.integers(0, height - size[0] + 1))
     left = int(random.integers(0, width - size[1] + 1))
     changed[..., top : top + size[0], left : left + size[1]] = pixels.mean()

@@ -36,6 +36,7 @@ def train(
         list[str] | None, typer.Option("--set", help="key=value, replacing the recipe's.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The run's description.")] = False,
 ) -> None:
     """Train a recipe. Ctrl-C stops it (exit 3); --resume goes on.
 
@@ -48,10 +49,10 @@ def train(
 
     loaded = load_recipe(recipe, settings)
     folder = out or Path("runs") / loaded.name / "run"
-    from train.run import train_run
+    from train.run import RUN, train_run
 
     train_run(loaded, folder, resume)
-    typer.echo(folder)
+    typer.echo((folder / RUN).read_text().strip() if as_json else folder)
 
 
 def evaluate(

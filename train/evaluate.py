@@ -63,7 +63,7 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
         "split": split,
         "samples": len(rows),
         "bundle": predictor.bundle.id,
-        "subsets": {name: _measure(pairs) for name, pairs in found.items() if pairs},
+        "subsets": {name: measure(pairs) for name, pairs in found.items() if pairs},
     }
 
 
@@ -97,11 +97,14 @@ def model_card(path: Path, report: dict[str, Any]) -> str:
     )
 
 
-def _only(item: Prepared, subset: Sequence[str]) -> Prepared:
-    return Prepared({name: item.arrays[name] for name in subset}, {})
+def measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
+    """Accuracy, macro-F1, NLL (nats) and ECE (15 equal-width bins of confidence).
 
+    A class that is neither true nor predicted of any sample takes no part in the macro-F1.
 
-def _measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
+    Args:
+        pairs: probabilities [classes] and the true class, per sample.
+    """
     probabilities: Tensor = torch.tensor([p for p, _ in pairs])
     labels = torch.tensor([y for _, y in pairs])
     classes = probabilities.shape[1]
@@ -115,3 +118,7 @@ def _measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
         "nll": float(functional.nll_loss(logs, labels)),
         "ece": float(multiclass_calibration_error(below_one, labels, classes, ECE_BINS)),
     }
+
+
+def _only(item: Prepared, subset: Sequence[str]) -> Prepared:
+    return Prepared({name: item.arrays[name] for name in subset}, {})

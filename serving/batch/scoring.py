@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
@@ -28,6 +29,7 @@ def score(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Add a column of all probabilities.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False,
 ) -> None:
     """Predict every row of a table; a row that cannot be read gets its error.
 
@@ -41,7 +43,7 @@ def score(
     predictor = Predictor.load(bundle, providers)
     rows, errors = score_table(predictor, table, out, on_unreadable, probabilities)  # type: ignore[arg-type]
     say(f"{rows} rows, {errors} with errors")
-    typer.echo(out)
+    typer.echo(json.dumps({"output": str(out), "rows": rows, "errors": errors}) if as_json else out)
 
 
 def score_table(

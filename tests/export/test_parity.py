@@ -1,0 +1,208 @@
+"""A bundle is written only where ONNX and PyTorch agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dimml.bundle import Bundle, Manifest
+from dimml.errors import ParityError
+from dimml.modalities import Arrays, Kind
+from dimml.nn.encoders import build_encoder
+from dimml.nn.model import DetachedModel
+from export.bundle import export_run
+from export.onnx import write_bundle
+from export.parity import parity_check
+from train.config import load_recipe
+from train.run import train_run
+
+NAMES = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model and its bundle, which `parity_check` let pass."""
+
+    model: DetachedModel
+    bundle: Bundle
+    kinds: Mapping[str, Kind]
+    samples: Mapping[str, list[Arrays]]
+
+
+def samples_of(kinds: Mapping[str, Kind]) -> dict[str, list[Arrays]]:
+    random = np.random.default_rng(0)
+    values: dict[str, list[Any]] = {
+        "image": [random.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(5)],
+        "text": ["a", "seven", "one two three a b c", "number"],
+    }
+    return {
+        name: [kind.preprocess(kind.decode(value)) for value in values[name]]
+        for name, kind in kinds.items()
+    }
+
+
+def write(path: Path, source: Bundle, model: DetachedModel, check: Any) -> None:
+    """A bundle of `model` that is otherwise as `source`."""
+    specs = {name: source.manifest.modalities[name] for name in NAMES}
+    kinds = {name: source.kinds()[name] for name in NAMES}
+    assets = {name: source.assets(spec) for name, spec in specs.items()}
+    labels = source.manifest.labels
+    settings = {"name": "parity", "labels": labels, "created": "2026-01-01T00:00:00Z"}
+    write_bundle(path, model, kinds, specs, assets, provenance={}, check=check, **settings)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    source = Bundle.load(tiny_bundle)
+    kinds = {name: source.kinds()[name] for name in NAMES}
+    torch.manual_seed(1)
+    encoders = [build_encoder(kind, 16) for kind in kinds.values()]
+    model = DetachedModel(NAMES, encoders, 16, len(source.manifest.labels))
+    model.fusion.set_calibration([0.7, 1.3], 0.4, [1, 1, 1, 0.8])
+    samples = samples_of(kinds)
+    path = tmp_path_factory.mktemp("parity") / "bundle"
+    write(path, source, model, parity_check(model, kinds, samples))
+    return Exported(model, Bundle.load(path), kinds, samples)
+
+
+@contextmanager
+def moved(tensor: torch.Tensor, by: float) -> Iterator[None]:
+    """A tensor, all of it changed for a while."""
+    before = tensor.detach().clone()
+    with torch.no_grad():
+        tensor.add_(by)
+        try:
+            yield
+        finally:
+            tensor.copy_(before)
+
+
+def check(exported: Exported) -> None:
+    run = parity_check(exported.model, exported.kinds, exported.samples)
+    run(exported.bundle.path, exported.bundle.manifest)
+
+
+def test_a_real_export_passes(exported: Exported) -> None:
+    assert list(exported.bundle.manifest.modalities) == list(NAMES)
+    check(exported)
+    # And it does so by a wide margin, over what the exporter is known for.
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("export.parity.TOLERANCE", 1e-5)
+        check(exported)
+
+
+PERTURBED: dict[str, tuple[Callable[[DetachedModel], torch.Tensor], str]] = {
+    "a weight of the image encoder": (
+        lambda model: model.get_parameter("encoders.0.projection.weight")[0],
+        "image, batch 1",
+    ),
+    "statistics of its batch normalisation": (
+        lambda model: next(b for n, b in model.encoders[0].named_buffers() if "mean" in n),
+        "image, batch 1",
+    ),
+    "a weight of the text encoder": (
+        lambda model: model.get_parameter("encoders.1.projection.bias")[:1],
+        "text, batch 1",
+    ),
+    "the shared classifier": (
+        lambda model: model.fusion.shared_classifier.bias[:1],
+        "classifier, image, batch 1",
+    ),
+    "the temperature of the second modality": (
+        lambda model: model.fusion.modality_temperature[1:],
+        "classifier, text, batch 1",
+    ),
+    "the temperature of the fusion": (
+        lambda model: model.fusion.fusion_temperature,
+        r"classifier, image\+text, batch 1",
+    ),
+    "the temperature of the pair": (
+        lambda model: model.fusion.subset_temperature[3:],
+        r"classifier, image\+text, batch 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PERTURBED)
+def test_a_model_that_is_not_what_was_exported_is_refused_by_name_and_difference(
+    exported: Exported, what: str
+) -> None:
+    tensor, where = PERTURBED[what]
+    with (
+        moved(tensor(exported.model), 0.05),
+        pytest.raises(ParityError, match=rf"{where}: .* differ by \d.*, over 0\.0001;"),
+    ):
+        check(exported)
+
+
+def test_a_difference_that_is_no_number_is_refused(exported: Exported) -> None:
+    bias = exported.model.fusion.shared_classifier.bias[:1]
+    with moved(bias, float("nan")), pytest.raises(ParityError, match="differ by nan"):
+        check(exported)
+
+
+def test_every_sample_is_compared_not_the_first_alone(exported: Exported) -> None:
+    # A token that the fourth text alone has: no batch of one or two holds it.
+    token = int(exported.samples["text"][3]["input_ids"][1])
+    embedding = exported.model.get_parameter(
+        "encoders.1.backbone.embeddings.word_embeddings.weight"
+    )
+    with moved(embedding[token, :1], 1.0), pytest.raises(ParityError, match="text, batch 7"):
+        check(exported)
+
+
+class TestNothingIsLeft:
+    @pytest.fixture
+    def tampering(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every encoder changes as soon as its graph is written."""
+        from export import onnx
+
+        export_encoder = onnx.export_encoder
+
+        def tamper(encoder: Any, kind: Kind, path: Path) -> None:
+            export_encoder(encoder, kind, path)
+            with torch.no_grad():
+                encoder.projection.bias += 0.05
+
+        monkeypatch.setattr("export.onnx.export_encoder", tamper)
+
+    def test_of_a_new_bundle(self, exported: Exported, tmp_path: Path, tampering: None) -> None:
+        def refuse(folder: Path, manifest: Manifest) -> None:
+            assert (folder / "image.onnx").is_file()
+            parity_check(exported.model, exported.kinds, exported.samples)(folder, manifest)
+
+        biases = [encoder.projection.bias for encoder in exported.model.encoders]
+        with moved(biases[0], 0), moved(biases[1], 0), pytest.raises(ParityError, match="image"):
+            write(tmp_path / "new", exported.bundle, exported.model, refuse)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_of_a_run_and_the_bundle_before_it_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    ) -> None:
+        rows = [
+            f"{split},{label},it is {label}"
+            for split in ("train", "validation")
+            for label in ("red", "blue") * 4
+        ]
+        (tmp_path / "data.csv").write_text("\n".join(["split,label,note", *rows]))
+        (tmp_path / "recipe.yaml").write_text(
+            f"name: notes\ndata: {tmp_path / 'data.csv'}\nfeature_dim: 8\n"
+            "modalities: {note: text}\ntraining: {epochs: 1}\n"
+        )
+        train_run(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run", resume=False)
+        folder = tmp_path / "bundles"
+        export_run(tmp_path / "run", folder / "bundle")
+        before = Bundle.load(folder / "bundle").id
+        request.getfixturevalue("tampering")
+        for name in ("bundle", "other"):
+            with pytest.raises(ParityError, match="note, batch 1"):
+                export_run(tmp_path / "run", folder / name)
+        assert [path.name for path in folder.iterdir()] == ["bundle"]
+        assert Bundle.load(folder / "bundle").id == before

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pydantic
+import pytest
+
+from dimml.modalities import Image
+
+RAW = {"mean": [0.0], "std": [1.0]}
+SIZE = (8, 8)
+
+
+def image(**config: Any) -> Image:
+    return Image("view", {"size": SIZE, **RAW, **config})
+
+
+def encode(picture: PIL.Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def animation(levels: Sequence[int], form: str) -> bytes:
+    frames = [PIL.Image.new("L", SIZE, level) for level in levels]
+    return encode(frames[0], form, save_all=True, append_images=frames[1:])
+
+
+def pixels(kind: Image, value: Any) -> np.ndarray:
+    """The preprocessed value in 8-bit units."""
+    return kind.preprocess(kind.decode(value))["pixels"] * 255
+
+
+def palette(transparent: bool) -> PIL.Image.Image:
+    picture = PIL.Image.new("P", SIZE, 1)
+    picture.putpalette([0, 0, 0, 255, 0, 0])
+    if transparent:
+        picture.info["transparency"] = 1
+    return picture
+
+
+# Each is one colour all over; with it, what is expected as RGB and as grey.
+MODES = {
+    "1": (PIL.Image.new("1", SIZE, 1), (255, 255, 255), 255),
+    "L": (PIL.Image.new("L", SIZE, 100), (100, 100, 100), 100),
+    "LA, half transparent": (PIL.Image.new("LA", SIZE, (0, 128)), (127, 127, 127), 127),
+    "P": (palette(transparent=False), (255, 0, 0), 76),
+    "P, transparent": (palette(transparent=True), (255, 255, 255), 255),
+    "RGB": (PIL.Image.new("RGB", SIZE, (10, 20, 30)), (10, 20, 30), 18),
+    "RGBA, transparent": (PIL.Image.new("RGBA", SIZE, (10, 20, 30, 0)), (255, 255, 255), 255),
+    "RGBA, opaque": (PIL.Image.new("RGBA", SIZE, (10, 20, 30, 255)), (10, 20, 30), 18),
+    "CMYK": (PIL.Image.new("CMYK", SIZE, (0, 255, 255, 0)), (255, 0, 0), 76),
+    "YCbCr": (PIL.Image.new("YCbCr", SIZE, (100, 128, 128)), (100, 100, 100), 100),
+    "I;16": (PIL.Image.new("I;16", SIZE, 257 * 100), (100, 100, 100), 100),
+    "I, 16 bits": (PIL.Image.new("I", SIZE, 257 * 100), (100, 100, 100), 100),
+    "I, 8 bits": (PIL.Image.new("I", SIZE, 100), (100, 100, 100), 100),
+    "F, 0 to 1": (PIL.Image.new("F", SIZE, 0.4), (102, 102, 102), 102),
+    "F, 0 to 255": (PIL.Image.new("F", SIZE, 102.0), (102, 102, 102), 102),
+    "F, NaN": (PIL.Image.new("F", SIZE, float("nan")), (0, 0, 0), 0),
+}
+
+
+@pytest.mark.parametrize(("picture", "rgb", "grey"), MODES.values(), ids=MODES)
+class TestModes:
+    def test_they_become_colour_or_grey(
+        self, picture: PIL.Image.Image, rgb: tuple[int, ...], grey: int
+    ) -> None:
+        for channels, expected in ((3, rgb), (1, (grey,))):
+            found = pixels(image(channels=channels), picture)
+            assert (found.dtype, found.shape) == (np.float32, (channels, *SIZE))
+            np.testing.assert_allclose(found[:, 3, 3], expected, atol=1)
+            assert np.ptp(found, axis=(1, 2)) == pytest.approx(0, abs=1e-4)
+
+    def test_they_are_the_same_from_a_file(
+        self, picture: PIL.Image.Image, rgb: tuple[int, ...], grey: int
+    ) -> None:
+        form = {"CMYK": "TIFF", "F": "TIFF", "I": "TIFF", "YCbCr": "JPEG"}.get(picture.mode, "PNG")
+        assert pixels(image(), encode(picture, form))[:, 3, 3] == pytest.approx(rgb, abs=1)
+
+
+LEFT_RED = np.zeros((4, 8, 3), np.uint8)
+LEFT_RED[:, :4, 0] = 255
+
+
+class TestDecoding:
+    @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
+    def test_formats(self, form: str) -> None:
+        data = encode(PIL.Image.new("RGB", SIZE, (200, 100, 50)), form)
+        assert pixels(image(), data)[:, 4, 4] == pytest.approx([200, 100, 50], abs=4)
+
+    def test_bytes_paths_files_and_arrays_are_the_same(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        path.write_bytes(encode(PIL.Image.fromarray(LEFT_RED)))
+        with path.open("rb") as file:
+            values = [path.read_bytes(), path, str(path), file, PIL.Image.open(path), LEFT_RED]
+            for value in values:
+                np.testing.assert_array_equal(np.asarray(image().decode(value)[0]), LEFT_RED)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_the_exif_orientation_is_applied(self, orientation: int) -> None:
+        upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+        # How a camera that writes this orientation stores the picture.
+        stored = {
+            1: upright,
+            2: upright[:, ::-1],
+            3: upright[::-1, ::-1],
+            4: upright[::-1],
+            5: upright.T,
+            6: np.rot90(upright),
+            7: upright[::-1, ::-1].T,
+            8: np.rot90(upright, -1),
+        }[orientation]
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(PIL.Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+        np.testing.assert_array_equal(np.asarray(image(channels=1).decode(data)[0]), upright)
+
+
+class TestPreprocessing:
+    @pytest.mark.parametrize(
+        ("resize", "first_row", "middle_row"),
+        [
+            ("stretch", [255, 255, 0, 0], [255, 255, 0, 0]),
+            ("crop", [255, 255, 0, 0], [255, 255, 0, 0]),
+            ("pad", [0, 0, 0, 0], [255, 255, 0, 0]),
+        ],
+    )
+    def test_resize_policies(
+        self, resize: str, first_row: list[int], middle_row: list[int]
+    ) -> None:
+        red = pixels(image(resize=resize), LEFT_RED)[0]
+        edges = [0, 1, -2, -1]
+        np.testing.assert_allclose(red[0, edges], first_row, atol=1)
+        np.testing.assert_allclose(red[4, edges], middle_row, atol=1)
+
+    def test_crop_keeps_the_middle(self) -> None:
+        wide = np.zeros((8, 24), np.uint8)
+        wide[:, 8:16] = 200
+        np.testing.assert_array_equal(pixels(image(resize="crop"), wide), 200)
+
+    @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 2_000), (2_000, 1), (3, 5)])
+    def test_any_shape_becomes_the_size(self, resize: str, shape: tuple[int, int]) -> None:
+        found = pixels(image(resize=resize, size=(6, 10)), np.full(shape, 200, np.uint8))
+        assert found.shape == (3, 6, 10)
+        assert found.max() == pytest.approx(200, abs=1)
+
+    def test_mean_and_std_are_per_channel(self) -> None:
+        kind = image(mean=[0.0, 0.5, 1.0], std=[1.0, 0.5, 0.25])
+        found = kind.preprocess(kind.decode(np.full((8, 8, 3), 255, np.uint8)))["pixels"]
+        np.testing.assert_allclose(found[:, 0, 0], [1.0, 1.0, 0.0])
+
+    @pytest.mark.parametrize(
+        "config", [{"mean": [0.5, 0.5]}, {"std": [0.0]}, {"channels": 2}, {"sise": [8, 8]}]
+    )
+    def test_invalid_settings_are_refused(self, config: dict[str, Any]) -> None:
+        with pytest.raises(pydantic.ValidationError, match=next(iter(config))):
+            image(**config)
+
+
+class TestFrames:
+    @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+    @pytest.mark.parametrize(
+        ("frames", "levels"), [(1, [100]), (3, [20, 100, 180]), (5, [20, 60, 100, 140, 180])]
+    )
+    def test_an_animation_gives_evenly_spaced_ones(
+        self, form: str, frames: int, levels: list[int]
+    ) -> None:
+        found = pixels(image(frames=frames), animation([20, 60, 100, 140, 180], form))
+        assert found.shape == (frames, 3, *SIZE)
+        np.testing.assert_allclose(found[:, 0, 0, 0], levels, atol=2)
+
+    def test_a_list_gives_evenly_spaced_ones_and_repeats_where_it_is_short(self) -> None:
+        values = [encode(PIL.Image.new("L", SIZE, level)) for level in (10, 20, 30, 40)]
+        assert pixels(image(frames=2), values)[:, 0, 0, 0] == pytest.approx([20, 40])
+        assert pixels(image(frames=2), values[:1])[:, 0, 0, 0] == pytest.approx([10, 10])
+        assert pixels(image(frames=2), values[0])[:, 0, 0, 0] == pytest.approx([10, 10])
+
+    def test_without_frames_an_animation_is_its_first(self) -> None:
+        assert pixels(image(), animation([20, 180], "GIF"))[0, 0, 0] == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("value", "blank"),
+    [
+        (np.zeros((8, 8), np.uint8), True),
+        (np.full((8, 8, 3), (10, 200, 90), np.uint8), True),
+        (np.array([[100, 102]], np.uint8), True),
+        (np.array([[100, 103]], np.uint8), False),
+        (LEFT_RED, False),
+        (PIL.Image.new("RGBA", SIZE, (10, 20, 30, 0)), True),
+    ],
+)
+def test_a_blank_image_is_warned_of(value: Any, blank: bool) -> None:
+    kind = image()
+    assert kind.warnings(kind.decode(value)) == (("the image is blank",) if blank else ())
+
+
+def test_an_animation_is_blank_only_where_all_its_frames_are() -> None:
+    kind = image(frames=2)
+    assert kind.warnings(kind.decode([np.zeros(SIZE, np.uint8), LEFT_RED])) == ()

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimml.bundle import MANIFEST, Bundle, Manifest, ModalitySpec, file_entry, new_folder
+from dimml.errors import BundleError, UsageError
+from dimml.modalities import Limits
+
+GRAPHS = ("front.onnx", "classifier.onnx")
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """A bundle of one image modality; its graphs are not looked into when it is loaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in GRAPHS:
+        (folder / file).write_bytes(file.encode())
+    spec = ModalitySpec(
+        kind="image",
+        graph="front.onnx",
+        inputs=("pixels",),
+        preprocessing={"size": [8, 8]},
+        encoder="small",
+    )
+    manifest = Manifest(
+        name="tiny",
+        created="2026-01-01T00:00:00Z",
+        labels=("no", "yes"),
+        feature_dim=4,
+        modalities={"front": spec},
+        files={file: file_entry(folder / file) for file in GRAPHS},
+    )
+    document = manifest.model_dump(mode="json") | changes
+    (folder / MANIFEST).write_text(json.dumps(document))
+    return folder
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    document = json.loads((folder / MANIFEST).read_text())
+    change(document)
+    (folder / MANIFEST).write_text(json.dumps(document))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(folder)
+    return caught.value.message
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write(tmp_path / "bundle")
+
+
+class TestLoad:
+    def test_it_is_named_after_its_manifest(self, bundle: Path) -> None:
+        digest = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+        loaded = Bundle.load(str(bundle))
+        assert loaded.id == f"tiny@{digest[:12]}"
+        assert loaded.manifest.labels == ("no", "yes")
+
+    def test_its_kinds_have_its_preprocessing_and_the_given_limits(self, bundle: Path) -> None:
+        [(name, kind)] = Bundle.load(bundle).kinds(Limits(pixels=64)).items()
+        assert (name, kind.limits.pixels) == ("front", 64)
+        assert kind.preprocess(kind.decode(kind.example()))["pixels"].shape == (3, 8, 8)
+
+    def test_reports_beside_it_are_not_part_of_it(self, bundle: Path) -> None:
+        before = Bundle.load(bundle).id
+        (bundle / "evaluation.json").write_text("{}")
+        assert Bundle.load(bundle).id == before
+
+    def test_preprocessing_that_its_kind_does_not_know_is_refused(self, bundle: Path) -> None:
+        edit(bundle, lambda m: m["modalities"]["front"]["preprocessing"].update(sise=[8, 8]))
+        with pytest.raises(BundleError, match=r"front: invalid preprocessing(.|\n)*sise"):
+            Bundle.load(bundle).kinds()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("name", ["none", "empty", "file"])
+    def test_what_is_no_bundle(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "file").touch()
+        assert "is not a bundle" in (message := refusal(tmp_path / name))
+        assert "dimml export RUN BUNDLE" in message
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b"{}", b'{"format": "other"}'],
+        ids=["empty", "cut", "not UTF-8", "deep", "a list", "null", "no format", "another format"],
+    )
+    def test_a_malformed_manifest(self, bundle: Path, content: bytes) -> None:
+        (bundle / MANIFEST).write_bytes(content)
+        assert f"{MANIFEST} is not" in refusal(bundle)
+
+    @pytest.mark.parametrize("version", [0, 2, "1", None])
+    def test_an_unknown_version(self, bundle: Path, version: object) -> None:
+        edit(bundle, lambda m: m.update(version=version))
+        assert f"format version {version}; this dimml reads version 1" in refusal(bundle)
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda m: m.update(colour="red"), "colour"),
+            (lambda m: m["modalities"]["front"].update(colour="red"), "modalities.front.colour"),
+            (lambda m: m.pop("labels"), "labels"),
+            (lambda m: m.update(labels=["yes"]), "labels"),
+            (lambda m: m.update(labels=["yes", "yes"]), "labels must be distinct"),
+            (lambda m: m.update(feature_dim=0), "feature_dim"),
+            (lambda m: m.update(modalities={}), "modalities"),
+            (lambda m: m.update(modalities={"Front!": m["modalities"]["front"]}), "Front!"),
+            (lambda m: m["modalities"]["front"].update(kind="smell"), "known: audio, image, text"),
+            (lambda m: m.update(precision="fp8"), "precision"),
+            (lambda m: m["files"].pop("front.onnx"), "no checksum for front.onnx"),
+            (lambda m: m["files"]["front.onnx"].update(sha256="00"), "files.front.onnx.sha256"),
+        ],
+        ids=[
+            "unknown key",
+            "unknown key of a modality",
+            "no labels",
+            "one label",
+            "a label twice",
+            "no features",
+            "no modalities",
+            "a name that does for no field",
+            "unknown kind",
+            "unknown precision",
+            "a file without a checksum",
+            "no checksum",
+        ],
+    )
+    def test_an_invalid_manifest(
+        self, bundle: Path, change: Callable[[dict[str, Any]], Any], says: str
+    ) -> None:
+        edit(bundle, change)
+        assert says in refusal(bundle)
+
+    @pytest.mark.parametrize(
+        "name", ["../x.onnx", "/etc/passwd", "..", ".", "a/b", "a\\b", ".x", ""]
+    )
+    def test_a_path_outside_the_folder(self, bundle: Path, name: str) -> None:
+        for change in (
+            lambda m: m["files"].update({name: m["files"]["front.onnx"]}),
+            lambda m: m["modalities"]["front"].update(graph=name),
+            lambda m: m["modalities"]["front"].update(assets={"tokenizer.json": name}),
+            lambda m: m.update(classifier=name),
+        ):
+            edit(write(bundle), change)
+            assert "should match pattern" in refusal(bundle)
+
+    def test_a_link_in_place_of_a_file(self, bundle: Path, tmp_path: Path) -> None:
+        (bundle / "front.onnx").rename(tmp_path / "outside.onnx")
+        (bundle / "front.onnx").symlink_to(tmp_path / "outside.onnx")
+        assert "front.onnx is missing or is not a plain file" in refusal(bundle)
+
+    def test_a_missing_file(self, bundle: Path) -> None:
+        (bundle / "classifier.onnx").unlink()
+        assert "classifier.onnx is missing" in refusal(bundle)
+
+    @pytest.mark.parametrize("content", [b"FRONT.onnx", b"front.onnx ", b""])
+    def test_a_file_that_is_not_the_one_exported(self, bundle: Path, content: bytes) -> None:
+        (bundle / "front.onnx").write_bytes(content)
+        assert "front.onnx is not the file that was exported" in refusal(bundle)
+
+
+class TestNewFolder:
+    @pytest.mark.parametrize("existing", ["nothing", "empty", "bundle"])
+    def test_it_takes_the_name_when_it_is_whole(self, tmp_path: Path, existing: str) -> None:
+        path = tmp_path / "deep" / "bundle"
+        if existing != "nothing":
+            path.mkdir(parents=True)
+        if existing == "bundle":
+            write(path)
+        with new_folder(path) as folder:
+            before = sorted(path.iterdir()) if path.exists() else None
+            write(folder, name="new")
+            assert before == (sorted(path.iterdir()) if path.exists() else None)
+        assert Bundle.load(path).manifest.name == "new"
+        assert list(path.parent.iterdir()) == [path]
+        assert path.stat().st_mode & 0o777 == 0o755
+
+    @pytest.mark.parametrize("existing", [False, True])
+    def test_a_failure_midway_leaves_everything_as_it_was(
+        self, tmp_path: Path, existing: bool
+    ) -> None:
+        path = tmp_path / "bundle"
+        if existing:
+            write(path)
+        with pytest.raises(TypeError), new_folder(path) as folder:
+            write(write(folder), name=object())
+        assert list(tmp_path.iterdir()) == ([path] if existing else [])
+        assert not existing or Bundle.load(path).manifest.name == "tiny"
+
+    def test_a_failure_to_take_the_name_leaves_the_old_bundle(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rename = Path.rename
+
+        def fail_once(source: Path, target: Path) -> Path:
+            if target == bundle:
+                monkeypatch.undo()
+                raise OSError("no space")
+            return rename(source, target)
+
+        monkeypatch.setattr(Path, "rename", fail_once)
+        with pytest.raises(OSError, match="no space"), new_folder(bundle) as folder:
+            write(folder, name="new")
+        assert Bundle.load(bundle).manifest.name == "tiny"
+        assert list(bundle.parent.iterdir()) == [bundle]
+
+    def test_a_link_goes_on_pointing_to_the_bundle(self, bundle: Path, tmp_path: Path) -> None:
+        link = tmp_path / "latest"
+        link.symlink_to(bundle)
+        with new_folder(link) as folder:
+            write(folder, name="new")
+        assert link.is_symlink()
+        assert Bundle.load(bundle).manifest.name == "new"
+        assert sorted(tmp_path.iterdir()) == [bundle, link]
+
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("precious.txt", "x"),
+            (MANIFEST, "{}"),
+            (MANIFEST, '{"name": "web page"}'),
+            (MANIFEST, "["),
+        ],
+    )
+    def test_a_folder_that_is_no_bundle_is_never_replaced(
+        self, tmp_path: Path, file: str, content: str
+    ) -> None:
+        (tmp_path / file).write_text(content)
+        with pytest.raises(UsageError, match="is not a bundle"), new_folder(tmp_path):
+            pass
+        assert (tmp_path / file).read_text() == content
+
+    def test_nor_is_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "bundle"
+        path.write_text("x")
+        with pytest.raises(UsageError, match="is a file; name a folder"), new_folder(path):
+            pass
+        assert path.read_text() == "x"

@@ -1,0 +1,168 @@
+"""Evaluation: each subset over the rows that have at least it, in numbers restated here."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from dimml import Predictor
+from dimml.errors import ManifestError
+from dimml.samples import subset_name, subsets
+from train.evaluate import evaluate_bundle, measure, model_card, table
+
+NAMES = ("front", "rear", "note")
+LABELS = ("zero", "one", "two", "three")
+WORDS = ("a", "seven", "one two three", "number b c d")
+
+
+def restated(probabilities: Sequence[Sequence[float]], labels: Sequence[int]) -> dict[str, float]:
+    """The four numbers by their definitions."""
+    p, y = np.asarray(probabilities), np.asarray(labels)
+    said, confidence = p.argmax(axis=1), p.max(axis=1)
+    right = said == y
+    f1 = []
+    for label in sorted(set(said) | set(y)):
+        hits = (right & (y == label)).sum()
+        f1.append(2 * hits / ((said == label).sum() + (y == label).sum()))
+    bins = np.minimum(np.floor(confidence * 15), 14)
+    return {
+        "samples": len(y),
+        "accuracy": right.mean(),
+        "macro_f1": np.mean(f1),
+        "nll": -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean(),
+        "ece": sum(
+            abs(right[bins == b].sum() - confidence[bins == b].sum()) / len(y) for b in set(bins)
+        ),
+    }
+
+
+class TestMeasure:
+    @pytest.mark.parametrize("sharpness", [0.3, 1.0, 5.0])
+    @pytest.mark.parametrize("samples", [1, 7, 400])
+    def test_is_as_defined(self, samples: int, sharpness: float) -> None:
+        random = np.random.default_rng(samples)
+        scores = np.exp(sharpness * random.standard_normal((samples, 6)))
+        probabilities = (scores / scores.sum(axis=1, keepdims=True)).tolist()
+        labels = random.integers(0, 6, samples).tolist()
+        found = measure(list(zip(probabilities, labels, strict=True)))
+        assert found == pytest.approx(restated(probabilities, labels), abs=1e-5)
+
+    def test_a_certain_answer_falls_into_the_last_of_fifteen_bins(self) -> None:
+        # In one bin: one right in two, at 0.975 on average. In two: |1 - 1| and |0 - 0.95|.
+        found = measure([([1.0, 0.0], 0), ([0.95, 0.05], 1)])
+        assert found["ece"] == pytest.approx(0.475, abs=1e-6)
+
+    def test_a_certain_answer_that_is_wrong_has_a_finite_loss(self) -> None:
+        assert measure([([1.0, 0.0], 1)])["nll"] == pytest.approx(-np.log(1e-12), rel=1e-4)
+
+    def test_a_class_that_does_not_occur_takes_no_part_in_the_macro_f1(self) -> None:
+        assert measure([([0.9, 0.1, 0.0], 0), ([0.2, 0.8, 0.0], 1)])["macro_f1"] == 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 test rows, most with gaps, a few with broken files; one row of another split."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    random = np.random.default_rng(0)
+    (folder / "broken.png").write_bytes(b"junk")
+    with (folder / "data.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "split", "label", *NAMES])
+        for number in range(80):
+            cells = []
+            for side in ("front", "rear"):
+                name = f"{side}{number}.png"
+                pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / name)
+                cells.append(name if random.random() < 0.6 else "")
+            cells.append(WORDS[number % 4])
+            if number % 20 == 0:
+                cells[0] = "broken.png"
+            # The last label stays unused.
+            writer.writerow([number, "test", LABELS[number % 3], *cells])
+        writer.writerow([80, "train", "zero", "", "", "seven"])
+    return folder / "data.csv"
+
+
+@pytest.fixture(scope="module")
+def report(free_names_bundle: Path, data: Path) -> dict[str, Any]:
+    return evaluate_bundle(free_names_bundle, data, "test")
+
+
+@pytest.fixture(scope="module")
+def rows(data: Path) -> list[dict[str, str]]:
+    """The test rows, with absolute paths and without what is empty or broken."""
+    with data.open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    return [
+        {
+            key: str(data.parent / value) if key in ("front", "rear") else value
+            for key, value in row.items()
+            if value not in ("", "broken.png")
+        }
+        for row in found
+    ]
+
+
+class TestEvaluateBundle:
+    @pytest.mark.parametrize("subset", list(subsets(NAMES)), ids=subset_name)
+    def test_a_subset_is_measured_on_the_rows_that_have_at_least_it_all_else_masked(
+        self,
+        free_names_bundle: Path,
+        report: dict[str, Any],
+        rows: list[dict[str, str]],
+        subset: tuple[str, ...],
+    ) -> None:
+        kept = [row for row in rows if set(subset) <= set(row)]
+        assert 0 < len(kept)
+        predictor = Predictor.load(free_names_bundle, "cpu")
+        answers = [predictor.predict({name: row[name] for name in subset}) for row in kept]
+        probabilities = [list(answer.probabilities.values()) for answer in answers]
+        wanted = restated(probabilities, [LABELS.index(row["label"]) for row in kept])
+        assert report["subsets"][subset_name(subset)] == pytest.approx(wanted, abs=1e-4)
+
+    def test_the_report_has_the_form_of_evaluation_json(
+        self, free_names_bundle: Path, report: dict[str, Any]
+    ) -> None:
+        assert (report["split"], report["samples"]) == ("test", 80)
+        assert report["bundle"] == Predictor.load(free_names_bundle, "cpu").bundle.id
+        assert list(report["subsets"]) == [subset_name(subset) for subset in subsets(NAMES)]
+        for row in report["subsets"].values():
+            assert list(row) == ["samples", "accuracy", "macro_f1", "nll", "ece"]
+        counts = [row["samples"] for row in report["subsets"].values()]
+        assert counts[2] == 80
+        assert max(counts[:2]) < 80
+        assert counts[-1] < min(counts[:2])
+
+    def test_a_subset_that_no_row_has_is_left_out(
+        self, free_names_bundle: Path, data: Path
+    ) -> None:
+        assert list(evaluate_bundle(free_names_bundle, data, "train")["subsets"]) == ["note"]
+
+    def test_a_label_the_bundle_does_not_know_is_refused(
+        self, free_names_bundle: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "data.csv"
+        path.write_text("split,label,note\ntest,zero,seven\ntest,nine,seven\n")
+        with pytest.raises(ManifestError, match=r"\['nine'\]; it knows zero, one, two, three"):
+            evaluate_bundle(free_names_bundle, path, "test")
+
+    def test_a_split_without_rows_is_refused(self, free_names_bundle: Path, data: Path) -> None:
+        with pytest.raises(ManifestError, match="no labelled row in its validation split"):
+            evaluate_bundle(free_names_bundle, data, "validation")
+
+
+def test_the_model_card_shows_every_number(free_names_bundle: Path, report: dict[str, Any]) -> None:
+    card = model_card(free_names_bundle, report)
+    assert card.endswith(table(report) + "\n")
+    for name, row in report["subsets"].items():
+        numbers = [f"{row[key]:.4f}" for key in ("accuracy", "macro_f1", "nll", "ece")]
+        assert f"| {name} | {row['samples']} | {' | '.join(numbers)} |" in card
+    for name in (*NAMES, *LABELS):
+        assert name in card
