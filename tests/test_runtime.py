@@ -21,7 +21,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def graph_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """y = tanh(x @ w), x float32 [N, 64]."""
+    """A graph of `y = tanh(x @ w)`, x float32 [N, 64]."""
     weights = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32) / 8
     graph = helper.make_graph(
         [

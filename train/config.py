@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,9 +152,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except pydantic.ValidationError as error:
-        raise RecipeError(
-            "\n".join([f"{path} is not a valid recipe:", *_problems(error)])
-        ) from error
+        problems = [f"  {_problem(dict(problem), document)}" for problem in error.errors()]
+        raise RecipeError("\n".join([f"{path} is not a valid recipe:", *problems])) from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -172,37 +172,26 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
 
 
-def _problems(error: pydantic.ValidationError, inside: tuple[str | int, ...] = ()) -> list[str]:
-    lines = []
-    for problem in error.errors():
-        place = (*inside, *problem["loc"])
-        cause = problem.get("ctx", {}).get("error")
-        if isinstance(cause, pydantic.ValidationError):
-            lines += _problems(cause, place)
-        else:
-            unknown = problem["type"] == "extra_forbidden"
-            said = _unknown_key(place, error.title) if unknown else problem["msg"]
-            lines.append(f"  {'.'.join(map(str, place))}: {said}")
-    return lines
+def _problem(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    place = problem["loc"]
+    said = problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        known = list(_model_at(place[:-1], document).model_fields)
+        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        said = f"unknown key; {hint}accepted: {', '.join(known)}"
+    return f"{'.'.join(map(str, place))}: {said}"
 
 
-def _unknown_key(place: tuple[str | int, ...], title: str) -> str:
-    *parents, key = place
-    known = list(_model_at(parents, title).model_fields)
-    near = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown key; {hint}accepted: {', '.join(known)}"
-
-
-def _model_at(parents: list[str | int], title: str) -> type[pydantic.BaseModel]:
-    """What is configured at a place of the recipe; `title` is the failed model's name."""
-    match parents:
-        case []:
-            return Recipe
+def _model_at(place: Sequence[str | int], document: Mapping[str, Any]) -> type[pydantic.BaseModel]:
+    """What is configured at a place of the recipe."""
+    match place:
         case ["training"]:
             return TrainingConfig
         case ["modalities", _]:
             return ModalityConfig
         case ["modalities", _, "encoder"]:
             return EncoderConfig
-    return next(kind.Config for kind in KINDS.values() if kind.Config.__name__ == title)
+        case ["modalities", name, "preprocessing"]:
+            return KINDS[document["modalities"][name]["kind"]].Config
+    return Recipe

@@ -1,13 +1,10 @@
-"""`dimml.nn.fusion` against the formulas, restated with loops, and against its ONNX graph."""
+"""`dimml.nn.fusion` against the formulas, restated with loops."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -242,148 +239,8 @@ def test_features_of_a_wrong_number_of_modalities_are_refused() -> None:
         fusion(torch.ones(3, DIMS), three[0])
 
 
-class TestCalibration:
-    good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0])
-
-    def test_is_stored_in_the_state_beside_the_classifier(self) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
-        fusion.set_calibration(*self.good)
-        state = fusion.state_dict()
-        assert set(state) == {
-            "shared_classifier.weight",
-            "shared_classifier.bias",
-            "modality_temperature",
-            "fusion_temperature",
-            "subset_temperature",
-        }
-        assert_close(state["modality_temperature"], self.good[0])
-        assert_close(state["fusion_temperature"], self.good[1])
-        assert_close(state["subset_temperature"], self.good[2])
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_takes_fitted_tensors_and_keeps_no_hold_on_them(self, dtype: torch.dtype) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
-        given = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in self.good]
-        fusion.set_calibration(*given)
-        with torch.no_grad():
-            for values in given:
-                values.fill_(9.0)
-        for buffer, values in zip(fusion.buffers(), self.good, strict=True):
-            assert_close(buffer, values)
-            assert not buffer.requires_grad
-            assert buffer.dtype == torch.float32
-
-    @pytest.mark.parametrize(
-        ("position", "value", "message"),
-        [
-            (0, [0.5], r"modality_temperature must have shape \[2\], got \[1\]"),
-            (0, [0.5, 0.0], "modality_temperature must be positive and finite"),
-            (0, [0.5, -2.0], "modality_temperature must be positive and finite"),
-            (0, [0.5, NAN], "modality_temperature must be positive and finite"),
-            # Too small for float32, the precision it would be stored in.
-            (
-                0,
-                torch.tensor([0.5, 1e-60], dtype=torch.float64),
-                "modality_temperature must be positive and finite",
-            ),
-            (1, 0.0, "fusion_temperature must be positive and finite"),
-            (1, float("inf"), "fusion_temperature must be positive and finite"),
-            (1, [0.7], r"fusion_temperature must have shape \[\], got \[1\]"),
-            (2, [1.0, 1.0, 3.0], r"subset_temperature must have shape \[4\], got \[3\]"),
-            (2, [1.0, 1.0, 1.0, -3.0], "subset_temperature must be positive and finite"),
-            (2, [1.0, 1.1, 1.0, 3.0], "one-modality subsets"),
-            (2, [1.0, 1.0, 0.9, 3.0], "one-modality subsets"),
-        ],
-    )
-    def test_is_refused_as_a_whole_when_any_of_it_is_wrong(
-        self, position: int, value: object, message: str
-    ) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
-        arguments = list(self.good)
-        arguments[position] = value
-        with pytest.raises(ValueError, match=message):
-            fusion.set_calibration(*arguments)
-        for buffer in fusion.buffers():
-            assert (buffer == 1).all()
-
-
-@pytest.mark.parametrize("modalities", [0, 11])
-def test_a_number_of_modalities_without_a_table_of_subsets_is_refused(modalities: int) -> None:
-    with pytest.raises(ValueError, match=rf"1 \.\. 10, got {modalities}.*doubles"):
-        SharedClassifierFusion(DIMS, CLASSES, modalities)
-
-
 def test_ten_modalities_are_served() -> None:
     present = torch.ones(1, 10, dtype=torch.bool)
     fusion = calibrated_fusion(10)
     features = random_features(present)
     assert_as_defined(fusion, features, present, fusion(features, present))
-
-
-@pytest.fixture(scope="module", params=[1, 3])
-def exported(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[SharedClassifierFusion, onnxruntime.InferenceSession]:
-    """A head and its graph, exported once for all tests."""
-    modalities: int = request.param
-    path: Path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
-    fusion = calibrated_fusion(modalities)
-    present = torch.ones(2, modalities, dtype=torch.bool)
-    batch = torch.export.Dim("batch")
-    torch.onnx.export(
-        fusion,
-        (random_features(present), present),
-        path,
-        input_names=["features", "present"],
-        output_names=["probabilities", "weights", "modality_logits"],
-        dynamic_shapes={"features": {0: batch}, "present": {0: batch}},
-        dynamo=True,
-        verbose=False,
-    )
-    return fusion, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-
-class TestOnnxGraph:
-    @staticmethod
-    def run(session: onnxruntime.InferenceSession, features: Tensor, present: Tensor) -> list:
-        return session.run(None, {"features": features.numpy(), "present": present.numpy()})
-
-    def test_has_the_names_and_types_of_the_bundle_format(self, exported) -> None:
-        fusion, session = exported
-        modalities = len(fusion.modality_temperature)
-        inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
-        assert inputs == [
-            ("features", "tensor(float)", [modalities, DIMS]),
-            ("present", "tensor(bool)", [modalities]),
-        ]
-        outputs = [(o.name, o.type, o.shape[1:]) for o in session.get_outputs()]
-        assert outputs == [
-            ("probabilities", "tensor(float)", [CLASSES]),
-            ("weights", "tensor(float)", [modalities]),
-            ("modality_logits", "tensor(float)", [modalities, CLASSES]),
-        ]
-        for value in [*session.get_inputs(), *session.get_outputs()]:
-            assert not isinstance(value.shape[0], int)
-
-    @pytest.mark.parametrize("dirt", [0.0, NAN, float("inf")])
-    def test_answers_as_torch_and_as_defined_for_every_subset(self, exported, dirt) -> None:
-        fusion, session = exported
-        present = all_subsets(len(fusion.modality_temperature))
-        features = random_features(present, dirt)
-        with torch.no_grad():
-            expected = fusion(features, present)
-        answers = tuple(torch.from_numpy(a) for a in self.run(session, features, present))
-        for actual, wanted in zip(answers, expected, strict=True):
-            assert_close(actual, wanted)
-        assert_as_defined(fusion, random_features(present), present, answers)
-
-    def test_answers_a_row_alone_as_among_others(self, exported) -> None:
-        fusion, session = exported
-        present = all_subsets(len(fusion.modality_temperature))
-        features = random_features(present, NAN)
-        together = self.run(session, features, present)
-        for i in range(len(present)):
-            alone = self.run(session, features[i : i + 1], present[i : i + 1])
-            for expected, actual in zip(together, alone, strict=True):
-                assert actual.shape[0] == 1
-                np.testing.assert_allclose(actual[0], expected[i], atol=1e-5)

@@ -1,4 +1,4 @@
-"""`dimml.nn.losses` against the formulas of the paper, restated with loops in float64."""
+"""The cross-entropy terms of `dimml.nn.losses`, restated with loops in float64."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimml.nn.losses import duc_loss, masked_cross_entropy, modality_cross_entropy
+from dimml.nn.losses import masked_cross_entropy, modality_cross_entropy
 
 NAN = float("nan")
 NAMES = ("audio", "image", "text")
-SAMPLES, DIMS, CLASSES = 7, 6, 4
+SAMPLES, CLASSES = 7, 4
 
-# One column per dimension. Between them: shared, private, one-way and empty selections.
-EFFECTIVE = {
-    "audio": torch.tensor([1, 1, 0, 0, 1, 0], dtype=torch.bool),
-    "image": torch.tensor([0, 1, 1, 0, 0, 1], dtype=torch.bool),
-    "text": torch.tensor([1, 1, 0, 0, 0, 0], dtype=torch.bool),  # within audio: S empty one way
-}
 PRESENT = {
     "audio": torch.tensor([1, 1, 0, 1, 1, 0, 1], dtype=torch.bool),
     "image": torch.tensor([1, 0, 1, 1, 1, 0, 1], dtype=torch.bool),
@@ -56,52 +50,6 @@ def literal_mean_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) 
     rows = [i for i in range(len(labels)) if present[i]]
     terms = [literal_cross_entropy(logits[i], int(labels[i])) for i in rows]
     return sum(terms, torch.zeros((), dtype=torch.float64)) / max(1, len(terms))
-
-
-def literal_pair(
-    teacher: Tensor,
-    student: Tensor,
-    selected: list[int],
-    rows: list[int],
-    temperature: float,
-    normalize: bool,
-) -> Tensor:
-    """L(t->s), one scalar product at a time."""
-
-    def vector(values: Tensor, i: int) -> list[Tensor]:
-        restricted = [values[i, d] for d in selected]
-        length = torch.sqrt(sum(x * x for x in restricted)) if normalize else 1.0
-        return [x / length for x in restricted]
-
-    total = torch.zeros((), dtype=torch.float64)
-    for position, i in enumerate(rows):
-        logits = []
-        for j in rows:
-            pairs = zip(vector(student, i), vector(teacher.detach(), j), strict=True)
-            logits.append(sum(a * b for a, b in pairs) / temperature)
-        total = total + literal_cross_entropy(torch.stack(logits), position)
-    return total / len(rows)
-
-
-def literal_duc(
-    features: Mapping[str, Tensor],
-    effective: Mapping[str, Tensor],
-    temperature: float,
-    present: Mapping[str, Tensor] | None = None,
-    normalize: bool = False,
-) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64)
-    for t in features:
-        for s in features:
-            selected = [d for d in range(DIMS) if effective[t][d] and not effective[s][d]]
-            rows = [
-                i for i in range(SAMPLES) if present is None or (present[t][i] and present[s][i])
-            ]
-            if t != s and selected and rows:
-                total = total + literal_pair(
-                    features[t], features[s], selected, rows, temperature, normalize
-                )
-    return total / (len(features) - 1)
 
 
 class TestMaskedCrossEntropy:
@@ -198,181 +146,3 @@ class TestModalityCrossEntropy:
             modality_cross_entropy(
                 random_values(NAMES[:2], CLASSES), self.labels, {"audio": PRESENT["audio"]}
             )
-
-
-class TestDucLoss:
-    @pytest.mark.parametrize("names", [NAMES[:2], NAMES[1:], NAMES])
-    @pytest.mark.parametrize("missing", [False, True])
-    @pytest.mark.parametrize("normalize", [False, True])
-    @pytest.mark.parametrize("temperature", [0.5, 10.0])
-    def test_value_and_gradients_are_as_defined(
-        self, names: tuple[str, ...], missing: bool, normalize: bool, temperature: float
-    ) -> None:
-        values = random_values(names, DIMS)
-        present = PRESENT if missing else None
-        given, literal_given = leaves(values), leaves(values)
-        loss = duc_loss(given, EFFECTIVE, temperature, present, normalize)
-        literal = literal_duc(literal_given, EFFECTIVE, temperature, present, normalize)
-        assert loss.item() > 0
-        torch.testing.assert_close(loss, literal)
-        torch.testing.assert_close(gradients(loss, given), gradients(literal, literal_given))
-
-    def test_a_case_worked_by_hand(self) -> None:
-        # One telling dimension; logits are the outer product of (1, -1) and (2, 0) over tau = 2.
-        features = {"t": torch.tensor([[2.0], [0.0]]), "s": torch.tensor([[1.0], [-1.0]])}
-        effective = {"t": torch.tensor([True]), "s": torch.tensor([False])}
-        # Both rows answer log(1 + exp(-1)): logits (1, 0) for row 0 and (-1, 0) for row 1.
-        expected = torch.log1p(torch.exp(torch.tensor(-1.0)))
-        torch.testing.assert_close(duc_loss(features, effective, 2.0), expected)
-
-    def test_for_two_modalities_is_the_sum_of_the_two_directions(self) -> None:
-        features = random_values(NAMES[:2], DIMS)
-        none = torch.zeros(DIMS, dtype=torch.bool)
-        audio_not_image = EFFECTIVE["audio"] & ~EFFECTIVE["image"]
-        image_not_audio = EFFECTIVE["image"] & ~EFFECTIVE["audio"]
-        forth = duc_loss(features, {"audio": audio_not_image, "image": none}, 10.0)
-        back = duc_loss(features, {"audio": none, "image": image_not_audio}, 10.0)
-        assert forth.item() != back.item()
-        torch.testing.assert_close(duc_loss(features, EFFECTIVE, 10.0), forth + back)
-
-    def test_the_teacher_learns_nothing_and_the_student_only_what_it_lacks(self) -> None:
-        features = leaves(random_values(NAMES[:2], DIMS))
-        teacher_only = {"audio": EFFECTIVE["audio"], "image": torch.zeros(DIMS, dtype=torch.bool)}
-        loss = duc_loss(features, teacher_only, 10.0)
-        grads = gradients(loss, features)
-        assert (grads["audio"] == 0).all()
-        assert (grads["image"][:, ~EFFECTIVE["audio"]] == 0).all()
-        assert (grads["image"][:, EFFECTIVE["audio"]] != 0).all()
-
-    def test_each_modality_is_taught_only_in_dimensions_it_is_not_effective_in(self) -> None:
-        features = leaves(random_values(NAMES, DIMS))
-        grads = gradients(duc_loss(features, EFFECTIVE, 10.0), features)
-        for name, grad in grads.items():
-            others = [EFFECTIVE[other] for other in NAMES if other != name]
-            taught = torch.stack(others).any(dim=0) & ~EFFECTIVE[name]
-            assert (grad[:, ~taught] == 0).all()
-            assert (grad[:, taught] != 0).all()
-
-    @pytest.mark.parametrize("normalize", [False, True])
-    def test_nan_in_absent_rows_changes_neither_value_nor_gradients(self, normalize: bool) -> None:
-        values = random_values(NAMES, DIMS)
-        clean, dirty = leaves(values), leaves(with_nan_where_absent(values))
-        clean_loss = duc_loss(clean, EFFECTIVE, 10.0, PRESENT, normalize)
-        dirty_loss = duc_loss(dirty, EFFECTIVE, 10.0, PRESENT, normalize)
-        assert dirty_loss.equal(clean_loss)
-        clean_grads, dirty_grads = gradients(clean_loss, clean), gradients(dirty_loss, dirty)
-        for name in NAMES:
-            assert dirty_grads[name].equal(clean_grads[name])
-            assert (dirty_grads[name][~PRESENT[name]] == 0).all()
-            assert dirty_grads[name].any()
-
-    def test_nothing_missing_is_the_same_as_no_mask(self) -> None:
-        features = random_values(NAMES, DIMS)
-        everywhere = dict.fromkeys(NAMES, torch.ones(SAMPLES, dtype=torch.bool))
-        assert duc_loss(features, EFFECTIVE, 10.0, everywhere).equal(
-            duc_loss(features, EFFECTIVE, 10.0)
-        )
-
-    def test_the_order_of_modalities_does_not_matter(self) -> None:
-        features = random_values(NAMES, DIMS)
-        backwards = {name: features[name] for name in reversed(NAMES)}
-        torch.testing.assert_close(
-            duc_loss(backwards, EFFECTIVE, 10.0, PRESENT),
-            duc_loss(features, EFFECTIVE, 10.0, PRESENT),
-        )
-
-    @pytest.mark.parametrize(
-        ("effective", "present"),
-        [
-            pytest.param(dict.fromkeys(NAMES, EFFECTIVE["audio"]), None, id="no selection"),
-            pytest.param(
-                EFFECTIVE,
-                {name: torch.arange(SAMPLES) % 3 == m for m, name in enumerate(NAMES)},
-                id="no common row",
-            ),
-            pytest.param(
-                EFFECTIVE,
-                dict.fromkeys(NAMES, torch.arange(SAMPLES) == 4),
-                id="one common row, with nothing to contrast it to",
-            ),
-            pytest.param(
-                EFFECTIVE, dict.fromkeys(NAMES, torch.zeros(SAMPLES).bool()), id="all absent"
-            ),
-        ],
-    )
-    @pytest.mark.parametrize("names", [NAMES[:1], NAMES[:2], NAMES])
-    def test_is_a_differentiable_zero_when_no_pair_qualifies(
-        self, names: tuple[str, ...], effective: dict[str, Tensor], present: dict[str, Tensor]
-    ) -> None:
-        values = random_values(names, DIMS)
-        if present is not None:
-            values = {n: v.masked_fill(~present[n].unsqueeze(1), NAN) for n, v in values.items()}
-        features = leaves(values)
-        loss = duc_loss(features, effective, 10.0, present)
-        loss.backward()
-        assert loss.item() == 0
-        for values in features.values():
-            assert values.grad is not None
-            assert (values.grad == 0).all()
-
-    def test_an_empty_batch_is_zero(self) -> None:
-        features = {name: torch.zeros(0, DIMS) for name in NAMES}
-        assert duc_loss(features, EFFECTIVE, 10.0).item() == 0
-
-    def test_normalised_vectors_ignore_their_length(self) -> None:
-        features = random_values(NAMES, DIMS)
-        scaled = {name: values * 37.0 for name, values in features.items()}
-        torch.testing.assert_close(
-            duc_loss(scaled, EFFECTIVE, 0.5, normalize=True),
-            duc_loss(features, EFFECTIVE, 0.5, normalize=True),
-        )
-        assert duc_loss(scaled, EFFECTIVE, 0.5) > 2 * duc_loss(features, EFFECTIVE, 0.5)
-
-    def test_a_vector_without_direction_gets_no_gradient_when_normalised(self) -> None:
-        # A dead row, as a rectifier makes: 1 / length would send it a gradient of about 1e12.
-        values = random_values(NAMES[:2], DIMS)
-        values["image"][2] = 0
-        features = leaves(values)
-        grads = gradients(duc_loss(features, EFFECTIVE, 0.5, normalize=True), features)
-        assert (grads["image"][2] == 0).all()
-        assert 0 < grads["image"].abs().max() < 10
-
-    def test_large_products_do_not_overflow(self) -> None:
-        features = {name: values * 1e4 for name, values in random_values(NAMES, DIMS).items()}
-        assert duc_loss(features, EFFECTIVE, 1.0).isfinite()
-
-    def test_half_precision_holds_products_that_only_the_temperature_makes_small(self) -> None:
-        # 300 * 300 is beyond the largest half, 65,504; divided by the temperature it is not.
-        values = {name: 300 * torch.ones(SAMPLES, DIMS).double() for name in NAMES}
-        half = {name: value.half() for name, value in values.items()}
-        expected = duc_loss(values, EFFECTIVE, 50.0)
-        torch.testing.assert_close(
-            duc_loss(half, EFFECTIVE, 50.0).double(), expected, rtol=1e-2, atol=0
-        )
-
-    @pytest.mark.parametrize("temperature", [0.0, -1.0, NAN, float("inf")])
-    def test_refuses_a_temperature_that_is_not_positive_and_finite(
-        self, temperature: float
-    ) -> None:
-        with pytest.raises(ValueError, match="temperature must be positive and finite"):
-            duc_loss(random_values(NAMES, DIMS), EFFECTIVE, temperature)
-
-    @pytest.mark.parametrize(
-        ("changed", "message"),
-        [
-            ({"features": {}}, "at least one modality"),
-            ({"effective": {"audio": EFFECTIVE["audio"]}}, r"effective lacks \['image', 'text'\]"),
-            ({"present": {"audio": PRESENT["audio"]}}, r"present lacks \['image', 'text'\]"),
-            ({"features": {"audio": torch.ones(2, 3), "text": torch.ones(2, 4)}}, "alike"),
-            ({"features": {"audio": torch.ones(2, 3), "text": torch.ones(1, 3)}}, "alike"),
-            ({"features": {"audio": torch.ones(2)}}, r"\[samples, dimensions\]"),
-            ({"effective": EFFECTIVE | {"text": torch.ones(5).bool()}}, r"effective\['text'\]"),
-            ({"effective": EFFECTIVE | {"text": torch.ones(6).int()}}, "got torch.int32"),
-            ({"present": PRESENT | {"text": torch.ones(6).bool()}}, r"present\['text'\]"),
-            ({"present": PRESENT | {"text": torch.ones(7).int()}}, "got torch.int32"),
-        ],
-    )
-    def test_refuses_arguments_that_do_not_fit_together(self, changed, message) -> None:
-        arguments = {"features": random_values(NAMES, DIMS), "effective": EFFECTIVE, **changed}
-        with pytest.raises(ValueError, match=message):
-            duc_loss(temperature=10.0, **arguments)

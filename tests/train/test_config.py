@@ -114,7 +114,7 @@ class TestSet:
         def found(overrides: list[str]) -> Any:
             place: Any = load_recipe(recipe, overrides).model_dump(mode="json")
             for key in where:
-                place = place[key] if key in place else "nothing"
+                place = place.get(key, {})
             return place
 
         assert found([]) != value
@@ -127,7 +127,7 @@ class TestSet:
         ("setting", "said"),
         [
             ("seed", "write key=value"),
-            ("seed.more=1", "not inside a mapping"),
+            ("name.more=1", "not inside a mapping"),
             ("modalities.note.augment=0", "not inside a mapping"),
             ("seed=[", "the value is not YAML"),
             ("seed=!!python/object/apply:os.getcwd []", "the value is not YAML"),

@@ -1,0 +1,87 @@
+"""The temperatures of `SharedClassifierFusion`: stored, copied, or refused as a whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dimml.nn.fusion import SharedClassifierFusion
+
+NAN = float("nan")
+DIMS, CLASSES = 5, 4
+
+
+def assert_close(actual: Tensor, expected: object) -> None:
+    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype))
+
+
+class TestCalibration:
+    good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0])
+
+    def test_is_stored_in_the_state_beside_the_classifier(self) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion.set_calibration(*self.good)
+        state = fusion.state_dict()
+        assert set(state) == {
+            "shared_classifier.weight",
+            "shared_classifier.bias",
+            "modality_temperature",
+            "fusion_temperature",
+            "subset_temperature",
+        }
+        assert_close(state["modality_temperature"], self.good[0])
+        assert_close(state["fusion_temperature"], self.good[1])
+        assert_close(state["subset_temperature"], self.good[2])
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_takes_fitted_tensors_and_keeps_no_hold_on_them(self, dtype: torch.dtype) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        given = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in self.good]
+        fusion.set_calibration(*given)
+        with torch.no_grad():
+            for values in given:
+                values.fill_(9.0)
+        for buffer, values in zip(fusion.buffers(), self.good, strict=True):
+            assert_close(buffer, values)
+            assert not buffer.requires_grad
+            assert buffer.dtype == torch.float32
+
+    @pytest.mark.parametrize(
+        ("position", "value", "message"),
+        [
+            (0, [0.5], r"modality_temperature must have shape \[2\], got \[1\]"),
+            (0, [0.5, 0.0], "modality_temperature must be positive and finite"),
+            (0, [0.5, -2.0], "modality_temperature must be positive and finite"),
+            (0, [0.5, NAN], "modality_temperature must be positive and finite"),
+            # Too small for float32, the precision it would be stored in.
+            (
+                0,
+                torch.tensor([0.5, 1e-60], dtype=torch.float64),
+                "modality_temperature must be positive and finite",
+            ),
+            (1, 0.0, "fusion_temperature must be positive and finite"),
+            (1, float("inf"), "fusion_temperature must be positive and finite"),
+            (1, [0.7], r"fusion_temperature must have shape \[\], got \[1\]"),
+            (2, [1.0, 1.0, 3.0], r"subset_temperature must have shape \[4\], got \[3\]"),
+            (2, [1.0, 1.0, 1.0, -3.0], "subset_temperature must be positive and finite"),
+            (2, [1.0, 1.1, 1.0, 3.0], "one-modality subsets"),
+            (2, [1.0, 1.0, 0.9, 3.0], "one-modality subsets"),
+        ],
+    )
+    def test_is_refused_as_a_whole_when_any_of_it_is_wrong(
+        self, position: int, value: object, message: str
+    ) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        arguments = list(self.good)
+        arguments[position] = value
+        with pytest.raises(ValueError, match=message):
+            fusion.set_calibration(*arguments)
+        for buffer in fusion.buffers():
+            assert (buffer == 1).all()
+
+
+@pytest.mark.parametrize("modalities", [0, 11])
+def test_a_number_of_modalities_without_a_table_of_subsets_is_refused(modalities: int) -> None:
+    with pytest.raises(ValueError, match=rf"1 \.\. 10, got {modalities}.*doubles"):
+        SharedClassifierFusion(DIMS, CLASSES, modalities)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from dimml.errors import ManifestError
+from dimml.table import Row, column_names, count_rows, read_rows
+
+KINDS = {"audio": "audio", "image": "image", "text": "text"}
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+RECORDS = [
+    {"id": "a", "split": "train", "label": "007", "audio": "s/1.wav", "image": None, "text": "12"},
+    {
+        "id": None,
+        "split": "test",
+        "label": None,
+        "audio": None,
+        "image": "/x.png",
+        "text": "7️⃣, שבע",
+    },
+    {"id": "c", "split": None, "label": "one", "audio": "", "image": "b.png", "text": "two\nlines"},
+]
+
+
+def write(folder: Path, suffix: str, records: list[dict[str, Any]]) -> Path:
+    path = folder / f"table{suffix}"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(records), path)
+    elif suffix == ".csv":
+        pyarrow.csv.write_csv(pa.Table.from_pylist(records), path)
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def samples(path: Path) -> list[dict[str, Any]]:
+    """Of each row, the modalities that are there."""
+    return [
+        {name: value for name, value in row.sample.items() if value is not None}
+        for row in read_rows(path, KINDS)
+    ]
+
+
+def refusal(path: Path, **options: Any) -> str:
+    with pytest.raises(ManifestError) as caught:
+        list(read_rows(path, KINDS, **options))
+    assert str(path) in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+class TestEveryFormat:
+    def test_the_rows_are_the_same(self, tmp_path: Path, suffix: str) -> None:
+        assert list(read_rows(write(tmp_path, suffix, RECORDS), KINDS)) == [
+            Row("a", "train", "007", {"audio": tmp_path / "s/1.wav", "image": None, "text": "12"}),
+            Row("1", "test", None, {"audio": None, "image": Path("/x.png"), "text": "7️⃣, שבע"}),
+            Row(
+                "c", None, "one", {"audio": None, "image": tmp_path / "b.png", "text": "two\nlines"}
+            ),
+        ]
+
+    def test_a_split_keeps_its_rows_and_their_numbers(self, tmp_path: Path, suffix: str) -> None:
+        path = write(tmp_path, suffix, RECORDS)
+        assert [row.id for row in read_rows(path, KINDS, "test")] == ["1"]
+        assert list(read_rows(path, KINDS, "validation")) == []
+
+    def test_columns_that_are_no_modality_are_left_out(self, tmp_path: Path, suffix: str) -> None:
+        path = write(tmp_path, suffix, [{"note": "x", "text": "one"}])
+        assert list(read_rows(path, {"text": "text"})) == [Row("0", None, None, {"text": "one"})]
+
+    def test_names_of_columns_are_free(self, tmp_path: Path, suffix: str) -> None:
+        path = write(tmp_path, suffix, [{"front": "a.png", "note": "b.png"}])
+        [row] = read_rows(path, {"front": "image", "note": "text"})
+        assert row.sample == {"front": tmp_path / "a.png", "note": "b.png"}
+
+    @pytest.mark.parametrize("empty", [None, "", "  "])
+    def test_an_empty_cell_is_absent(self, tmp_path: Path, suffix: str, empty: str | None) -> None:
+        path = write(tmp_path, suffix, [{"audio": empty, "text": empty, "image": "a.png"}])
+        assert samples(path) == [{"image": tmp_path / "a.png"}]
+
+    def test_no_column_of_a_modality(self, tmp_path: Path, suffix: str) -> None:
+        message = refusal(write(tmp_path, suffix, [{"id": "a", "sound": "a.wav"}]))
+        assert "audio, image, text" in message
+        assert "it has id, sound" in message
+
+    def test_no_column_of_splits(self, tmp_path: Path, suffix: str) -> None:
+        path = write(tmp_path, suffix, [{"text": "one"}])
+        assert "no column `split`" in refusal(path, split="test")
+
+    def test_a_file_of_0_bytes(self, tmp_path: Path, suffix: str) -> None:
+        assert "is empty (0 bytes)" in refusal(written(tmp_path, f"table{suffix}", ""))
+
+    def test_no_file(self, tmp_path: Path, suffix: str) -> None:
+        assert "no such table" in refusal(tmp_path / f"table{suffix}")
+
+    def test_a_folder(self, tmp_path: Path, suffix: str) -> None:
+        (path := tmp_path / f"table{suffix}").mkdir()
+        assert "is a folder; name the table in it" in refusal(path)
+
+    def test_it_is_refused_before_the_first_row_is_asked_for(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        with pytest.raises(ManifestError):
+            read_rows(tmp_path / f"table{suffix}", KINDS)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_lists_of_paths(tmp_path: Path, suffix: str) -> None:
+    lists = [["a.png", "/b.png"], ["a.png", None], [None, ""], [], None]
+    path = write(tmp_path, suffix, [{"image": value, "text": "one"} for value in lists])
+    assert [row.sample["image"] for row in read_rows(path, KINDS)] == [
+        [tmp_path / "a.png", Path("/b.png")],
+        [tmp_path / "a.png", None],
+        None,
+        None,
+        None,
+    ]
+
+
+def test_parquet_holds_bytes(tmp_path: Path) -> None:
+    records = [{"audio": b"RIFF", "text": b"one"}, {"audio": b"", "text": None}]
+    assert samples(write(tmp_path, ".parquet", records)) == [{"audio": b"RIFF", "text": b"one"}, {}]
+
+
+def test_numbers_are_text(tmp_path: Path) -> None:
+    for suffix in (".parquet", ".jsonl"):
+        [row] = read_rows(write(tmp_path, suffix, [{"id": 7, "label": 3, "text": 12}]), KINDS)
+        assert (row.id, row.label, row.sample["text"]) == ("7", "3", "12")
+
+
+def test_nan_is_absent(tmp_path: Path) -> None:
+    path = written(tmp_path, "table.jsonl", '{"label": NaN, "text": NaN}')
+    assert list(read_rows(path, {"text": "text"})) == [Row("0", None, None, {"text": None})]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv", "\ufefftext,image\none,a.png\n"),
+        ("table.csv", "text,image\r\none,a.png\r\n"),
+        ("table.csv", '"text","image"\n"one","a.png"'),
+        ("table.jsonl", '\ufeff{"text": "one", "image": "a.png"}'),
+        ("table.jsonl", '\n{"text": "one", "image": "a.png"}\n\n'),
+        ("table.jsonl", '{"image": "a.png", "text": "one"}\r\n'),
+    ],
+)
+def test_dialects(tmp_path: Path, name: str, content: str) -> None:
+    assert samples(written(tmp_path, name, content)) == [
+        {"text": "one", "image": tmp_path / "a.png"}
+    ]
+
+
+def test_only_parquet_knows_its_length(tmp_path: Path) -> None:
+    lengths = [count_rows(write(tmp_path, suffix, RECORDS)) for suffix in SUFFIXES]
+    assert lengths == [3, None, None, None]
+
+
+def test_a_table_without_rows_has_none(tmp_path: Path) -> None:
+    schema = pa.schema({"text": pa.string()})
+    pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "table.parquet")
+    for path in (tmp_path / "table.parquet", written(tmp_path, "table.csv", "text\n")):
+        assert column_names(path) == ["text"]
+        assert list(read_rows(path, KINDS)) == []
+
+
+@pytest.mark.parametrize("name", ["table.xlsx", "table.tsv", "table", "table.csv.gz", "table.CSV"])
+def test_another_extension_is_refused_with_those_accepted(tmp_path: Path, name: str) -> None:
+    message = refusal(written(tmp_path, name, "text\none\n"))
+    assert ".parquet, .csv, .jsonl, .ndjson" in message
+
+
+LATIN = "text\ncaf\xe9\n".encode("latin-1")
+MALFORMED = {
+    "a Parquet that is none": ("table.parquet", b"text\none\n", "not a Parquet file"),
+    "a cut Parquet": ("table.parquet", b"PAR1" + bytes(100), "not a Parquet file"),
+    "Latin-1 in CSV": ("table.csv", LATIN, "not a CSV file in UTF-8"),
+    "Latin-1 far into a CSV": ("table.csv", b"text\n" + b"x\n" * 99_999 + LATIN, "invalid UTF8"),
+    "UTF-16 in CSV": ("table.csv", "text\none\n".encode("utf-16"), "write it again in UTF-8"),
+    "a short row": ("table.csv", "text,image\none\n", "Expected 2 columns, got 1"),
+    "semicolons": ("table.csv", "id;text\n1;one\n", "it has id;text"),
+    "a column twice in CSV": ("table.csv", "text,x,text\na,b,c\n", "several columns named text"),
+    "Latin-1 in JSON": ("table.jsonl", b'{"text": "caf\xe9"}', "write it again in UTF-8"),
+    "cut JSON": ("table.jsonl", '{"text": "a"}\n{"text": ', "line 2: not JSON"),
+    "JSON too deep": ("table.jsonl", '{"text": ' + "[" * 100_000, "line 1: not JSON"),
+    "a JSON list": ("table.jsonl", '[{"text": "a"}]', "line 1: expected a JSON object, got list"),
+    "blank JSON": ("table.jsonl", "\n\n", "it has none"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "says"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_tables_are_refused(
+    tmp_path: Path, name: str, content: str | bytes, says: str
+) -> None:
+    assert says in refusal(written(tmp_path, name, content))
+
+
+def test_a_column_twice_in_parquet(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, path := tmp_path / "table.parquet")
+    assert "several columns named text; keep one of each" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "line", "end"),
+    [
+        ("table.jsonl", "", '{"text": "one"}\n', "{"),
+        ("table.csv", "text,image\n", f"one,{'x' * 1_000}\n", "one\n"),
+    ],
+)
+def test_rows_come_before_the_table_is_read_to_its_malformed_end(
+    tmp_path: Path, name: str, head: str, line: str, end: str
+) -> None:
+    rows = read_rows(written(tmp_path, name, head + line * 10_000 + end), KINDS)
+    assert [row.id for row in islice(rows, 3)] == ["0", "1", "2"]
+    with pytest.raises(ManifestError):
+        list(rows)
+
+
+def test_parquet_comes_before_its_damaged_row_group(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"number {i}" for i in range(2_000)]})
+    path = tmp_path / "table.parquet"
+    pyarrow.parquet.write_table(table, path, row_group_size=1_000, use_dictionary=False)
+    with pyarrow.parquet.ParquetFile(path) as file:
+        start = file.metadata.row_group(1).column(0).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    rows = read_rows(path, KINDS)
+    assert next(rows).sample["text"] == "number 0"
+    with pytest.raises(ManifestError, match="cannot be read"):
+        list(rows)
