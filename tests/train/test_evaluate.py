@@ -54,8 +54,8 @@ class TestMeasure:
         assert found == pytest.approx(restated(probabilities, labels), abs=1e-5)
 
     def test_a_certain_answer_falls_into_the_last_of_fifteen_bins(self) -> None:
-        # In one bin: one right in two, at 0.975 on average. In two: |1 - 1| and |0 - 0.95|.
-        found = measure([([1.0, 0.0], 0), ([0.95, 0.05], 1)])
+        # In one bin: one right of two, 0.975 sure. In two: (|0 - 1| + |1 - 0.95|) / 2 = 0.525.
+        found = measure([([1.0, 0.0], 1), ([0.95, 0.05], 0)])
         assert found["ece"] == pytest.approx(0.475, abs=1e-6)
 
     def test_a_certain_answer_that_is_wrong_has_a_finite_loss(self) -> None:
