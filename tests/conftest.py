@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
 import tokenizers
+from starlette.testclient import TestClient
 from tokenizers import models, pre_tokenizers, trainers
+
+OpenClient = Callable[..., AbstractContextManager[TestClient]]
 
 LABELS = ("zero", "one", "two", "three")
 IMAGE = {"size": [32, 32], "channels": 3}
@@ -45,6 +51,34 @@ def any_length_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("bundles") / "any_length",
         {"audio": ("audio", {"seconds": None}), "text": ("text", {"max_length": 16})},
     )
+
+
+@pytest.fixture(scope="session")
+def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
+    """Opens a client of the service in this process; one at a time, as BentoML has it."""
+
+    @contextmanager
+    def opened(bundle: Path, **settings: object) -> Iterator[TestClient]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setenv("DIMML_BUNDLE", str(bundle))
+            monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
+            for name, value in settings.items():
+                monkeypatch.setenv(f"DIMML_{name.upper()}", str(value))
+            monkeypatch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
+            from serving.settings import get_settings
+
+            get_settings.cache_clear()
+            _forget_bentoml_metrics()
+            from serving.service import Dimml
+
+            service: Any = Dimml
+            try:
+                with TestClient(service.to_asgi()) as client:
+                    yield client
+            finally:
+                get_settings.cache_clear()
+
+    return opened
 
 
 def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -> Path:
@@ -99,3 +133,11 @@ def tokenizer_json() -> bytes:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return tokenizer.to_str().encode()
+
+
+def _forget_bentoml_metrics() -> None:
+    # BentoML registers its metrics for each application, and a process has one registry.
+    registry = prometheus_client.REGISTRY
+    for collector, names in list(registry._collector_to_names.items()):
+        if any(name.startswith("bentoml") for name in names):
+            registry.unregister(collector)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from train.evaluate import evaluate_bundle
 from train.run import train_run
 
 
-def test_free_names_train_export_and_evaluate(recipe_file: Path, tmp_path: Path) -> None:
+def test_free_names_train_export_evaluate_and_serve(
+    recipe_file: Path, tmp_path: Path, open_client: Any
+) -> None:
     recipe = load_recipe(recipe_file)
     train_run(recipe, tmp_path / "run", resume=False)
     export_run(tmp_path / "run", tmp_path / "bundle")
@@ -25,6 +28,17 @@ def test_free_names_train_export_and_evaluate(recipe_file: Path, tmp_path: Path)
     assert list(prediction.modalities) == ["front", "rear", "note"]
     assert prediction.modalities["note"].weight == pytest.approx(1.0)
     assert set(prediction.probabilities) == {"red", "blue"}
+
+    with open_client(tmp_path / "bundle") as client:
+        front = (recipe.data.parent / "front1.png").read_bytes()
+        answer = client.post("/predict", files={"front": front, "note": (None, "it was red")})
+        modalities = answer.json()["modalities"]
+        assert {name: said["present"] for name, said in modalities.items()} == {
+            "front": True,
+            "rear": False,
+            "note": True,
+        }
+        assert client.post("/predict", data={"text": "it was red"}).status_code == 422
 
 
 def test_parity_refuses_a_model_that_differs(
