@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from dimml.modalities import Arrays
-
-UNKNOWN_TOKEN = 1
-SPECIAL_TOKENS = 4
+from dimml.modalities import Arrays, Audio, Image, Kind, Text
 
 
-def augment(arrays: Arrays, strength: float, random: np.random.Generator) -> Arrays:
+def augment(kind: Kind, arrays: Arrays, strength: float, random: np.random.Generator) -> Arrays:
     """A randomly changed copy of one sample's arrays, of the same shapes and types.
 
     Args:
-        arrays: what a kind's `preprocess` returned.
+        kind: the modality.
+        arrays: what its `preprocess` returned.
         strength: 0 (no change) to 1.
         random: the only source of randomness.
     """
+    changed = {name: array.copy() for name, array in arrays.items()}
     if strength == 0:
-        return {name: array.copy() for name, array in arrays.items()}
-    if "power" in arrays:
-        return {"power": _mask_spectrogram(arrays["power"], strength, random)}
-    if "pixels" in arrays:
-        return {"pixels": _shift_and_erase(arrays["pixels"], strength, random)}
-    ids = _drop_tokens(arrays["input_ids"], strength, random)
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        return changed
+    if isinstance(kind, Audio):
+        changed["power"] = _mask_spectrogram(changed["power"], strength, random)
+    elif isinstance(kind, Image):
+        changed["pixels"] = _shift_and_erase(changed["pixels"], strength, random)
+    elif isinstance(kind, Text) and kind.unknown_id is not None:
+        changed["input_ids"] = _drop_tokens(
+            changed["input_ids"], kind.special_ids, kind.unknown_id, strength, random
+        )
+    return changed
 
 
 def _mask_spectrogram(
@@ -60,7 +62,9 @@ def _shift_and_erase(
     return changed
 
 
-def _drop_tokens(ids: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
+def _drop_tokens(
+    ids: np.ndarray, special: list[int], unknown: int, strength: float, random: np.random.Generator
+) -> np.ndarray:
     """Replaces some tokens of [tokens] by the unknown one; special tokens stay."""
-    chosen = (random.random(len(ids)) < 0.2 * strength) & (ids >= SPECIAL_TOKENS)
-    return np.where(chosen, UNKNOWN_TOKEN, ids)
+    chosen = (random.random(len(ids)) < 0.2 * strength) & ~np.isin(ids, special)
+    return np.where(chosen, unknown, ids)

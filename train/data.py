@@ -84,12 +84,16 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
 
     Args:
         split: the samples.
+        kinds: the modalities.
         strengths: modality to augmentation strength; an empty mapping for none.
         seed: of the augmentation.
     """
 
-    def __init__(self, split: Split, strengths: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self, split: Split, kinds: Mapping[str, Kind], strengths: Mapping[str, float], seed: int
+    ) -> None:
         self.split = split
+        self.kinds = kinds
         self.strengths = strengths
         self.seed = seed
 
@@ -101,7 +105,10 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
         item = self.split[index]
         if self.strengths:
             random = np.random.default_rng([self.seed, epoch, index])
-            item = {name: augment(a, self.strengths[name], random) for name, a in item.items()}
+            item = {
+                name: augment(self.kinds[name], arrays, self.strengths[name], random)
+                for name, arrays in item.items()
+            }
         return item, int(self.split.labels[index])
 
 

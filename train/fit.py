@@ -51,7 +51,7 @@ class RunData(lightning.LightningDataModule):
         config = self.recipe.training
         workers = config.workers if training else 0
         return DataLoader(
-            SplitDataset(split, strengths, self.recipe.seed),
+            SplitDataset(split, self.kinds, strengths, self.recipe.seed),
             batch_size=config.batch_size,
             sampler=EpochSampler(len(split), self.recipe.seed, shuffle=training),
             collate_fn=Collate(self.kinds, training),

@@ -21,7 +21,7 @@ from dimml.bundle import Conformal, ModalitySpec, build_kind
 from dimml.errors import UsageError
 from dimml.files import write_atomic
 from dimml.modalities import KINDS, Kind
-from dimml.nn.encoders import build_encoder
+from dimml.nn.encoders import backbone_config, build_encoder
 from dimml.nn.model import DetachedModel
 from dimml.table import Row
 from train.cache import cached_split
@@ -95,6 +95,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         "data": {"path": str(recipe.data), "sha256": fingerprint(recipe.data)},
         "best": best,
+        "backbones": _backbones(recipe, model),
         "conformal": _calibrate(model, data, recipe.coverage).model_dump(mode="json"),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
@@ -128,7 +129,7 @@ def load_run(folder: Path) -> Run:
         for name, spec in specs.items()
     }
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
-    model = _model(recipe, kinds, len(document["labels"]))
+    model = _model(recipe, kinds, len(document["labels"]), document["backbones"])
     model.load_state_dict(load_file(folder / WEIGHTS))
     fitted = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
@@ -176,12 +177,32 @@ def _specifications(
     return specs, assets
 
 
-def _model(recipe: Recipe, kinds: Mapping[str, Kind], classes: int) -> DetachedModel:
+def _model(
+    recipe: Recipe,
+    kinds: Mapping[str, Kind],
+    classes: int,
+    backbones: Mapping[str, Mapping[str, Any]] | None = None,
+) -> DetachedModel:
+    known = backbones or {}
     encoders = [
-        build_encoder(kind, recipe.feature_dim, **recipe.modalities[name].encoder.model_dump())
+        build_encoder(
+            kind,
+            recipe.feature_dim,
+            **recipe.modalities[name].encoder.model_dump(),
+            backbone=known.get(name),
+        )
         for name, kind in kinds.items()
     ]
     return DetachedModel(list(kinds), encoders, recipe.feature_dim, classes)
+
+
+def _backbones(recipe: Recipe, model: DetachedModel) -> dict[str, Any]:
+    """Configurations of the pretrained backbones, so that a run stands without their source."""
+    return {
+        name: backbone_config(encoder)
+        for (name, modality), encoder in zip(recipe.modalities.items(), model.encoders, strict=True)
+        if modality.encoder.preset == "pretrained"
+    }
 
 
 @torch.no_grad()

@@ -119,7 +119,10 @@ class Kind(ABC):
         if isinstance(value, str | Path):
             data = self._read_file(Path(value))
         elif hasattr(value, "read"):
-            data = value.read(self.limits.bytes + 1)
+            try:
+                data = value.read(self.limits.bytes + 1)
+            except (OSError, ValueError) as error:
+                raise self.error("unreadable", f"cannot read the open file: {error}") from error
         else:
             data = value
         if not isinstance(data, bytes | bytearray | memoryview):

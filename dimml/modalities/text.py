@@ -63,6 +63,18 @@ class Text(Kind):
         """How many rows the encoder's embedding table needs."""
         return int(self._tokenizer.get_vocab_size())
 
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of the tokens that stand for no text: padding, unknown, start, end, ..."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return [number for number, token in added.items() if token.special]
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of the token that replaces what the vocabulary lacks; None where it lacks nothing."""
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        return None if name is None else self._tokenizer.token_to_id(name)
+
     def decode(self, value: Any) -> Tokens:
         """Normalises (NFC) and tokenises a text.
 

@@ -7,13 +7,16 @@ averaging over frames) is part of the encoder, so that the exported graph carrie
 
 from __future__ import annotations
 
+import json
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     BertConfig,
     BertModel,
@@ -24,6 +27,9 @@ from transformers import (
 
 from dimml.errors import RecipeError
 from dimml.modalities import Audio, Image, Kind, Text
+
+Source: TypeAlias = str | Mapping[str, Any] | None
+"""Of a pretrained backbone: a hub id or folder, or the configuration of one loaded before."""
 
 TOP_DECIBELS = 80.0
 _MINIMUM_POWER = 1e-10
@@ -142,6 +148,7 @@ def build_encoder(
     pretrained: str | None = None,
     n_mels: int | None = 64,
     dropout: float = 0.1,
+    backbone: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The encoder of a modality.
 
@@ -152,24 +159,34 @@ def build_encoder(
         pretrained: with preset "pretrained", a hub id or a local folder holding safetensors.
         n_mels: for audio, mel bands; None for a linear spectrogram.
         dropout: for text, inside the transformer.
+        backbone: with preset "pretrained", the configuration of the model once loaded, as
+            `backbone_config` gives it: builds it untrained, without the hub or the folder.
 
     Raises:
         RecipeError: the kind has no such preset, or the pretrained weights cannot be loaded.
     """
+    source = backbone or pretrained
     if isinstance(kind, Audio):
         log_mel = LogMel(kind.config.sample_rate, kind.config.n_fft, n_mels)
-        return SpectrogramEncoder(log_mel, _vision(kind, preset, pretrained, 1), feature_dim)
+        return SpectrogramEncoder(log_mel, _vision(kind, preset, source, 1), feature_dim)
     if isinstance(kind, Image):
-        backbone = _vision(kind, preset, pretrained, kind.config.channels)
-        return ImageEncoder(backbone, feature_dim, kind.config.frames)
+        model = _vision(kind, preset, source, kind.config.channels)
+        return ImageEncoder(model, feature_dim, kind.config.frames)
     if isinstance(kind, Text):
-        return TextEncoder(_text(kind, preset, pretrained, dropout), feature_dim)
+        return TextEncoder(_text(kind, preset, source, dropout), feature_dim)
     raise RecipeError(f"{kind.name}: no encoder for {type(kind).__name__}")
 
 
-def _vision(kind: Kind, preset: str, pretrained: str | None, channels: int) -> PreTrainedModel:
+def backbone_config(encoder: nn.Module) -> dict[str, Any]:
+    """The configuration of an encoder's backbone, as plain JSON types."""
+    backbone: Any = encoder.get_submodule("backbone")
+    document: dict[str, Any] = json.loads(backbone.config.to_json_string(use_diff=False))
+    return document
+
+
+def _vision(kind: Kind, preset: str, source: Source, channels: int) -> PreTrainedModel:
     if preset == "pretrained":
-        return _load_pretrained(kind, pretrained)
+        return _pretrained(kind, source)
     size = _preset(kind, preset, RESNETS)
     backbone = ResNetModel(ResNetConfig(num_channels=channels, layer_type="basic", **size))
     # The layout the CPU's convolutions are fastest in: a third less time per training step.
@@ -178,9 +195,9 @@ def _vision(kind: Kind, preset: str, pretrained: str | None, channels: int) -> P
     return backbone
 
 
-def _text(kind: Text, preset: str, pretrained: str | None, dropout: float) -> PreTrainedModel:
+def _text(kind: Text, preset: str, source: Source, dropout: float) -> PreTrainedModel:
     if preset == "pretrained":
-        backbone = _load_pretrained(kind, pretrained)
+        backbone = _pretrained(kind, source)
         _check_fits(kind, backbone.config)
         return backbone
     config = BertConfig(
@@ -200,6 +217,14 @@ def _preset(kind: Kind, preset: str, presets: dict[str, dict[str, Any]]) -> dict
             f"{kind.name}: no encoder preset {preset!r} for this kind; known: {known}"
         )
     return presets[preset]
+
+
+def _pretrained(kind: Kind, source: Source) -> PreTrainedModel:
+    if not isinstance(source, Mapping):
+        return _load_pretrained(kind, source)
+    from_config: Any = AutoModel.from_config
+    model: PreTrainedModel = from_config(AutoConfig.for_model(**source), dtype=torch.float32)
+    return model
 
 
 def _load_pretrained(kind: Kind, name: str | None) -> PreTrainedModel:

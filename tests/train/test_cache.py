@@ -84,7 +84,7 @@ def test_recordings_of_a_training_batch_are_cut_to_its_shortest_and_never_padded
 ) -> None:
     rows = [row(number, call=tone(0.4 + 0.1 * number)) for number in range(4)]
     split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
-    samples = [SplitDataset(split, {}, 0)[key] for key in EpochSampler(4, 0, shuffle=False)]
+    samples = [SplitDataset(split, {}, {}, 0)[key] for key in EpochSampler(4, 0, shuffle=False)]
 
     [group] = Collate(kinds(), training=True)(samples).inputs["call"]
     assert group.rows.tolist() == [0, 1, 2, 3]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from transformers import ResNetConfig, ResNetModel
 
 from dimml import Predictor
 from dimml.errors import ParityError, RecipeError
@@ -70,3 +72,20 @@ def test_recordings_of_every_length_train_and_answer(calls_recipe: Path, tmp_pat
 
     for one, other in zip(alone, together, strict=True):
         assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+def test_a_run_from_pretrained_weights_exports_without_them(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    ResNetModel(config).save_pretrained(tmp_path / "weights")
+    encoder = f"modalities.front.encoder={{preset: pretrained, pretrained: {tmp_path}/weights}}"
+    recipe = load_recipe(recipe_file, ["training.epochs=1", encoder])
+    train_run(recipe, tmp_path / "run", resume=False)
+    shutil.rmtree(tmp_path / "weights")
+    export_run(tmp_path / "run", tmp_path / "bundle")
+
+    prediction = Predictor.load(tmp_path / "bundle", "cpu").predict(
+        {"front": recipe.data.parent / "front1.png"}
+    )
+    assert prediction.modalities["front"].present
