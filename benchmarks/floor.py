@@ -24,7 +24,6 @@ from benchmarks.answers import differences
 from benchmarks.load import read_samples
 from benchmarks.rivals.answers import Answers
 from dimml import InputError, Predictor
-from dimml.bundle import Bundle
 from dimml.runtime import Graph
 
 STAGES = ("decode", "preprocess", "encode", "classify", "answer")

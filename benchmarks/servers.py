@@ -25,6 +25,7 @@ OURS = "dimml"
 FASTAPI_ONNX = "FastAPI + onnxruntime, tuned"
 START_SECONDS = 180
 STOP_SECONDS = 15
+IDLE_SECONDS = 30
 IDLE_SHARE = 0.1
 """Of one core: a server that uses less than this has finished starting."""
 
@@ -67,6 +68,15 @@ class Running:
             pss += process.memory_full_info().pss
             peak += _peak_rss(process.pid)
         return {"pss": pss / 2**20, "peak_rss": peak / 2**20}
+
+    def wait_until_idle(self) -> None:
+        """Waits for workers that are still loading and for answers that nobody waits for."""
+        deadline = time.monotonic() + IDLE_SECONDS
+        while time.monotonic() < deadline:
+            before = self.cpu_seconds()
+            time.sleep(0.3)
+            if self.cpu_seconds() - before < 0.3 * IDLE_SHARE:
+                return
 
     def _tree(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
@@ -133,7 +143,7 @@ def running(server: Server, body: bytes, folder: Path) -> Iterator[Running]:
         if not _wait_until_it_answers(process, url, body):
             tail = log.read_text(errors="replace")[-3000:]
             raise RuntimeError(f"{server.name} does not answer; the end of its output:\n{tail}")
-        _wait_until_idle(started)
+        started.wait_until_idle()
         yield started
     finally:
         _end(process)
@@ -169,16 +179,6 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, body: byt
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     return False
-
-
-def _wait_until_idle(server: Running) -> None:
-    # One worker may answer while the other is still loading.
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        before = server.cpu_seconds()
-        time.sleep(0.5)
-        if server.cpu_seconds() - before < 0.5 * IDLE_SHARE:
-            return
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

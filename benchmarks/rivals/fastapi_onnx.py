@@ -1,8 +1,9 @@
 """FastAPI around the exported graphs: the service of a competent user who knows dimml's library.
 
 It calls `dimml.Predictor` for each request: onnxruntime on one thread, one uvicorn worker per
-core with uvloop, httptools and no access log, `RIVAL_CONCURRENCY` as in `limits.py`. Everything that dimml's own service is fast by,
-other than how it takes requests in, batches them and answers, it has too.
+core with uvloop, httptools and no access log; `RIVAL_CONCURRENCY` tunes it further (`limits.py`).
+Everything that dimml's own service is fast by, other than how it takes requests in, batches them
+and answers, it has too.
 """
 
 from __future__ import annotations

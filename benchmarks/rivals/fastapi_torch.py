@@ -2,8 +2,9 @@
 
 The code is the same for both. The default runs it as the tutorials do: one uvicorn worker,
 PyTorch's own number of threads. Tuned is `RIVAL_THREADS=1` and one worker per core with uvloop,
-httptools and no access log; `RIVAL_CONCURRENCY` tunes it further (`limits.py`). Either way it has dimml's preprocessing, typed form parameters, and
-the model under `inference_mode` in FastAPI's thread pool.
+httptools and no access log; `RIVAL_CONCURRENCY` tunes it further (`limits.py`). Either way it has
+dimml's preprocessing, typed form parameters, and the model under `inference_mode` in FastAPI's
+thread pool.
 """
 
 from __future__ import annotations

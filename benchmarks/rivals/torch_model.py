@@ -74,5 +74,8 @@ class TorchModel:
                 }
                 features[rows, slot] = self.model.encoders[slot](**tensors)
                 present[rows, slot] = True
-        outputs = (tensor.numpy() for tensor in self.model.fusion(features, present))
-        return self.answers.build(present.numpy(), *outputs, [item.warnings for item in inputs])
+        probabilities, weights, logits = (
+            tensor.numpy() for tensor in self.model.fusion(features, present)
+        )
+        warnings = [item.warnings for item in inputs]
+        return self.answers.build(present.numpy(), probabilities, weights, logits, warnings)
