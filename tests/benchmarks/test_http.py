@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from benchmarks.answers import differences
-from benchmarks.load import Load, multipart, parse_wrk
+from benchmarks.load import CONTENT_TYPE, Load, multipart, parse_wrk
 from benchmarks.report import markdown
 from benchmarks.servers import FASTAPI_ONNX, OURS
 from benchmarks.stages import per_request, read_metrics
@@ -62,8 +62,6 @@ class TestParsingWrk:
 
 
 def test_a_body_is_what_the_service_reads_back() -> None:
-    from benchmarks.load import CONTENT_TYPE
-
     sample = {"audio": b"RIFF\r\n--\x00", "text": "zwölf"}
     parts = read_parts(CONTENT_TYPE, multipart(sample, {"audio": "audio", "text": "text"}), 16)
     found = [(part.name, part.filename, part.content) for part in parts]
@@ -74,7 +72,7 @@ def test_a_body_is_what_the_service_reads_back() -> None:
 
 
 class TestDifferences:
-    ANSWER: dict[str, Any] = {"label": "9", "p": [0.5, 0.5], "set": ("9",), "none": None}
+    ANSWER: ClassVar[dict[str, Any]] = {"label": "9", "p": [0.5, 0.5], "set": ("9",), "none": None}
 
     def test_numbers_may_differ_a_little_and_tuples_are_lists(self) -> None:
         got = {**self.ANSWER, "p": [0.50005, 0.49995], "set": ["9"]}
@@ -167,9 +165,9 @@ class TestRatios:
 
 class TestTargets:
     ROUNDS = (one_round(200, 100, 1000), one_round(600, 200, 1000), one_round(100, 100, 1000))
+    """Ratios 2, 3 and 1."""
 
     def test_the_median_of_the_ratios_decides(self) -> None:
-        """Not the ratio of the medians, which would be 200 / 100 as well as hide the range."""
         found = {one["target"]: one for one in judge(self.ROUNDS)}
         onnx = found[f"req/s at 32 over {FASTAPI_ONNX}"]
         assert (onnx["median"], onnx["low"], onnx["high"]) == (2.0, 1.0, 3.0)
