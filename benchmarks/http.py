@@ -4,7 +4,7 @@ Run as `python -m benchmarks.http`, on a machine that does nothing else; writes
 `benchmarks/results/http.json` and `http.md`. It needs a trained and exported run with its data,
 the extra `bench`, and `wrk`. One server runs at a time: each is started, checked, warmed up,
 measured and stopped once per round, so that noise hits all alike and idle rivals cost nothing.
-`--quick` takes about two minutes, writes to `runs/` and is no measurement.
+`--quick` takes two to three minutes, writes to `runs/` and is no measurement.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _bench(given: argparse.Namespace, folder: Path) -> Bench:
         folder=folder,
         seconds=given.seconds,
         warm_up=1 if given.quick else 3,
-        subset_servers=names if given.all_subsets else [OURS, f"{OURS} lean", FASTAPI_ONNX],
+        subset_servers=names if given.all_subsets else [OURS, FASTAPI_ONNX],
         floor_batches=(16,) if given.quick else FLOOR_BATCHES,
     )
 

@@ -78,9 +78,11 @@ def _servers(rounds: Sequence[Round], connections: Sequence[int]) -> str:
         row += [_figure(rounds, name, cell(ALL, count), "per_second") for count in connections]
         row += [_latency(rounds, name, cell(ALL, count)) for count in connections]
         row += [_figure(rounds, name, cell(ALL, n), "cpu_ms", 2) for n in (min(connections), most)]
+        row += [_figure(rounds, name, cell(ALL, most), "cores", 1)]
         row += [_ratio(rounds, name, most), _memory(rounds, name), str(_errors(rounds, name))]
         rows.append(row)
     cpu = [f"CPU ms/request at {count}" for count in (min(connections), most)]
+    cpu += [f"cores used at {most}"]
     return _table(["", *rates, *latencies, *cpu, ratio, *last], rows)
 
 

@@ -108,6 +108,8 @@ def _measure(started: Running, bodies: Path, connections: int, seconds: float) -
         "per_second": load.per_second,
         "errors": load.errors,
         "cpu_ms": 1e3 * cpu / answered,
+        # Far below the workers' number, most connections fell to one of them.
+        "cores": cpu / load.seconds,
         "stages": per_request(stages, _stages(started), answered, cpu),
         **memory,
     }

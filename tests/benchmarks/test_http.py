@@ -127,7 +127,7 @@ def one_round(
 
     def cells(rate: float) -> dict[str, Any]:
         figures = {"per_second": rate, "p50_ms": 10.0, "p99_ms": p99, "cpu_ms": 1.0, "errors": 0}
-        figures |= {"pss_mib": 100.0, "peak_rss_mib": 120.0}
+        figures |= {"cores": 1.5, "pss_mib": 100.0, "peak_rss_mib": 120.0}
         return {cell(ALL, count): {**figures, "stages": None} for count in (1, 8, 32)}
 
     loops = [(1, 1, 9e9), (2, 1, 9e9), (2, 4, floor / 2), (2, 16, floor)]
