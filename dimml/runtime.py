@@ -35,14 +35,18 @@ class Graph:
         provider: "cuda" or "cpu": the one its session truly got.
     """
 
-    def __init__(self, path: Path, providers: Providers, threads: int = 1) -> None:
+    def __init__(self, path: Path, providers: Providers, threads: int = 1, device: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Several sessions that spin in one process take the cores from each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        wanted = [(CUDA, {"use_tf32": "0"}), CPU] if providers == "cuda" else [CPU]
+        wanted = (
+            [(CUDA, {"device_id": str(device), "use_tf32": "0"}), CPU]
+            if providers == "cuda"
+            else [CPU]
+        )
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:
@@ -86,6 +90,17 @@ def available_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cores() or cores))
+
+
+def cuda_devices() -> int:
+    """GPUs that the driver shows to this process (CUDA_VISIBLE_DEVICES restricts them)."""
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return 0
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
 
 
 def _cgroup_cores() -> int | None:

@@ -48,22 +48,23 @@ class Part:
         return not self.filename and not self.content
 
 
-def read_parts(content_type: str, body: bytes, most: int) -> list[Part]:
+def read_parts(content_type: str, body: bytes, most: int, most_bytes: int) -> list[Part]:
     """The parts of a body, in order.
 
     Args:
         content_type: the request's header, which holds the boundary.
         body: the whole body.
         most: how many parts are accepted.
+        most_bytes: of one part.
 
     Raises:
-        InputError: `invalid_request`: there is no boundary, or the body is malformed, truncated
-            or has too many parts.
+        InputError: `too_large`: a part is over its limit; `invalid_request`: there is no boundary,
+            or the body is malformed, truncated or has too many parts.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise _invalid("the Content-Type has no boundary; let the HTTP client set this header")
-    collector = _Collector(most)
+    collector = _Collector(most, most_bytes)
     try:
         MultipartParser(boundary, collector.callbacks()).write(body)
     except FormParserError as error:
@@ -76,13 +77,15 @@ def read_parts(content_type: str, body: bytes, most: int) -> list[Part]:
 class _Collector:
     """Gathers what the parser calls back with."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_bytes: int) -> None:
         self.parts: list[Part] = []
         self.ended = False
         self._most = most
+        self._most_bytes = most_bytes
         self._headers: dict[str, bytes] = {}
         self._header_name = self._header_value = b""
         self._content: list[bytes] = []
+        self._bytes = 0
 
     def callbacks(self) -> MultipartCallbacks:
         return {
@@ -100,8 +103,14 @@ class _Collector:
             raise _invalid(f"the multipart body has more than {self._most} parts")
         self._headers = {}
         self._content = []
+        self._bytes = 0
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
+        self._bytes += end - start
+        if self._bytes > self._most_bytes:
+            name = _part(self._headers, b"").name
+            message = f"over the limit of {self._most_bytes:,} bytes"
+            raise InputError("too_large", message, name[:64])
         self._content.append(data[start:end])
 
     def part_end(self) -> None:
