@@ -14,13 +14,20 @@ from typing import Any
 
 import bentoml
 import orjson
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import Keys, RateLimit, digest, is_loopback, key_of
 from serving.metrics import LATENCY, REQUESTS
 from serving.parsing import printable
 from serving.request_log import RequestLog
-from serving.schemas import OVERLOADED, RECORD, RETRY_AFTER_SECONDS, error_body
+from serving.schemas import (
+    OVERLOADED,
+    RECORD,
+    RETRY_AFTER_SECONDS,
+    PredictRequest,
+    error_body,
+)
 from serving.settings import Settings, get_settings
 
 logger = logging.getLogger("bentoml.dimml")
@@ -121,7 +128,9 @@ class ServiceMiddleware:
         try:
             async with asyncio.timeout(self.settings.timeout) as limit:
                 answer.limit = limit
-                await self.app(scope, receive, answer.send)
+                is_prediction = scope["path"] == "/predict" and scope["method"] == "POST"
+                app = _predict if is_prediction else self.app
+                await app(scope, receive, answer.send)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -216,6 +225,13 @@ class _Answer:
         code, message = _STANDARD.get(self.status) or _STANDARD[400 if self.status < 500 else 500]
         path, method = printable(self._scope["path"]), printable(self._scope["method"])
         return error_body(code, message.format(path=path, method=method, limit=self._timeout))
+
+
+async def _predict(scope: Scope, receive: Receive, send: Send) -> None:
+    """What BentoML's router would come to, in two thirds of the time."""
+    submission = await PredictRequest.from_http_request(Request(scope, receive), None)
+    response = await bentoml.get_current_service().respond(submission)
+    await response(scope, receive, send)
 
 
 def _record(scope: Scope, headers: dict[bytes, bytes]) -> dict[str, Any]:

@@ -137,6 +137,10 @@ class Dimml:
     )
     async def predict(self, submission: Submission | InputError, /) -> Any:
         """Predicts from one sample: any non-empty subset of the bundle's modalities."""
+        return await self.respond(submission)
+
+    async def respond(self, submission: Submission | InputError) -> Response:
+        """The response to a request that has been read."""
         if isinstance(submission, InputError):
             return error_answer(submission)
         try:
