@@ -110,9 +110,7 @@ class Image(Kind):
         return {"pixels": frames[0] if self.config.frames is None else np.stack(frames)}
 
     def warnings(self, raw: list[PIL.Image.Image]) -> tuple[str, ...]:
-        bands = (band for image in raw for band in image.split())
-        pixels = [np.asarray(band, np.int16) for band in bands]
-        if all(np.ptp(band) <= BLANK_RANGE for band in pixels):
+        if all(high - low <= BLANK_RANGE for image in raw for low, high in _extrema(image)):
             return ("the image is blank",)
         return ()
 
@@ -233,3 +231,9 @@ def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:
     else:
         scale = 1.0 if highest <= 255 and image.mode == "I" else 255.0 / 65535.0
     return PIL.Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
+
+
+def _extrema(image: PIL.Image.Image) -> list[tuple[int, int]]:
+    """The least and the greatest value of each band."""
+    found: Any = image.getextrema()
+    return list(found) if image.mode == "RGB" else [found]
