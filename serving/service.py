@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 import orjson
+from bentoml import Service
 from bentoml.exceptions import BentoMLConfigException
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
 from serving.access import Keys
@@ -74,8 +76,20 @@ def _load(settings: Settings) -> Predictor:
         os._exit(error.exit_code)
 
 
+class WrappedService(Service[Any]):  # type: ignore[misc]
+    """A BentoML service with `ServiceMiddleware` around all of it.
+
+    `add_asgi_middleware` would put it inside of BentoML's own middleware, which keeps a task for
+    each request, and a timer that outlives it.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        return ServiceMiddleware(super().to_asgi(is_main))
+
+
 @bentoml.service(
     name="dimml",
+    service_class=WrappedService,
     workers=_plan().workers,
     # `ServiceMiddleware` keeps the time; this one must not come first, its 504 has another body.
     traffic={"timeout": get_settings().timeout + 5},
@@ -172,7 +186,6 @@ async def _metrics(_: Request) -> Response:
 
 
 _service: Any = Dimml
-_service.add_asgi_middleware(ServiceMiddleware)
 _service.mount_asgi_app(
     Starlette(
         routes=[
