@@ -61,10 +61,12 @@ def quantize_bundle(
     counts = {}
     for name, kind in bundle.kinds().items():
         graph = bundle.manifest.modalities[name].graph
-        reader = _Samples(kind, calibration)
+        reader = CalibrationSamples(kind, calibration)
         quantize_graph(source / graph, folder / graph, reader)
         counts[name] = reader.count
     manifest = _write_manifest(folder, bundle.manifest, bundle.manifest.provenance)
+    measured = compare(source, folder, validation)
+    check_accuracy(measured, list(manifest.modalities))
     report = {
         "split": "validation",
         "calibration_samples": counts,
@@ -74,9 +76,8 @@ def quantize_bundle(
             }
             for spec in manifest.modalities.values()
         },
-        "subsets": compare(source, folder, validation),
+        "subsets": measured,
     }
-    check_accuracy(report["subsets"], list(manifest.modalities))
     _write_manifest(folder, manifest, {**manifest.provenance, "quantization": report})
     return report
 
@@ -113,6 +114,39 @@ def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -
     model = onnx.load(target)
     _forget_unused_domains(model)
     onnx.save(model, target)
+
+
+class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
+    """Real samples of one modality, one at a time, so that any lengths go and none is padded.
+
+    Args:
+        kind: the modality.
+        rows: where the samples are; the first `CALIBRATION_SAMPLES` that have the modality count.
+
+    Attributes:
+        count: how many were read so far; a value that cannot be read is passed over.
+    """
+
+    def __init__(self, kind: Kind, rows: Sequence[Row]) -> None:
+        self.count = 0
+        self._kind = kind
+        present = (row.sample[kind.name] for row in rows if not is_absent(row.sample[kind.name]))
+        self._values = islice(present, CALIBRATION_SAMPLES)
+
+    def get_next(self) -> Arrays | None:
+        for value in self._values:
+            try:
+                item = self._kind.preprocess(self._kind.decode(value))
+            except InputError:
+                continue
+            self.count += 1
+            return self._kind.collate([item])
+        if not self.count:
+            raise PrecisionError(
+                f"{self._kind.name}: no training sample can be read, so int8 has no ranges; "
+                "nothing was written; export with --precision fp32"
+            )
+        return None
 
 
 def compare(fp32: Path, int8: Path, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
@@ -189,31 +223,6 @@ def table(report: dict[str, Any]) -> str:
         for graph, size in report["bytes"].items()
     ]
     return "\n".join(lines)
-
-
-class _Samples(CalibrationDataReader):  # type: ignore[misc]
-    """Real samples of one modality, one at a time, so that any lengths go and none is padded."""
-
-    def __init__(self, kind: Kind, rows: Sequence[Row]) -> None:
-        self.count = 0
-        self._kind = kind
-        present = (row.sample[kind.name] for row in rows if not is_absent(row.sample[kind.name]))
-        self._values = islice(present, CALIBRATION_SAMPLES)
-
-    def get_next(self) -> Arrays | None:
-        for value in self._values:
-            try:
-                item = self._kind.preprocess(self._kind.decode(value))
-            except InputError:
-                continue
-            self.count += 1
-            return self._kind.collate([item])
-        if not self.count:
-            raise PrecisionError(
-                f"{self._kind.name}: no training sample can be read, so int8 has no ranges; "
-                "nothing was written; export with --precision fp32"
-            )
-        return None
 
 
 def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
