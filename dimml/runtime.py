@@ -42,6 +42,8 @@ class Graph:
         # Several sessions that spin in one process take the cores from each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        # By its name a file could pass for onnxruntime's own format, which nothing here checks.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         wanted = (
             [(CUDA, {"device_id": str(device), "use_tf32": "0"}), CPU]
             if providers == "cuda"

@@ -21,6 +21,7 @@ from dimml.predictor import BATCH_SIZE, Predictor, Prepared
 from dimml.progress import track
 from dimml.runtime import available_cores
 from dimml.samples import subset_name, subsets
+from dimml.table import Row
 from train.data import read_split
 
 ECE_BINS = 15
@@ -38,20 +39,45 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     predictor = Predictor.load(path, threads=available_cores())
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = read_split(manifest, kinds, split)
+    found = subset_answers(predictor, rows, f"evaluating {split}")
+    return {
+        "split": split,
+        "samples": len(rows),
+        "bundle": predictor.bundle.id,
+        "subsets": {name: measure(pairs) for name, pairs in found.items() if pairs},
+    }
+
+
+def subset_answers(
+    predictor: Predictor, rows: Sequence[Row], description: str
+) -> dict[str, list[tuple[list[float], int]]]:
+    """Subset name to what the predictor says of the rows that have at least the subset.
+
+    Args:
+        predictor: who answers.
+        rows: labelled; a cell that cannot be read counts as absent.
+        description: of the work, for its progress.
+
+    Returns:
+        Per row, in order: probabilities [classes], and the true class.
+
+    Raises:
+        ManifestError: a row has a label that the bundle does not know.
+    """
     index = {label: number for number, label in enumerate(predictor.labels)}
     if unknown := sorted({str(row.label) for row in rows} - set(index)):
         raise ManifestError(
-            f"the {split} split has labels that the bundle does not know: {unknown[:5]}; it knows "
+            f"the rows have labels that the bundle does not know: {unknown[:5]}; it knows "
             f"{', '.join(index)}"
         )
     found: dict[str, list[tuple[list[float], int]]] = {}
-    for start in track(range(0, len(rows), BATCH_SIZE), f"evaluating {split}"):
+    for start in track(range(0, len(rows), BATCH_SIZE), description):
         batch = [
             (item, index[str(row.label)])
             for row in rows[start : start + BATCH_SIZE]
             if isinstance(item := predictor.prepare(row.sample, "absent"), Prepared)
         ]
-        for subset in subsets(list(kinds)):
+        for subset in subsets(list(predictor.kinds)):
             kept = [(_only(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
             answers = predictor.predict_prepared([item for item, _ in kept])
             found.setdefault(subset_name(subset), []).extend(
@@ -59,12 +85,7 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
                 for a, (_, y) in zip(answers, kept, strict=True)
                 if not isinstance(a, InputError)
             )
-    return {
-        "split": split,
-        "samples": len(rows),
-        "bundle": predictor.bundle.id,
-        "subsets": {name: measure(pairs) for name, pairs in found.items() if pairs},
-    }
+    return found
 
 
 def table(report: dict[str, Any]) -> str:
