@@ -14,12 +14,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 IsGone = Callable[[], Awaitable[bool]]
 
+TURNS = 3
+"""Turns of the event loop before a batch is taken: answers are written, what has arrived joins."""
+
 PATIENCE = 0.1
 """Seconds in the queue after which a client is asked whether it still waits."""
 
 
 class QueueFull(Exception):  # noqa: N818 (as in the standard library)
     """No more can wait; try again shortly."""
+
+
+class Abandoned(Exception):  # noqa: N818
+    """The client left before its turn came."""
 
 
 @dataclass(slots=True)
@@ -73,6 +80,7 @@ class Batcher(Generic[Item, Result]):
 
         Raises:
             QueueFull: as many items as may wait do.
+            Abandoned: `is_gone` said so.
         """
         if self.is_full:
             raise QueueFull
@@ -103,6 +111,8 @@ class Batcher(Generic[Item, Result]):
             self._running = None
 
     async def _take(self) -> list[_Waiting[Item, Result]]:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         batch: list[_Waiting[Item, Result]] = []
         late = time.monotonic() - PATIENCE
         while self._queue and len(batch) < self._most:
@@ -110,7 +120,7 @@ class Batcher(Generic[Item, Result]):
             if waiting.future.done():
                 continue
             if waiting.is_gone and waiting.since < late and await waiting.is_gone():
-                waiting.future.cancel()
+                waiting.future.set_exception(Abandoned())
                 continue
             batch.append(waiting)
         return batch

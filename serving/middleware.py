@@ -69,7 +69,7 @@ class ServiceMiddleware:
         self.rate_limit = _rate_limit(self.settings)
         self.log = RequestLog() if self.settings.request_log else None
         self.in_flight = 0
-        self.answered = 0
+        self.begun = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -124,7 +124,8 @@ class ServiceMiddleware:
 
     async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         # Workers share one listening socket, and a burst of connections can land on one of them.
-        answer.closes = self.in_flight > BUSY and self.answered % CLOSE_EVERY == 0
+        self.begun += 1
+        answer.closes = self.in_flight > BUSY and self.begun % CLOSE_EVERY == 0
         try:
             async with asyncio.timeout(self.settings.timeout) as limit:
                 answer.limit = limit
@@ -139,7 +140,6 @@ class ServiceMiddleware:
     def _count(self, answer: _Answer, record: dict[str, Any], seconds: float) -> None:
         if not answer.status:
             return
-        self.answered += 1
         REQUESTS.labels(answer.status).inc()
         LATENCY.observe(seconds)
         if self.log:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
 from serving.access import Keys
-from serving.batching import Batcher, QueueFull
+from serving.batching import Abandoned, Batcher, QueueFull
 from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
 from serving.middleware import ServiceMiddleware
 from serving.parsing import RawRequest
@@ -161,6 +161,8 @@ class Dimml:
             answer = await self.batcher.submit(submission.request, submission.is_gone)
         except QueueFull:
             return overloaded_answer()
+        except Abandoned:
+            return error_answer(InputError("invalid_request", "the client left"))
         submission.record.update(answer.trace)
         if isinstance(answer.content, InputError):
             submission.record["error"] = answer.content.code
