@@ -67,12 +67,15 @@ class ServiceMiddleware:
         self.settings = get_settings()
         self.keys = Keys(self.settings)
         self.rate_limit = _rate_limit(self.settings)
-        self.log = RequestLog() if self.settings.request_log else None
+        self.log: RequestLog | None = None
         self.in_flight = 0
         self.begun = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
             return
@@ -91,6 +94,14 @@ class ServiceMiddleware:
             self.in_flight -= 1
             seconds = time.perf_counter() - started
             self._count(answer, record, seconds)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.log = RequestLog() if self.settings.request_log else None
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if self.log:
+                self.log.close()
 
     async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], answer: _Answer) -> bool:
         """Answers what need not be looked at, whatever is still to come of its body."""

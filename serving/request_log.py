@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import sys
 import threading
@@ -29,7 +28,6 @@ class RequestLog:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
 
     def add(self, record: dict[str, Any]) -> None:
         """Takes a record of plain JSON types; its `time` is in seconds since 1970."""

@@ -58,7 +58,9 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
     """Opens a client of the service in this process; one at a time, as BentoML has it."""
 
     @contextmanager
-    def opened(bundle: Path, **settings: object) -> Iterator[TestClient]:
+    def opened(
+        bundle: Path, *, host: str = "127.0.0.1", **settings: object
+    ) -> Iterator[TestClient]:
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setenv("DIMML_BUNDLE", str(bundle))
             monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
@@ -75,7 +77,7 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
 
             service: Any = Dimml
             try:
-                with TestClient(service.to_asgi(), client=("127.0.0.1", 50000)) as client:
+                with TestClient(service.to_asgi(), client=(host, 50000)) as client:
                     yield client
             finally:
                 get_settings.cache_clear()
