@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from dimml import __version__
 from dimml.errors import DimmlError, UsageError
@@ -57,6 +57,22 @@ class LazyGroup(TyperGroup):
         return typer.main.get_command(listed)
 
 
+class GroupedCommand(TyperCommand):
+    """Lists its options under the panel that each names, the others under "Options"."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                title = getattr(parameter, "rich_help_panel", None) or default
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 def build(name: str) -> Any:
     """The command of this name, imported.
 
@@ -71,7 +87,9 @@ def build(name: str) -> Any:
         raise UsageError(f"`dimml {name}` needs {_missing(command, str(error.name))}") from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     settings = getattr(target, "context_settings", None)
-    single.command(name=name, context_settings=settings, help=_help(target))(target)
+    single.command(name=name, cls=GroupedCommand, context_settings=settings, help=_help(target))(
+        target
+    )
     return typer.main.get_command(single)
 
 

@@ -190,7 +190,8 @@ def _from_json_scalar(name: str, value: object, field: ModalityField) -> Value:
     if not value.strip():
         return None
     try:
-        return base64.b64decode(value, validate=True)
+        # Encoders break lines, as `base64 FILE` does.
+        return base64.b64decode("".join(value.splitlines()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise _invalid(
             "not base64; send the file's bytes encoded as base64 (URLs, paths and data: URLs are "

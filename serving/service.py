@@ -134,8 +134,11 @@ class Dimml:
 
         settings = get_settings()
         try:
-            Bundle.load(settings.bundle)
             keys = Keys(settings)
+        except DimmlError as error:
+            raise BentoMLConfigException(error.message) from error
+        try:
+            Bundle.load(settings.bundle)
             if settings.providers == "cuda":
                 from dimml.runtime import choose_provider
 
