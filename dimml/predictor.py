@@ -12,6 +12,7 @@ import numpy as np
 
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, InputError, UsageError
+from dimml.fits import check_fits
 from dimml.modalities import Arrays, Kind, Limits
 from dimml.runtime import Graph, choose_provider
 from dimml.samples import ModalityOutput, Prediction, Sample, is_absent, subset_name
@@ -112,6 +113,7 @@ class Predictor:
             for name, spec in bundle.manifest.modalities.items()
         }
         classifier = Graph(bundle.path / bundle.manifest.classifier, provider, threads, device)
+        check_fits(bundle, encoders, classifier)
         return cls(bundle, bundle.kinds(limits), encoders, classifier)
 
     @property

@@ -33,6 +33,7 @@ class Graph:
 
     Attributes:
         provider: "cuda" or "cpu": the one its session truly got.
+        inputs, outputs: name to shape; a dimension that is free has a name.
     """
 
     def __init__(self, path: Path, providers: Providers, threads: int = 1, device: int = 0) -> None:
@@ -57,7 +58,8 @@ class Graph:
         if self.provider != providers:
             problem = _missing_for_cuda() or "onnxruntime fell back to the CPU"
             raise ProviderError(f"CUDA was asked for and {problem}; {ENABLE_CUDA}")
-        self.input_names = tuple(node.name for node in self._session.get_inputs())
+        self.inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        self.outputs = {node.name: node.shape for node in self._session.get_outputs()}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The graph's outputs, in its order."""

@@ -179,7 +179,7 @@ def test_onnxruntime_reads_the_format_that_was_checked_whatever_the_name(tmp_pat
     path = tmp_path / "front.ort"
     save(tmp_path, model()).rename(path)
     check_graph(path)
-    assert set(Graph(path, "cpu").input_names) == {"x", "c"}
+    assert set(Graph(path, "cpu").inputs) == {"x", "c"}
     # Left to itself it goes by the name, and would read a format that nothing has checked.
     with pytest.raises(Exception, match="ORT"):
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
