@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,13 @@ from serving.settings import Settings, get_settings
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
     from serving.pipeline import Answer
+
+SWITCH_SECONDS = 0.0002
+"""How long a thread may keep Python's interpreter from another that wants it.
+
+At the usual 5 ms, a flood of requests to refuse keeps it from the thread that computes: each time
+that comes back from decoding or from a graph, it waits so long.
+"""
 
 logger = logging.getLogger("bentoml.dimml")
 
@@ -112,6 +120,7 @@ class Dimml:
         from serving.openapi import document
         from serving.pipeline import Pipeline
 
+        sys.setswitchinterval(SWITCH_SECONDS)
         settings, plan = get_settings(), get_plan()
         self.predictor = _load(settings)
         self.fields = fields_of(self.predictor)
