@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -17,13 +19,22 @@ import pytest
 from serving.settings import ROOT
 
 
+def free_port() -> int:
+    """One below those that the system gives to clients, who would take it before it is bound."""
+    while True:
+        port = random.SystemRandom().randint(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Server:
     """`bentoml serve` in a process of its own."""
 
     def __init__(self, bundle: Path, home: Path, **settings: object) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
+        self.temporary = home / "temporary"
+        self.temporary.mkdir()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         self._log = (home / "log").open("w+b")
         command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Dimml"]
@@ -33,6 +44,7 @@ class Server:
             env={
                 **os.environ,
                 "BENTOML_HOME": str(home),
+                "TMPDIR": str(self.temporary),
                 "DIMML_BUNDLE": str(bundle),
                 "DIMML_PROVIDERS": "cpu",
                 "DIMML_WORKERS": "2",
