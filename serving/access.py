@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -103,10 +104,13 @@ def key_of(headers: Mapping[bytes, bytes]) -> bytes | None:
 
 def is_loopback(scope: Scope) -> bool:
     """Whether a client is on this machine; one without an address (a Unix socket) is."""
-    if not scope.get("client"):
-        return True
+    return not scope.get("client") or _is_loopback(scope["client"][0])
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_loopback(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(scope["client"][0].partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

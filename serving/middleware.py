@@ -6,14 +6,14 @@ import asyncio
 import logging
 import math
 import os
+import random
 import re
-import secrets
 import time
 from pathlib import Path
 from typing import Any
 
-import bentoml
 import orjson
+from bentoml import get_current_service
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -241,7 +241,7 @@ class _Answer:
 async def _predict(scope: Scope, receive: Receive, send: Send) -> None:
     """What BentoML's router would come to, in two thirds of the time."""
     submission = await PredictRequest.from_http_request(Request(scope, receive), None)
-    response = await bentoml.get_current_service().respond(submission)
+    response = await get_current_service().respond(submission)
     await response(scope, receive, send)
 
 
@@ -249,7 +249,7 @@ def _record(scope: Scope, headers: dict[bytes, bytes]) -> dict[str, Any]:
     given = headers.get(b"x-request-id", b"")
     return {
         "time": time.time(),
-        "id": given.decode() if REQUEST_ID.fullmatch(given) else secrets.token_hex(8),
+        "id": given.decode() if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}",
         "client": scope["client"][0] if scope.get("client") else None,
         "method": printable(scope["method"]),
         "path": printable(scope["path"]),
@@ -269,7 +269,7 @@ def _digest_of_client(scope: Scope) -> bytes:
 
 
 def _is_full() -> bool:
-    service = bentoml.get_current_service()
+    service = get_current_service()
     return service is not None and service.batcher.is_full
 
 
