@@ -56,29 +56,32 @@ def read_rows(
         ManifestError: it cannot be read, or none of its columns is a modality.
     """
     path = Path(path)
-    names = column_names(path)
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ManifestError(
-            f"{path} has several columns named {', '.join(repeated)}; keep one of each"
-        )
-    if not set(kinds) & set(names):
+    if not any(name in kinds for name in column_names(path)):
         raise ManifestError(
             f"{path} has no column named after a modality ({', '.join(kinds)}); it has "
-            f"{', '.join(names) or 'none'}"
+            f"{', '.join(column_names(path)) or 'none'}"
         )
-    if split is not None and "split" not in names:
+    if split is not None and "split" not in column_names(path):
         raise ManifestError(f"{path} has no column `split`, so it has no {split} split")
     return _rows(path, kinds, split)
 
 
-def column_names(path: Path) -> list[str]:
-    """The table's column names; for JSON lines, those of its first row."""
+def column_names(path: Path) -> Iterable[str]:
+    """The table's column names; those of JSON lines as far as they are asked for, row by row.
+
+    Raises:
+        ManifestError: the table cannot be read, or has a column twice.
+    """
     _check(path)
-    if path.suffix == ".parquet":
-        return list(_parquet(path).schema_arrow.names)
-    if path.suffix == ".csv":
-        return _csv_header(path)
-    return list(next(_json_lines(path), {}))
+    if path.suffix not in (".parquet", ".csv"):
+        return _json_keys(path)
+    parquet = path.suffix == ".parquet"
+    names = list(_parquet(path).schema_arrow.names) if parquet else _csv_header(path)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ManifestError(
+            f"{path} has several columns named {', '.join(repeated)}; keep one of each"
+        )
+    return names
 
 
 def count_rows(path: str | Path) -> int | None:
@@ -173,6 +176,15 @@ def _csv_batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield from pyarrow.csv.open_csv(path, convert_options=convert, parse_options=parse)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def _json_keys(path: Path) -> Iterator[str]:
+    """Each key once, when the first row that has it is read."""
+    seen: set[str] = set()
+    for record in _json_lines(path):
+        new = [name for name in record if name not in seen]
+        seen.update(new)
+        yield from new
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -163,6 +163,14 @@ def test_dialects(tmp_path: Path, name: str, content: str) -> None:
     ]
 
 
+def test_json_lines_may_leave_out_what_is_absent(tmp_path: Path) -> None:
+    records = [{"id": "a"}, {"split": "test", "text": "one"}, {"image": "a.png", "split": "test"}]
+    path = write(tmp_path, ".jsonl", records)
+    assert list(column_names(path)) == ["id", "split", "text", "image"]
+    assert samples(path) == [{}, {"text": "one"}, {"image": tmp_path / "a.png"}]
+    assert [row.id for row in read_rows(path, KINDS, "test")] == ["1", "2"]
+
+
 def test_only_parquet_knows_its_length(tmp_path: Path) -> None:
     lengths = [count_rows(write(tmp_path, suffix, RECORDS)) for suffix in SUFFIXES]
     assert lengths == [3, None, None, None]
