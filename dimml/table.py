@@ -8,6 +8,7 @@ of paths. An empty cell is an absent modality.
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,31 @@ def column_names(path: Path) -> Iterable[str]:
             f"{path} has several columns named {', '.join(repeated)}; keep one of each"
         )
     return names
+
+
+def missing_columns(path: Path, modalities: Iterable[str]) -> str | None:
+    """What to tell of modalities that no column is named after; None where each has one.
+
+    Raises:
+        ManifestError: the table cannot be read.
+    """
+    missing = dict.fromkeys(modalities)
+    free: dict[str, str] = {}
+    for name in column_names(path):
+        if name in missing:
+            del missing[name]
+        elif name not in ("id", "split", "label"):
+            free[name.lower()] = name
+        if not missing:
+            return None
+    said = []
+    for name in missing:
+        near = difflib.get_close_matches(name, free, n=1)
+        said.append(name + (f" (did you mean {free[near[0]]}?)" if near else ""))
+    return (
+        f"{path} has no column for {', '.join(said)}; its columns are "
+        f"{', '.join(column_names(path))}"
+    )
 
 
 def count_rows(path: str | Path) -> int | None:

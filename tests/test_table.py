@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from dimml.errors import ManifestError
-from dimml.table import Row, column_names, count_rows, read_rows
+from dimml.table import Row, column_names, count_rows, missing_columns, read_rows
 
 KINDS = {"audio": "audio", "image": "image", "text": "text"}
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
@@ -95,6 +95,16 @@ class TestEveryFormat:
         message = refusal(write(tmp_path, suffix, [{"id": "a", "sound": "a.wav"}]))
         assert "audio, image, text" in message
         assert "it has id, sound" in message
+
+    def test_modalities_without_a_column_are_named_with_what_is_near(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        path = write(tmp_path, suffix, [{"id": "a", "Imge": "a.png", "text": "one"}])
+        assert missing_columns(path, ["text"]) is None
+        assert missing_columns(path, KINDS) == (
+            f"{path} has no column for audio, image (did you mean Imge?); its columns are "
+            "id, Imge, text"
+        )
 
     def test_no_column_of_splits(self, tmp_path: Path, suffix: str) -> None:
         path = write(tmp_path, suffix, [{"text": "one"}])

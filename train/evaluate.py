@@ -18,10 +18,10 @@ from torchmetrics.functional.classification import (
 from dimml.bundle import Bundle
 from dimml.errors import InputError, ManifestError
 from dimml.predictor import BATCH_SIZE, Predictor, Prepared
-from dimml.progress import track
+from dimml.progress import say, track
 from dimml.runtime import available_cores
 from dimml.samples import subset_name, subsets
-from dimml.table import Row
+from dimml.table import Row, missing_columns
 from train.data import read_split
 
 ECE_BINS = 15
@@ -39,6 +39,8 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     predictor = Predictor.load(path, threads=available_cores())
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = read_split(manifest, kinds, split)
+    if missing := missing_columns(manifest, kinds):
+        say(f"warning: {missing}; what has no column counts as absent")
     found = subset_answers(predictor, rows, f"evaluating {split}")
     return {
         "split": split,

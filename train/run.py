@@ -27,7 +27,7 @@ from dimml.table import Row
 from train.cache import cached_split
 from train.calibrate import calibrate, conformal, conformal_rows
 from train.config import Recipe
-from train.data import fingerprint, read_split, train_tokenizer
+from train.data import fingerprint, read_training_splits, train_tokenizer
 from train.fit import LAST, RunData, fit
 from train.module import DetachedModule
 
@@ -75,7 +75,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     write_atomic(folder / RECIPE, _dump(recipe))
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     names = {name: modality.kind for name, modality in recipe.modalities.items()}
-    rows = {split: read_split(recipe.data, names, split) for split in ("train", "validation")}
+    rows = read_training_splits(recipe.data, names)
     labels = tuple(sorted({str(row.label) for row in rows["train"]}))
     specs, assets = _specifications(recipe, rows["train"])
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dimml.errors import ManifestError
 from dimml.modalities import KINDS
 from dimml.table import Row
 from train.cache import cached_split
@@ -72,11 +71,6 @@ def test_an_unreadable_cell_is_absent_and_reported_every_time(
         assert list(split[0]) == ["shot"]
         assert len(split) == 1
         assert "2 unreadable cells count as absent; the first: 7:" in capsys.readouterr().err
-
-
-def test_a_label_that_training_did_not_see_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="middle"):
-        cached_split([row(0, "middle", call=tone(1))], kinds(), LABELS, "test", tmp_path, "")
 
 
 def test_recordings_of_a_training_batch_are_cut_to_its_shortest_and_never_padded(

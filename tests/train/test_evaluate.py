@@ -153,6 +153,16 @@ class TestEvaluateBundle:
         with pytest.raises(ManifestError, match=r"\['nine'\]; it knows zero, one, two, three"):
             evaluate_bundle(free_names_bundle, path, "test")
 
+    def test_a_modality_without_a_column_is_said(
+        self, free_names_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "data.csv"
+        path.write_text("split,label,note,fron\ntest,zero,seven,a.png\n")
+        evaluate_bundle(free_names_bundle, path, "test")
+        said = capsys.readouterr().err
+        assert "warning: " in said
+        assert "no column for front (did you mean fron?), rear; its columns are" in said
+
     def test_a_split_without_rows_is_refused(self, free_names_bundle: Path, data: Path) -> None:
         with pytest.raises(ManifestError, match="no labelled row in its validation split"):
             evaluate_bundle(free_names_bundle, data, "validation")

@@ -29,3 +29,17 @@ def test_an_unreadable_cell_may_count_as_absent(tiny_bundle: Path, tmp_path: Pat
     table.write_text("id,audio,text\nd,missing.wav,one\n")
     predictor = Predictor.load(tiny_bundle, "cpu")
     assert score_table(predictor, table, tmp_path / "o.parquet", "absent") == (1, 0)
+
+
+def test_a_modality_without_a_column_is_said_once(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "in.jsonl"
+    table.write_text('{"text": "one", "imag": "a.png"}\n' * 300)
+    predictor = Predictor.load(tiny_bundle, "cpu")
+    assert score_table(predictor, table, tmp_path / "o.parquet") == (300, 0)
+    warnings = [line for line in capsys.readouterr().err.split("\n") if "warning" in line]
+    assert warnings == [
+        f"warning: {table} has no column for audio, image (did you mean imag?); its columns are "
+        "text, imag; what has no column counts as absent"
+    ]
