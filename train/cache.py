@@ -18,7 +18,7 @@ import pyarrow.ipc
 
 from dimml import __version__
 from dimml.errors import InputError, ManifestError
-from dimml.files import new_file
+from dimml.files import made_folder, new_file
 from dimml.modalities import Arrays, Kind
 from dimml.progress import say, track
 from dimml.runtime import available_cores
@@ -88,15 +88,12 @@ def cached_split(
     """
     path = folder / f"{name}-{_key(rows, labels, settings)}.arrow"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as part:
+        with made_folder(folder), new_file(path) as part:
             _write(part, rows, kinds, labels, name)
     split = Split(path, kinds)
     if split.problems:
         count, first = len(split.problems), split.problems[0]
         say(f"{name}: {count} unreadable cells count as absent; the first: {first}")
-    if not len(split):
-        raise ManifestError(f"no row of the {name} split could be read: {split.problems[0]}")
     return split
 
 
@@ -110,6 +107,7 @@ def _write(
     index = {label: number for number, label in enumerate(labels)}
     schema = _schema(kinds)
     progress = iter(track(_decoded(rows, kinds), f"decoding {name}", len(rows)))
+    readable, first = 0, ""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for start in range(0, len(rows), BLOCK_ROWS):
             block, problems = [], []
@@ -122,8 +120,12 @@ def _write(
                 pa.RecordBatch.from_pylist(block, schema),
                 custom_metadata={_PROBLEMS: json.dumps(problems).encode()},
             )
+            readable += len(block)
+            first = first or "".join(problems[:1])
         # Lets the progress reach its last line.
         next(progress, None)
+    if not readable:
+        raise ManifestError(f"no row of the {name} split can be read; the first: {first}")
 
 
 def _decoded(

@@ -104,9 +104,19 @@ def _why_none(path: Path, kinds: Mapping[str, str], split: str) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """The sha256 of a table: which data a run was trained on."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of a table: which data a run was trained on.
+
+    Raises:
+        ManifestError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ManifestError(
+            f"cannot read the table {path} ({error.strerror}); where a recipe's `data` is a "
+            f"relative path, it starts at the current folder, {Path.cwd()}"
+        ) from error
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> bytes:

@@ -16,17 +16,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
-from dimml.errors import InterruptedRunError
 from dimml.modalities import Kind
 from dimml.progress import say
 from dimml.runtime import available_cores
 from train.cache import Split
 from train.config import Recipe
 from train.data import Collate, EpochSampler, SplitDataset
+from train.folder import LAST
 from train.history import History
 from train.module import BEST, DetachedModule
-
-LAST = "last.ckpt"
 
 
 class RunData(lightning.LightningDataModule):
@@ -65,7 +63,7 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
     """Trains, leaves the best epoch's weights in the module, and says which epoch that was.
 
     Raises:
-        InterruptedRunError: stopped by Ctrl-C or SIGTERM.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
     """
     _quieten()
     torch.set_num_threads(available_cores())
@@ -89,7 +87,7 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
         # Lightning's answer to Ctrl-C is to exit with 1.
         if not trainer.interrupted:
             raise
-        raise InterruptedRunError(_stopped(folder)) from None
+        raise KeyboardInterrupt from None
     checkpoint = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
     module.load_state_dict(checkpoint["state_dict"])
     score = float(best.best_model_score or 0.0)
@@ -102,12 +100,6 @@ def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder, name, enable_version_counter=False, save_on_train_epoch_end=True, **options
     )
-
-
-def _stopped(folder: Path) -> str:
-    if (folder / LAST).exists():
-        return f"stopped; the same command with --resume goes on (the run is in {folder})"
-    return "stopped before the first epoch ended; the same command starts again"
 
 
 def _quieten() -> None:

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytorch_lightning as lightning
 import torch
 import yaml
@@ -28,11 +27,10 @@ from train.cache import cached_split
 from train.calibrate import calibrate, conformal, conformal_rows
 from train.config import Recipe
 from train.data import fingerprint, read_training_splits, train_tokenizer
-from train.fit import LAST, RunData, fit
+from train.fit import RunData, fit
+from train.folder import DATA, RECIPE, RUN, check_folder, locked_folder, stoppable
 from train.module import DetachedModule
 
-RECIPE = "recipe.yaml"
-RUN = "run.json"
 WEIGHTS = "model.safetensors"
 CACHE = "cache"
 """Beside the run's folder: the decoded data, shared by the runs there."""
@@ -56,23 +54,20 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
     """Trains a recipe into a folder.
 
     Raises:
-        UsageError: the folder holds a run and `resume` was not asked for, or the other way round;
-            or another process is training into it.
-        InterruptedRunError: stopped by Ctrl-C; `resume` goes on from the last whole epoch.
+        UsageError: the recipe, its data or the folder does not do, see `check_folder`; or another
+            process is training there.
+        InterruptedRunError: stopped by Ctrl-C or SIGTERM; `resume` goes on from the last whole
+            epoch.
+        KeyboardInterrupt: stopped before the first epoch ended.
     """
-    _check_folder(recipe, folder, resume)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        with lock.acquire(blocking=False):
-            _train(recipe, folder, resume)
-    except filelock.Timeout as error:
-        raise UsageError(f"another process is training into {folder}") from error
+    with locked_folder(folder), stoppable(folder):
+        _train(recipe, folder, resume)
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
-    write_atomic(folder / RECIPE, _dump(recipe))
+    table = {"path": str(recipe.data.resolve()), "sha256": fingerprint(recipe.data)}
+    check_folder(folder, _dump(recipe), table["sha256"], resume)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     names = {name: modality.kind for name, modality in recipe.modalities.items()}
     rows = read_training_splits(recipe.data, names)
@@ -86,6 +81,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     )
     data = RunData(recipe, kinds, *splits)
     module = DetachedModule(_model(recipe, kinds, len(labels)), recipe)
+    write_atomic(folder / RECIPE, _dump(recipe))
+    write_atomic(folder / DATA, json.dumps(table) + "\n")
     best = fit(module, data, folder, resume)
     model = module.model.cpu().eval()
     document = {
@@ -93,7 +90,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         "seed": recipe.seed,
         "labels": labels,
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
-        "data": {"path": str(recipe.data), "sha256": fingerprint(recipe.data)},
+        "data": table,
         "best": best,
         "backbones": _backbones(recipe, model),
         "conformal": _calibrate(model, data, recipe.coverage).model_dump(mode="json"),
@@ -138,20 +135,6 @@ def load_run(folder: Path) -> Run:
 
 def _dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-
-
-def _check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    if (folder / RUN).exists():
-        raise UsageError(f"{folder} holds a finished run: remove it or choose another with --out")
-    if not resume and (folder / LAST).exists():
-        raise UsageError(f"{folder} holds a stopped run: add --resume, or remove it")
-    if resume and not (folder / LAST).exists():
-        raise UsageError(f"{folder} holds nothing to resume; leave --resume out")
-    if resume and (folder / RECIPE).read_text() != _dump(recipe):
-        raise UsageError(
-            f"the run in {folder} was started with other settings (its {RECIPE} holds them): "
-            "resume with those, or choose another folder with --out"
-        )
 
 
 def _specifications(

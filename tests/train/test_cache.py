@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dimml.errors import ManifestError
 from dimml.modalities import KINDS
 from dimml.table import Row
 from train.cache import cached_split
@@ -71,6 +72,12 @@ def test_an_unreadable_cell_is_absent_and_reported_every_time(
         assert list(split[0]) == ["shot"]
         assert len(split) == 1
         assert "2 unreadable cells count as absent; the first: 7:" in capsys.readouterr().err
+
+
+def test_a_split_of_which_no_row_can_be_read_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no row of the test split can be read; the first: 7:"):
+        cached_split([row(7, call=b"junk")], kinds(), LABELS, "test", tmp_path / "a" / "b", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_recordings_of_a_training_batch_are_cut_to_its_shortest_and_never_padded(
