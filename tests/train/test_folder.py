@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 import signal
@@ -36,14 +38,15 @@ def recipe_of(data: Path, **changes: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a table and a run that was stopped by SIGTERM while calibrating."""
+    """A folder with a table and a run, stopped by SIGTERM while calibrating and then moved."""
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "data.csv").write_text(HEADER + ROWS)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         monkeypatch.setattr("train.run._calibrate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(InterruptedRunError, match="the same command with --resume goes on"):
-            train_run(recipe_of(Path("data.csv")), Path("run"), resume=False)
+            train_run(recipe_of(Path("data.csv")), Path("moved"), resume=False)
+        Path("moved").rename("run")
     return folder
 
 
@@ -107,9 +110,17 @@ class TestResume:
             train_run(recipe_of(Path("data.csv")), Path("run"), resume=True)
         assert not (folder / "run" / "run.json").exists()
 
-    def test_goes_on_where_the_same_data_is_elsewhere(self, folder: Path) -> None:
+    def test_goes_on_with_the_best_epoch_where_folder_and_data_were_moved(
+        self, folder: Path
+    ) -> None:
         train_run(recipe_of(Path("data.csv")), folder / "run", resume=True)
-        assert (folder / "run" / "run.json").exists()
+        with (folder / "run" / "metrics.csv").open() as file:
+            scores = [float(row["val_accuracy"]) for row in csv.DictReader(file)]
+        assert len(scores) == 2
+        assert json.loads((folder / "run" / "run.json").read_text())["best"] == {
+            "epoch": scores.index(max(scores)),
+            "val_accuracy": pytest.approx(max(scores)),
+        }
 
 
 class TestStop:
