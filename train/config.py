@@ -13,6 +13,7 @@ import yaml
 from dimml.bundle import MAX_MODALITIES, ModalityName
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS
+from dimml.names import why_reserved
 
 Positive = Annotated[float, pydantic.Field(gt=0)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -128,6 +129,14 @@ class Recipe(_Model):
             return value
         return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}
 
+    @pydantic.field_validator("modalities")
+    @classmethod
+    def _no_reserved_name(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
+        for name in value:
+            if why := why_reserved(name, list(value)):
+                raise ValueError(f"{name}: {why}")
+        return value
+
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads and validates a recipe.
@@ -174,12 +183,18 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 def _problem(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     place = problem["loc"]
-    said = problem["msg"]
+    said = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(place[:-1], document).model_fields)
         near = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         said = f"unknown key; {hint}accepted: {', '.join(known)}"
+    if place[-1] == "[key]":
+        place = place[:-1]
+        said = (
+            "a name has a letter of a to z, then letters, digits and _, at most 32; "
+            "give its column such a name too"
+        )
     return f"{'.'.join(map(str, place))}: {said}"
 
 

@@ -157,6 +157,10 @@ class TestSet:
         ("modalities.front.preprocessing.size=4", "front.preprocessing.size: Input should be a"),
         ("modalities.front.preprocessing.channels=2", "front.preprocessing.channels: Input shoul"),
         ("modalities.front.preprocessing.mean=[0, 0]", "mean must hold 1 or 3 values"),
+        ("modalities.json=text", "modalities: json: the name is reserved: options of `dimml pred"),
+        ("modalities.note_label=text", "note_label: the name is reserved: scores of note are note"),
+        ("modalities.a/b=text", "modalities.a/b: a name has a letter of a to z, then letters"),
+        ("modalities.Photo=image", "modalities.Photo: a name has a letter of a to z, then"),
         ("modalities.front.kind=film", "modalities.front.kind: Input should be 'audio'"),
     ],
 )
