@@ -56,6 +56,14 @@ class LazyGroup(TyperGroup):
         listed.command(name=cmd_name, help=command.help)(lambda: None)
         return typer.main.get_command(listed)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Typer would exit with this code without a word.
+            sys.stderr.write("Stopped.\n")
+            raise typer.Exit(130) from None
+
 
 class GroupedCommand(TyperCommand):
     """Lists its options under the panel that each names, the others under "Options"."""
@@ -229,6 +237,3 @@ def main() -> None:
         # A full disk, a folder that may not be written: nobody's bug.
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped.\n")
-        sys.exit(130)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dimml import Predictor
+from dimml.cli import main
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,3 +74,17 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_command_is_bad_usage() -> None:
     assert run("predikt").returncode == 2
+
+
+def test_ctrl_c_says_that_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dimml.bundle.Bundle.load", interrupted)
+    monkeypatch.setattr("sys.argv", ["dimml", "inspect", "bundle"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
