@@ -14,6 +14,7 @@ import pytest
 from dimml import Predictor
 from dimml.errors import ManifestError
 from dimml.samples import subset_name, subsets
+from train.commands import evaluate
 from train.evaluate import evaluate_bundle, measure, model_card, table
 
 NAMES = ("front", "rear", "note")
@@ -139,6 +140,26 @@ class TestEvaluateBundle:
         assert counts[2] == 80
         assert max(counts[:2]) < 80
         assert counts[-1] < min(counts[:2])
+
+    def test_cells_that_cannot_be_read_are_counted_and_said(
+        self, free_names_bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report = evaluate_bundle(free_names_bundle, data, "test")
+        said = capsys.readouterr().err
+        assert report["unreadable"] == 4
+        assert "80 samples, 4 unreadable cells" in table(report)
+        assert "test: 4 unreadable cells count as absent; the first: 0: front: unsup" in said
+        assert "evaluating test: 80 in" in said
+
+    def test_a_split_of_which_no_row_can_be_read_is_refused_and_nothing_written(
+        self, free_names_bundle: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "data.csv"
+        path.write_text("split,label,front,rear\ntest,zero,no.png,no.png\ntest,one,no.png,\n")
+        before = {file: file.stat().st_mtime_ns for file in free_names_bundle.iterdir()}
+        with pytest.raises(ManifestError, match=r"no row of the test split can be read; the first"):
+            evaluate(free_names_bundle, path)
+        assert {file: file.stat().st_mtime_ns for file in free_names_bundle.iterdir()} == before
 
     def test_a_subset_that_no_row_has_is_left_out(
         self, free_names_bundle: Path, data: Path
