@@ -36,8 +36,10 @@ def score(
     Examples:
         dimml score runs/digits/bundle runs/digits/data/manifest.parquet out.parquet
     """
-    if out.suffix != ".parquet":
+    if out.suffix.lower() != ".parquet":
         raise UsageError(f"{out}: the output is a .parquet file")
+    if out.exists() and table.exists() and out.samefile(table):
+        raise UsageError(f"{out} is the table itself: name another file for the output")
     if on_unreadable not in ("error", "absent"):
         raise UsageError(f"--on-unreadable is error or absent, not {on_unreadable!r}")
     predictor = Predictor.load(bundle, providers)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 
 from dimml import Predictor
-from serving.batch.scoring import score_table
+from dimml.errors import UsageError
+from serving.batch.scoring import score, score_table
 
 
 def test_rows_keep_their_order_and_a_bad_one_fails_alone(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -43,3 +45,17 @@ def test_a_modality_without_a_column_is_said_once(
         f"warning: {table} has no column for audio, image (did you mean imag?); its columns are "
         "text, imag; what has no column counts as absent"
     ]
+
+
+@pytest.mark.parametrize("out", ["t.parquet", "sub/../t.parquet", "link.parquet"])
+def test_the_table_is_not_overwritten_by_its_scores(
+    tiny_bundle: Path, tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    table = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), table)
+    (tmp_path / "link.parquet").symlink_to(table)
+    before = table.read_bytes()
+    with pytest.raises(UsageError, match="is the table itself"):
+        score(tiny_bundle, table, tmp_path / out, providers="cpu")
+    assert table.read_bytes() == before
