@@ -102,7 +102,8 @@ class Recipe(_Model):
 
     Attributes:
         name: of the run and its bundle.
-        data: the manifest (Parquet, CSV or JSON lines), relative to the current folder.
+        data: the manifest (Parquet, CSV or JSON lines). As every path of a recipe and of `--set`,
+            it is relative to the current folder.
         modalities: name to configuration; a word is short for that kind with its defaults.
         method: how it is trained.
         feature_dim: D.

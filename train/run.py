@@ -25,7 +25,7 @@ from dimml.nn.model import DetachedModel
 from dimml.table import Row
 from train.cache import cached_split
 from train.calibrate import calibrate, conformal, conformal_rows
-from train.config import Recipe
+from train.config import Recipe, load_recipe
 from train.data import fingerprint, read_training_splits, train_tokenizer
 from train.fit import RunData, fit
 from train.folder import DATA, RECIPE, RUN, check_folder, locked_folder, stoppable
@@ -66,7 +66,7 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
 
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
-    table = {"path": str(recipe.data.resolve()), "sha256": fingerprint(recipe.data)}
+    table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
     check_folder(folder, _dump(recipe), table["sha256"], resume)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     names = {name: modality.kind for name, modality in recipe.modalities.items()}
@@ -108,18 +108,27 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Reads a finished run back.
+    """Reads a finished run back; its recipe's `data` is where the table was at training.
 
     Raises:
-        UsageError: the folder holds none.
+        UsageError: the folder holds none, or the table is not there any more.
     """
     try:
         document = json.loads((folder / RUN).read_text())
-        recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_text()))
     except OSError as error:
         raise UsageError(
             f"{folder} holds no finished run ({error}); make one with `dimml train RECIPE`"
         ) from error
+    table = Path(document["data"]["path"])
+    if not table.is_file():
+        raise UsageError(
+            f"the run in {folder} was trained on {table}, which is not there any more: put the "
+            "table and its files back, or train again"
+        )
+    # A bundle repeats this path, and should say no more of the machine than it has to.
+    table = table.relative_to(Path.cwd()) if table.is_relative_to(Path.cwd()) else table
+    document["data"]["path"] = str(table)
+    recipe = load_recipe(folder / RECIPE).model_copy(update={"data": table})
     specs = {n: ModalitySpec.model_validate(s) for n, s in document["modalities"].items()}
     assets = {
         name: {asset: (folder / file).read_bytes() for asset, file in spec.assets.items()}
