@@ -74,9 +74,9 @@ def column_names(path: Path) -> Iterable[str]:
         ManifestError: the table cannot be read, or has a column twice.
     """
     _check(path)
-    if path.suffix not in (".parquet", ".csv"):
+    if _suffix(path) not in (".parquet", ".csv"):
         return _json_keys(path)
-    parquet = path.suffix == ".parquet"
+    parquet = _suffix(path) == ".parquet"
     names = list(_parquet(path).schema_arrow.names) if parquet else _csv_header(path)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ManifestError(
@@ -113,7 +113,7 @@ def missing_columns(path: Path, modalities: Iterable[str]) -> str | None:
 def count_rows(path: str | Path) -> int | None:
     """How many rows a table has, where that is known without reading it."""
     path = Path(path)
-    return _parquet(path).metadata.num_rows if path.suffix == ".parquet" else None
+    return _parquet(path).metadata.num_rows if _suffix(path) == ".parquet" else None
 
 
 def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[Row]:
@@ -132,9 +132,9 @@ def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[R
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
+    if _suffix(path) == ".parquet":
         batches: Iterable[pa.RecordBatch] = _parquet(path).iter_batches(_BATCH_ROWS)
-    elif path.suffix == ".csv":
+    elif _suffix(path) == ".csv":
         batches = _csv_batches(path)
     else:
         yield from _json_lines(path)
@@ -162,10 +162,14 @@ def _text(value: Any) -> str | None:
     return None if is_absent(value) else str(value)
 
 
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
 def _check(path: Path) -> None:
     if path.is_dir():
         raise ManifestError(f"{path} is a folder; name the table in it ({', '.join(SUFFIXES)})")
-    if path.suffix not in SUFFIXES:
+    if _suffix(path) not in SUFFIXES:
         raise ManifestError(f"{path}: a table is one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise ManifestError(f"no such table: {path}; name a file ({', '.join(SUFFIXES)})")

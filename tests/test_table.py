@@ -194,7 +194,15 @@ def test_a_table_without_rows_has_none(tmp_path: Path) -> None:
         assert list(read_rows(path, KINDS)) == []
 
 
-@pytest.mark.parametrize("name", ["table.xlsx", "table.tsv", "table", "table.csv.gz", "table.CSV"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_extension_in_capitals_is_the_same(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, suffix, RECORDS)
+    capital = path.rename(path.with_suffix(suffix.upper()))
+    assert [row.id for row in read_rows(capital, KINDS)] == ["a", "1", "c"]
+    assert count_rows(capital) == (3 if suffix == ".parquet" else None)
+
+
+@pytest.mark.parametrize("name", ["table.xlsx", "table.tsv", "table", "table.csv.gz"])
 def test_another_extension_is_refused_with_those_accepted(tmp_path: Path, name: str) -> None:
     message = refusal(written(tmp_path, name, "text\none\n"))
     assert ".parquet, .csv, .jsonl, .ndjson" in message
