@@ -172,14 +172,29 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: write key=value, such as training.epochs=5")
     *parents, last = key.split(".")
     place: Any = document
-    for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    for depth, parent in enumerate(parents, 1):
+        if not isinstance(place, dict):
+            break
+        found = place.setdefault(parent, {})
+        if isinstance(found, str) and (long := _long_form(parents[:depth], found)):
+            place[parent] = found = long
+        place = found
     if not isinstance(place, dict):
         raise RecipeError(f"--set {override}: {key} is not inside a mapping")
     try:
         place[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
+
+
+def _long_form(place: Sequence[str], word: str) -> dict[str, Any] | None:
+    """What a word is short for at a place of the recipe."""
+    match place:
+        case ["modalities", _]:
+            return {"kind": word}
+        case ["modalities", _, "encoder"]:
+            return {"preset": word}
+    return None
 
 
 def _problem(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:

@@ -101,6 +101,12 @@ class TestSet:
                 [64, 48],
             ),
             ("modalities.rear=image", ("modalities", "rear", "kind"), "image"),
+            ("modalities.note.augment=0", ("modalities", "note", "augment"), 0),
+            (
+                "modalities.front.encoder.n_mels=8",
+                ("modalities", "front", "encoder", "n_mels"),
+                8,
+            ),
             (
                 "modalities.encoder.preprocessing.seconds=null",
                 ("modalities", "encoder", "preprocessing", "seconds"),
@@ -120,6 +126,12 @@ class TestSet:
         assert found([]) != value
         assert found([setting]) == value
 
+    def test_inside_a_short_form_keeps_what_that_says(self, recipe: Path) -> None:
+        settings = ["modalities.note.augment=0", "modalities.front.encoder.n_mels=8"]
+        modalities = load_recipe(recipe, settings).modalities
+        assert modalities["note"].kind == "text"
+        assert modalities["front"].encoder.preset == "resnet18"
+
     def test_the_last_of_two_wins(self, recipe: Path) -> None:
         assert load_recipe(recipe, ["seed=1", "seed=2"]).seed == 2
 
@@ -128,7 +140,7 @@ class TestSet:
         [
             ("seed", "write key=value"),
             ("name.more=1", "not inside a mapping"),
-            ("modalities.note.augment=0", "not inside a mapping"),
+            ("modalities.note.kind.more=0", "not inside a mapping"),
             ("seed=[", "the value is not YAML"),
             ("seed=!!python/object/apply:os.getcwd []", "the value is not YAML"),
         ],
