@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
-from dimml.errors import UsageError
+from dimml.errors import RecipeError, UsageError
 from dimml.files import write_atomic
 from dimml.modalities import KINDS, Kind
 from dimml.nn.encoders import backbone_config, build_encoder
@@ -25,7 +25,7 @@ from dimml.nn.model import DetachedModel
 from dimml.table import Row
 from train.cache import cached_split
 from train.calibrate import calibrate, conformal, conformal_rows
-from train.config import Recipe, load_recipe
+from train.config import ModalityConfig, Recipe, load_recipe
 from train.data import fingerprint, read_training_splits, train_tokenizer
 from train.fit import RunData, fit
 from train.folder import DATA, RECIPE, RUN, check_folder, locked_folder, stoppable
@@ -155,9 +155,7 @@ def _specifications(
         assets[name] = {}
         if config.kind == "text":
             texts = [row.sample[name] for row in rows if isinstance(row.sample[name], str)]
-            given = config.tokenizer
-            content = given.read_bytes() if given else train_tokenizer(texts, config.vocab_size)
-            assets[name] = {"tokenizer.json": content}
+            assets[name] = {"tokenizer.json": _tokenizer(name, config, texts)}
         specs[name] = ModalitySpec(
             kind=config.kind,
             graph=f"{name}.onnx",
@@ -167,6 +165,18 @@ def _specifications(
             assets={asset: f"{name}.{asset}" for asset in assets[name]},
         )
     return specs, assets
+
+
+def _tokenizer(name: str, config: ModalityConfig, texts: Sequence[str]) -> bytes:
+    if config.tokenizer is None:
+        return train_tokenizer(texts, config.vocab_size)
+    try:
+        return config.tokenizer.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"modalities.{name}.tokenizer: cannot read {config.tokenizer} ({error.strerror}); name "
+            "a tokenizer.json, or leave the key out to train one"
+        ) from error
 
 
 def _model(

@@ -95,6 +95,20 @@ class TestRefusals:
             train_run(recipe_of(tmp_path / "data.csv"), run, resume=False)
         assert list(run.iterdir()) == []
 
+    @pytest.mark.parametrize(
+        ("file", "said"),
+        [
+            ("nope.json", r"modalities\.note\.tokenizer: cannot read nope\.json \(No such file"),
+            ("empty.json", r"note: its tokenizer\.json cannot be read"),
+        ],
+    )
+    def test_a_tokenizer_that_cannot_be_read(self, folder: Path, file: str, said: str) -> None:
+        (folder / "empty.json").touch()
+        modalities = {"title": "text", "note": {"kind": "text", "tokenizer": file}}
+        with pytest.raises(UsageError, match=said):
+            train_run(recipe_of(Path("data.csv"), modalities=modalities), folder / "new", False)
+        assert not (folder / "new").exists()
+
     def test_a_table_that_is_not_there_says_where_it_was_looked_for(self, folder: Path) -> None:
         with pytest.raises(ManifestError) as raised:
             train_run(recipe_of(Path("products.csv")), folder / "new", resume=False)
