@@ -1,6 +1,7 @@
 """The preprocessed samples of a split, decoded once into a memory-mapped Arrow file.
 
-A split may be larger than memory, and a second run on the same data decodes nothing.
+A split may be larger than memory, and a second run on the same data decodes nothing. Each version
+of the data is a file of its own, and the `KEPT` last used of each split are kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from dimml.samples import is_absent
 from dimml.table import Row
 
 BLOCK_ROWS = 256
+KEPT = 3
 _PROBLEMS = b"problems"
 
 
@@ -90,6 +93,8 @@ def cached_split(
     if not path.exists():
         with made_folder(folder), new_file(path) as part:
             _write(part, rows, kinds, labels, name)
+    path.touch()
+    _remove_old(folder, name)
     split = Split(path, kinds)
     if split.problems:
         count, first = len(split.problems), split.problems[0]
@@ -126,6 +131,14 @@ def _write(
         next(progress, None)
     if not readable:
         raise ManifestError(f"no row of the {name} split can be read; the first: {first}")
+
+
+def _remove_old(folder: Path, name: str) -> None:
+    # Where another process does the same, a file may be gone.
+    with suppress(FileNotFoundError):
+        files = sorted(folder.glob(f"{name}-*.arrow"), key=lambda file: file.stat().st_mtime_ns)
+        for file in files[:-KEPT]:
+            file.unlink()
 
 
 def _decoded(

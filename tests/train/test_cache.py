@@ -63,6 +63,20 @@ def test_a_changed_file_or_setting_is_decoded_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
+def test_of_each_split_the_versions_last_used_are_kept(tmp_path: Path) -> None:
+    def use(settings: str, name: str = "train") -> set[Path]:
+        before = set(tmp_path.iterdir())
+        cached_split([row(0, call=tone(0.1))], kinds(), LABELS, name, tmp_path, settings)
+        return set(tmp_path.iterdir()) - before
+
+    first, second = use("1"), use("2")
+    others = use("1", "validation") | use("3")
+    assert use("1") == set()
+    latest = use("4")
+    assert set(tmp_path.iterdir()) == first | others | latest
+    assert not second & set(tmp_path.iterdir())
+
+
 def test_an_unreadable_cell_is_absent_and_reported_every_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
