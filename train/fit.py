@@ -120,5 +120,10 @@ def _quieten() -> None:
     """Leaves Lightning's warnings that a person can act on."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*exists and is not empty.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        # Of its own use of torch.
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
         warnings.filterwarnings("ignore", message)
