@@ -24,11 +24,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-from benchmarks.load import CONTENT_TYPE, multipart, read_samples, run_wrk, write_bodies
-from benchmarks.servers import OURS, Running, Server, get, running
 
 from benchmarks.hostile import requests as hostile_requests
+from benchmarks.load import CONTENT_TYPE, multipart, read_samples, run_wrk, write_bodies
 from benchmarks.machine import machine
+from benchmarks.servers import OURS, Running, Server, get, running
 from dimml.bundle import Bundle
 
 RESULT = Path(__file__).parent / "results" / "reliability.json"

@@ -1,7 +1,7 @@
 """`multipart/form-data` (RFC 7578), parsed in memory, strictly.
 
-The headers' values are read by `python-multipart`; with its parser of whole bodies, which takes them
-in pieces, a request's parsing takes four times as long.
+The headers' values are read by `python-multipart`; with its parser of whole bodies, which takes
+them in pieces, a request's parsing takes four times as long.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -65,7 +65,8 @@ def test_a_body_is_what_the_service_reads_back() -> None:
     from benchmarks.load import CONTENT_TYPE
 
     sample = {"audio": b"RIFF\r\n--\x00", "text": "zwölf"}
-    parts = read_parts(CONTENT_TYPE, multipart(sample, {"audio": "audio", "text": "text"}), 16)
+    body = multipart(sample, {"audio": "audio", "text": "text"})
+    parts = read_parts(CONTENT_TYPE, body, 16, 1_000)
     found = [(part.name, part.filename, part.content) for part in parts]
     assert found == [
         ("audio", "sample.wav", b"RIFF\r\n--\x00"),
@@ -74,7 +75,7 @@ def test_a_body_is_what_the_service_reads_back() -> None:
 
 
 class TestDifferences:
-    ANSWER: dict[str, Any] = {"label": "9", "p": [0.5, 0.5], "set": ("9",), "none": None}
+    ANSWER: ClassVar[dict[str, Any]] = {"label": "9", "p": [0.5, 0.5], "set": ("9",), "none": None}
 
     def test_numbers_may_differ_a_little_and_tuples_are_lists(self) -> None:
         got = {**self.ANSWER, "p": [0.50005, 0.49995], "set": ["9"]}
