@@ -23,7 +23,7 @@ test: check
 
 # Another bundle is served as it is; the digits are made where they are not there.
 serve: install $(if $(filter $(DIGITS),$(BUNDLE)),$(DIGITS)/evaluation.json)
-	$(BIN)/dimml serve $(BUNDLE) --port $(PORT)
+	$(BIN)/dimml serve "$(BUNDLE)" --port $(PORT)
 
 demo: install $(DIGITS)/evaluation.json
 	$(BIN)/python -m serving.demo $(DIGITS)

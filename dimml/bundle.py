@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 
 from dimml.errors import BundleError, UsageError
+from dimml.graphs import check_graph
 from dimml.modalities import KINDS, Kind, Limits
 
 MANIFEST = "manifest.json"
@@ -95,10 +96,15 @@ class Manifest(_Model):
         dict[ModalityName, ModalitySpec], pydantic.Field(min_length=1, max_length=MAX_MODALITIES)
     ]
     classifier: FileName = CLASSIFIER
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "int8"] = "fp32"
     provenance: dict[str, Any] = {}
     conformal: Conformal | None = None
     files: dict[FileName, FileEntry] = {}
+
+    @property
+    def graphs(self) -> list[str]:
+        """The files that hold graphs: an encoder per modality, then the classifier."""
+        return [*(spec.graph for spec in self.modalities.values()), self.classifier]
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -107,9 +113,9 @@ class Manifest(_Model):
         for name, spec in self.modalities.items():
             if spec.kind not in KINDS:
                 raise ValueError(f"{name}: unknown kind {spec.kind!r}; known: {', '.join(KINDS)}")
-        used = [self.classifier]
+        used = [*self.graphs]
         for spec in self.modalities.values():
-            used += [spec.graph, *spec.assets.values()]
+            used += spec.assets.values()
         missing = sorted(set(used) - set(self.files))
         if missing:
             raise ValueError(f"no checksum for {', '.join(missing)}")
@@ -135,8 +141,8 @@ class Bundle:
         """Reads and verifies a bundle.
 
         Raises:
-            BundleError: it is no bundle, is of an unknown version, or a file is missing or is not
-                the one that was exported.
+            BundleError: it is no bundle, is of an unknown version, a file is missing or is not the
+                one that was exported, or a graph reaches outside its file, see `check_graph`.
         """
         folder = Path(path)
         try:
@@ -146,9 +152,13 @@ class Bundle:
                 f"{folder} is not a bundle: it has no readable {MANIFEST} ({error.strerror}); "
                 "make one with `dimml export RUN BUNDLE`"
             ) from error
+        if (folder / MANIFEST).is_symlink():
+            raise BundleError(f"{folder / MANIFEST} is a link: copy the bundle again")
         manifest = _parse(folder, content)
         for name, entry in manifest.files.items():
             _verify(folder / name, entry)
+        for graph in manifest.graphs:
+            check_graph(folder / graph)
         return cls(folder, manifest, f"{manifest.name}@{hashlib.sha256(content).hexdigest()[:12]}")
 
     def kinds(self, limits: Limits | None = None) -> dict[str, Kind]:

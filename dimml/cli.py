@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from dimml import __version__
 from dimml.errors import DimmlError, UsageError
@@ -56,6 +56,30 @@ class LazyGroup(TyperGroup):
         listed.command(name=cmd_name, help=command.help)(lambda: None)
         return typer.main.get_command(listed)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Typer would exit with this code without a word.
+            sys.stderr.write("Stopped.\n")
+            raise typer.Exit(130) from None
+
+
+class GroupedCommand(TyperCommand):
+    """Lists its options under the panel that each names, the others under "Options"."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                title = getattr(parameter, "rich_help_panel", None) or default
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
 
 def build(name: str) -> Any:
     """The command of this name, imported.
@@ -71,7 +95,9 @@ def build(name: str) -> Any:
         raise UsageError(f"`dimml {name}` needs {_missing(command, str(error.name))}") from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     settings = getattr(target, "context_settings", None)
-    single.command(name=name, context_settings=settings, help=_help(target))(target)
+    single.command(name=name, cls=GroupedCommand, context_settings=settings, help=_help(target))(
+        target
+    )
     return typer.main.get_command(single)
 
 
@@ -121,7 +147,7 @@ app.callback(invoke_without_command=True, help=_help(_root))(_root)
 
 def predict(
     context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: Annotated[str, typer.Argument(help="Folder of the bundle.")],
     providers: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     on_unreadable: Annotated[
         str, typer.Option(help="error, or absent: let the other modalities answer.")
@@ -139,8 +165,9 @@ def predict(
     """
     from dimml.predictor import Predictor
 
-    predictor = Predictor.load(bundle, providers)
-    sample = _modality_options(context.args)
+    # What Typer takes for the bundle is the first word that it does not know.
+    folder, sample = _bundle_and_sample([bundle, *context.args])
+    predictor = Predictor.load(folder, providers)
     prediction = predictor.predict(sample, on_unreadable=on_unreadable)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
@@ -183,21 +210,33 @@ def inspect(
         typer.echo(f"  {json.dumps(spec.preprocessing)}")
 
 
-def _modality_options(arguments: list[str]) -> dict[str, str]:
-    """`--name value` pairs; the predictor names a modality that does not exist."""
+def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
+    """The one word that stands alone, and `--NAME VALUE` pairs on either side of it.
+
+    Whether there is a modality of a name is for the predictor to say.
+    """
+    alone: list[str] = []
     sample: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--"):
-            raise UsageError(f"unexpected {argument!r}; give each modality as --NAME VALUE")
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            alone.append(word)
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
         found = value if equals else next(rest, None)
         if found is None:
             raise UsageError(f"--{name} needs a value")
         if name in sample:
             raise UsageError(f"--{name} is given twice")
         sample[name] = found
-    return sample
+    if not alone:
+        raise UsageError("name the bundle: `dimml predict BUNDLE --NAME VALUE`")
+    if len(alone) > 1:
+        raise UsageError(
+            f"unexpected {alone[1]!r} beside the bundle {alone[0]!r}; give each modality as "
+            "--NAME VALUE"
+        )
+    return Path(alone[0]), sample
 
 
 def main() -> None:
@@ -211,6 +250,3 @@ def main() -> None:
         # A full disk, a folder that may not be written: nobody's bug.
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped.\n")
-        sys.exit(130)

@@ -74,6 +74,10 @@ class ParityError(DimmlError):
     """PyTorch and ONNX disagree by more than the tolerance; nothing was written."""
 
 
+class PrecisionError(DimmlError):
+    """At a lower precision the bundle would be less accurate than allowed; nothing was written."""
+
+
 class InterruptedRunError(DimmlError):
     """Stopped on request; running the same command with `--resume` goes on."""
 

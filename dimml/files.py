@@ -1,11 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that do not stay empty."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 
@@ -30,3 +31,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a whole file, see `new_file`."""
     with new_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Makes a folder with its parents; what of them is still empty after the block goes again."""
+    made = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        # One that is not empty stays, and its parents.
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()

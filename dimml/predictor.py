@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, InputError, UsageError
+from dimml.fits import check_fits
 from dimml.modalities import Arrays, Kind, Limits
 from dimml.runtime import Graph, choose_provider
 from dimml.samples import ModalityOutput, Prediction, Sample, is_absent, subset_name
@@ -21,11 +22,32 @@ BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """One sample after decoding: the raw form of what is present, warnings of what was given."""
+
+    raw: Mapping[str, Any]
+    warnings: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """One sample after preprocessing: arrays of what is present, warnings of what was given."""
 
     arrays: Mapping[str, Arrays]
     warnings: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch after its encoders: what the classifier graph takes.
+
+    Attributes:
+        features: float32 [N, modalities, D]; zeros where a modality is absent.
+        present: bool [N, modalities].
+    """
+
+    features: np.ndarray
+    present: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class Predictor:
         providers: str = "auto",
         threads: int = 1,
         limits: Limits | None = None,
+        device: int = 0,
     ) -> Predictor:
         """Loads a bundle.
 
@@ -77,6 +100,7 @@ class Predictor:
             providers: "auto" (CUDA where it can be had), "cuda" or "cpu".
             threads: onnxruntime threads per graph.
             limits: caps on what one sample may hold.
+            device: number of the GPU, on CUDA.
 
         Raises:
             BundleError: the folder is not a sound bundle.
@@ -85,10 +109,11 @@ class Predictor:
         bundle = Bundle.load(path)
         provider = choose_provider(providers)
         encoders = {
-            name: Graph(bundle.path / spec.graph, provider, threads)
+            name: Graph(bundle.path / spec.graph, provider, threads, device)
             for name, spec in bundle.manifest.modalities.items()
         }
-        classifier = Graph(bundle.path / bundle.manifest.classifier, provider, threads)
+        classifier = Graph(bundle.path / bundle.manifest.classifier, provider, threads, device)
+        check_fits(bundle, encoders, classifier)
         return cls(bundle, bundle.kinds(limits), encoders, classifier)
 
     @property
@@ -132,38 +157,64 @@ class Predictor:
     ) -> list[Prediction | InputError]:
         """Runs the graphs on what `prepare` returned; errors pass through in their place."""
         ready = [item for item in batch if isinstance(item, Prepared)]
-        outputs = self._classify(*self._encode(ready)) if ready else None
-        answers = iter([] if outputs is None else self._predictions(ready, outputs))
+        answers = iter(self.classify(ready, self.encode(ready)) if ready else [])
         return [item if isinstance(item, InputError) else next(answers) for item in batch]
 
     def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> Prepared | InputError:
         """Decodes and preprocesses what a sample has."""
-        if not isinstance(sample, Mapping):
-            return InputError(
-                "invalid_request",
-                f"a sample maps modality names to values; got {type(sample).__name__}",
-            )
-        if unknown := [name for name in sample if name not in self.kinds]:
-            return InputError(
-                "unknown_field",
-                f"the bundle has no modality of this name; it has {', '.join(self.kinds)}",
-                str(unknown[0]),
-            )
-        arrays: dict[str, Arrays] = {}
+        try:
+            return self.preprocess(self.decode(sample, on_unreadable))
+        except InputError as error:
+            return error
+
+    def decode(self, sample: Sample, on_unreadable: OnUnreadable) -> Decoded:
+        """Reads what a sample has.
+
+        Raises:
+            InputError: the sample has no modality, an unknown one, or an unreadable value.
+        """
+        self._check_names(sample)
+        raw: dict[str, Any] = {}
         warnings: dict[str, tuple[str, ...]] = {}
         for name, kind in self.kinds.items():
             if is_absent(value := sample.get(name)):
                 continue
             try:
-                raw = kind.decode(value)
-                arrays[name], warnings[name] = kind.preprocess(raw), kind.warnings(raw)
+                raw[name] = kind.decode(value)
+                warnings[name] = kind.warnings(raw[name])
             except InputError as error:
                 if on_unreadable == "error":
-                    return error
+                    raise
                 warnings[name] = (f"{error.code}: {error.message}",)
-        if not arrays:
-            return self._nothing_present(warnings)
-        return Prepared(arrays, warnings)
+        if not raw:
+            raise self._nothing_present(warnings)
+        return Decoded(raw, warnings)
+
+    def preprocess(self, decoded: Decoded) -> Prepared:
+        """Turns what was read into the arrays that the encoders take."""
+        arrays = {name: self.kinds[name].preprocess(raw) for name, raw in decoded.raw.items()}
+        return Prepared(arrays, decoded.warnings)
+
+    def encode(self, batch: Sequence[Prepared]) -> Encoded:
+        """Runs each encoder once per group of equal shapes, on the samples that have its input."""
+        shape = (len(batch), len(self.kinds))
+        features = np.zeros((*shape, self.bundle.manifest.feature_dim), np.float32)
+        present = np.zeros(shape, bool)
+        for slot, (name, kind) in enumerate(self.kinds.items()):
+            buckets: dict[object, list[int]] = defaultdict(list)
+            for row, item in enumerate(batch):
+                if name in item.arrays:
+                    buckets[kind.bucket(item.arrays[name])].append(row)
+            for rows in buckets.values():
+                inputs = kind.collate([batch[row].arrays[name] for row in rows])
+                [features[rows, slot]] = self._encoders[name].run(inputs)
+                present[rows, slot] = True
+        return Encoded(features, present)
+
+    def classify(self, batch: Sequence[Prepared], encoded: Encoded) -> list[Prediction]:
+        """Fuses the features of a batch into its predictions."""
+        outputs = self._classifier.run({"features": encoded.features, "present": encoded.present})
+        return self._predictions(batch, Outputs(*outputs))
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Runs every graph once on example inputs, through the path of real samples."""
@@ -180,24 +231,18 @@ class Predictor:
             + (f" ({broken})" if broken else ""),
         )
 
-    def _encode(self, batch: Sequence[Prepared]) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [N, modalities, D] and which of them are present, bool."""
-        manifest = self.bundle.manifest
-        features = np.zeros((len(batch), len(self.kinds), manifest.feature_dim), np.float32)
-        present = np.zeros(features.shape[:2], bool)
-        for slot, (name, kind) in enumerate(self.kinds.items()):
-            buckets: dict[object, list[int]] = defaultdict(list)
-            for row, item in enumerate(batch):
-                if name in item.arrays:
-                    buckets[kind.bucket(item.arrays[name])].append(row)
-            for rows in buckets.values():
-                inputs = kind.collate([batch[row].arrays[name] for row in rows])
-                [features[rows, slot]] = self._encoders[name].run(inputs)
-                present[rows, slot] = True
-        return features, present
-
-    def _classify(self, features: np.ndarray, present: np.ndarray) -> Outputs:
-        return Outputs(*self._classifier.run({"features": features, "present": present}))
+    def _check_names(self, sample: Sample) -> None:
+        if not isinstance(sample, Mapping):
+            raise InputError(
+                "invalid_request",
+                f"a sample maps modality names to values; got {type(sample).__name__}",
+            )
+        if unknown := [name for name in sample if name not in self.kinds]:
+            raise InputError(
+                "unknown_field",
+                f"the bundle has no modality of this name; it has {', '.join(self.kinds)}",
+                str(unknown[0]),
+            )
 
     def _predictions(self, batch: Sequence[Prepared], outputs: Outputs) -> list[Prediction]:
         modality_probabilities = _softmax(outputs.modality_logits)

@@ -33,16 +33,23 @@ class Graph:
 
     Attributes:
         provider: "cuda" or "cpu": the one its session truly got.
+        inputs, outputs: name to shape; a dimension that is free has a name.
     """
 
-    def __init__(self, path: Path, providers: Providers, threads: int = 1) -> None:
+    def __init__(self, path: Path, providers: Providers, threads: int = 1, device: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Several sessions that spin in one process take the cores from each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        wanted = [(CUDA, {"use_tf32": "0"}), CPU] if providers == "cuda" else [CPU]
+        # By its name a file could pass for onnxruntime's own format, which nothing here checks.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        wanted = (
+            [(CUDA, {"device_id": str(device), "use_tf32": "0"}), CPU]
+            if providers == "cuda"
+            else [CPU]
+        )
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:
@@ -51,7 +58,8 @@ class Graph:
         if self.provider != providers:
             problem = _missing_for_cuda() or "onnxruntime fell back to the CPU"
             raise ProviderError(f"CUDA was asked for and {problem}; {ENABLE_CUDA}")
-        self.input_names = tuple(node.name for node in self._session.get_inputs())
+        self.inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        self.outputs = {node.name: node.shape for node in self._session.get_outputs()}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The graph's outputs, in its order."""
@@ -86,6 +94,17 @@ def available_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cores() or cores))
+
+
+def cuda_devices() -> int:
+    """GPUs that the driver shows to this process (CUDA_VISIBLE_DEVICES restricts them)."""
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return 0
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
 
 
 def _cgroup_cores() -> int | None:

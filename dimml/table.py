@@ -8,6 +8,7 @@ of paths. An empty cell is an absent modality.
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,35 +57,63 @@ def read_rows(
         ManifestError: it cannot be read, or none of its columns is a modality.
     """
     path = Path(path)
-    names = column_names(path)
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ManifestError(
-            f"{path} has several columns named {', '.join(repeated)}; keep one of each"
-        )
-    if not set(kinds) & set(names):
+    if not any(name in kinds for name in column_names(path)):
         raise ManifestError(
             f"{path} has no column named after a modality ({', '.join(kinds)}); it has "
-            f"{', '.join(names) or 'none'}"
+            f"{', '.join(column_names(path)) or 'none'}"
         )
-    if split is not None and "split" not in names:
+    if split is not None and "split" not in column_names(path):
         raise ManifestError(f"{path} has no column `split`, so it has no {split} split")
     return _rows(path, kinds, split)
 
 
-def column_names(path: Path) -> list[str]:
-    """The table's column names; for JSON lines, those of its first row."""
+def column_names(path: Path) -> Iterable[str]:
+    """The table's column names; those of JSON lines as far as they are asked for, row by row.
+
+    Raises:
+        ManifestError: the table cannot be read, or has a column twice.
+    """
     _check(path)
-    if path.suffix == ".parquet":
-        return list(_parquet(path).schema_arrow.names)
-    if path.suffix == ".csv":
-        return _csv_header(path)
-    return list(next(_json_lines(path), {}))
+    if _suffix(path) not in (".parquet", ".csv"):
+        return _json_keys(path)
+    parquet = _suffix(path) == ".parquet"
+    names = list(_parquet(path).schema_arrow.names) if parquet else _csv_header(path)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ManifestError(
+            f"{path} has several columns named {', '.join(repeated)}; keep one of each"
+        )
+    return names
+
+
+def missing_columns(path: Path, modalities: Iterable[str]) -> str | None:
+    """What to tell of modalities that no column is named after; None where each has one.
+
+    Raises:
+        ManifestError: the table cannot be read.
+    """
+    missing = dict.fromkeys(modalities)
+    free: dict[str, str] = {}
+    for name in column_names(path):
+        if name in missing:
+            del missing[name]
+        elif name not in ("id", "split", "label"):
+            free[name.lower()] = name
+        if not missing:
+            return None
+    said = []
+    for name in missing:
+        near = difflib.get_close_matches(name, free, n=1)
+        said.append(name + (f" (did you mean {free[near[0]]}?)" if near else ""))
+    return (
+        f"{path} has no column for {', '.join(said)}; its columns are "
+        f"{', '.join(column_names(path))}"
+    )
 
 
 def count_rows(path: str | Path) -> int | None:
     """How many rows a table has, where that is known without reading it."""
     path = Path(path)
-    return _parquet(path).metadata.num_rows if path.suffix == ".parquet" else None
+    return _parquet(path).metadata.num_rows if _suffix(path) == ".parquet" else None
 
 
 def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[Row]:
@@ -103,9 +132,9 @@ def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[R
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
+    if _suffix(path) == ".parquet":
         batches: Iterable[pa.RecordBatch] = _parquet(path).iter_batches(_BATCH_ROWS)
-    elif path.suffix == ".csv":
+    elif _suffix(path) == ".csv":
         batches = _csv_batches(path)
     else:
         yield from _json_lines(path)
@@ -133,10 +162,14 @@ def _text(value: Any) -> str | None:
     return None if is_absent(value) else str(value)
 
 
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
 def _check(path: Path) -> None:
     if path.is_dir():
         raise ManifestError(f"{path} is a folder; name the table in it ({', '.join(SUFFIXES)})")
-    if path.suffix not in SUFFIXES:
+    if _suffix(path) not in SUFFIXES:
         raise ManifestError(f"{path}: a table is one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise ManifestError(f"no such table: {path}; name a file ({', '.join(SUFFIXES)})")
@@ -173,6 +206,15 @@ def _csv_batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield from pyarrow.csv.open_csv(path, convert_options=convert, parse_options=parse)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def _json_keys(path: Path) -> Iterator[str]:
+    """Each key once, when the first row that has it is read."""
+    seen: set[str] = set()
+    for record in _json_lines(path):
+        new = [name for name in record if name not in seen]
+        seen.update(new)
+        yield from new
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

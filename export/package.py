@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dimml.errors import DimmlError, UsageError
+from dimml.errors import BundleError, DimmlError, UsageError
 
 if TYPE_CHECKING:
     from dimml.bundle import Bundle
@@ -78,8 +78,12 @@ def _copy_bundle(bundle: Bundle, target: Path) -> None:
 
     target.mkdir(parents=True)
     for name in (*bundle.manifest.files, MANIFEST, EVALUATION, "README.md"):
-        if (bundle.path / name).is_file():
-            shutil.copy(bundle.path / name, target / name)
+        source = bundle.path / name
+        # The reports have no checksum: a link in their place would pack any file there is.
+        if source.is_symlink():
+            raise BundleError(f"{source} is a link, and a bundle holds files: replace it by a copy")
+        if source.is_file():
+            shutil.copy(source, target / name)
 
 
 def _build(folder: Path) -> str:

@@ -21,52 +21,95 @@ from dimml.progress import say
 if TYPE_CHECKING:
     from dimml.bundle import Bundle
 
-MAX_WORKERS = 256
 _POLL_SECONDS = 0.1
 _PLACEHOLDERS = {"audio": "FILE.wav", "image": "FILE.png"}
+_MACHINE, _CAPS, _ACCESS = "Machine", "Caps", "Access and log"
+
+
+def _option(text: str, panel: str) -> Any:
+    return typer.Option(help=text, rich_help_panel=panel, show_default=False)
 
 
 def serve(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     host: Annotated[str, typer.Option(help="IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 3000,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_WORKERS, help="Processes; default: one per core, 4 at most."),
-    ] = None,
     providers: Annotated[
-        str, typer.Option(help="auto (CUDA where it can be had), cuda or cpu.")
-    ] = "auto",
+        str | None, _option("auto (CUDA where it can be had), cuda or cpu.", _MACHINE)
+    ] = None,
+    workers: Annotated[
+        int | None, _option("Processes; default: one per core, or per GPU.", _MACHINE)
+    ] = None,
+    threads: Annotated[
+        int | None, _option("Threads per worker; default: cores per worker.", _MACHINE)
+    ] = None,
+    max_batch: Annotated[
+        int | None, _option("Requests computed together; default: 16, on CUDA 64.", _MACHINE)
+    ] = None,
+    queue: Annotated[
+        int | None, _option("Requests that may wait per worker; default: two batches.", _MACHINE)
+    ] = None,
+    timeout: Annotated[float | None, _option("Seconds until a 504; default: 60.", _CAPS)] = None,
+    max_body_bytes: Annotated[
+        int | None, _option("Of a request; default: 20,000,000.", _CAPS)
+    ] = None,
+    max_part_bytes: Annotated[
+        int | None, _option("Of a file or text in it; default: 20,000,000.", _CAPS)
+    ] = None,
+    max_parts: Annotated[int | None, _option("Of a form; default: 16.", _CAPS)] = None,
+    max_pixels: Annotated[int | None, _option("Of an image; default: 40,000,000.", _CAPS)] = None,
+    max_seconds: Annotated[
+        float | None, _option("Of a recording, decoded; default: 600.", _CAPS)
+    ] = None,
+    max_characters: Annotated[int | None, _option("Of a text; default: 20,000.", _CAPS)] = None,
+    api_keys_file: Annotated[
+        Path | None, _option("API keys, one a line; or set DIMML_API_KEYS.", _ACCESS)
+    ] = None,
+    allow_anonymous: Annotated[
+        bool | None, _option("Answer other machines though there are no keys.", _ACCESS)
+    ] = None,
+    rate_limit: Annotated[
+        float | None, _option("Requests per second and key; default: none.", _ACCESS)
+    ] = None,
+    request_log: Annotated[
+        bool | None, _option("A JSON line per request; default: on.", _ACCESS)
+    ] = None,
 ) -> None:
     """Serve a bundle over HTTP until stopped with Ctrl-C.
+
+    Each option is also an environment variable: DIMML_MAX_PIXELS for --max-pixels.
 
     Examples:
         dimml serve runs/digits/bundle
 
-        dimml serve runs/digits/bundle --host 0.0.0.0 --port 8080 --workers 2
+        dimml serve runs/digits/bundle --host 0.0.0.0 --api-keys-file keys.txt --workers 2
     """
-    loaded = _check(bundle, providers)
+    for name, value in locals().copy().items():
+        if name not in ("host", "port") and value is not None:
+            # Workers have another current folder.
+            value = value.absolute() if isinstance(value, Path) else value
+            os.environ[f"DIMML_{name.upper()}"] = str(value)
+    loaded = _check()
     address = _check_address(host, port)
-    os.environ["DIMML_BUNDLE"] = str(bundle.absolute())
-    os.environ["DIMML_PROVIDERS"] = providers
-    if workers is not None:
-        os.environ["DIMML_WORKERS"] = str(workers)
     # BentoML wipes the metrics folder of its home as it starts: two servers need two homes.
     with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
         os.environ.update(BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="true")
         _run(loaded, address, port)
 
 
-def _check(bundle: Path, providers: str) -> Bundle:
+def _check() -> Bundle:
     """Refuses what no worker could serve, before any starts."""
     from dimml.bundle import Bundle
+    from serving.access import Keys
+    from serving.settings import load_settings
 
-    loaded = Bundle.load(bundle)
-    if providers != "auto":
+    settings = load_settings()
+    Keys(settings)
+    if settings.providers == "cuda":
         from dimml.runtime import choose_provider
 
-        choose_provider(providers)
-    return loaded
+        choose_provider(settings.providers)
+    return Bundle.load(settings.bundle)
 
 
 def _check_address(host: str, port: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import dimml
@@ -9,6 +10,7 @@ from dimml.modalities import Kind, Limits
 from dimml.modalities.image import FORMATS
 from dimml.predictor import Predictor
 from serving.parsing import MAX_PARTS, Fields, ModalityField
+from serving.plan import Plan
 from serving.settings import Settings
 
 INPUTS = {
@@ -22,7 +24,7 @@ INPUTS = {
 def limits_of(settings: Settings) -> Limits:
     """The caps on one sample."""
     return Limits(
-        bytes=settings.max_body_bytes,
+        bytes=settings.max_part_bytes,
         pixels=settings.max_pixels,
         seconds=settings.max_seconds,
         characters=settings.max_characters,
@@ -42,7 +44,7 @@ def fields_of(predictor: Predictor) -> Fields:
     }
 
 
-def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
+def describe(predictor: Predictor, settings: Settings, plan: Plan) -> dict[str, Any]:
     """The answer of `GET /bundle`."""
     bundle = predictor.bundle
     return {
@@ -52,11 +54,16 @@ def describe(predictor: Predictor, settings: Settings) -> dict[str, Any]:
         "modalities": {name: _modality(predictor, name) for name in predictor.kinds},
         "limits": {
             "bytes": settings.max_body_bytes,
+            "part_bytes": settings.max_part_bytes,
+            "parts": settings.max_parts,
             "pixels": settings.max_pixels,
             "seconds": settings.max_seconds,
             "characters": settings.max_characters,
+            "timeout_seconds": settings.timeout,
+            "requests_per_second": settings.rate_limit,
         },
         "provider": predictor.provider,
+        "plan": {**asdict(plan), "provider": predictor.provider},
         "dimml": dimml.__version__,
     }
 

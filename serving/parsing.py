@@ -18,9 +18,25 @@ JSON = "application/json"
 URLENCODED = "application/x-www-form-urlencoded"
 CONTENT_TYPES = (MULTIPART, JSON, URLENCODED)
 MAX_PARTS = 16
+MAX_PART_BYTES = 20_000_000
 
 OnUnreadable: TypeAlias = Literal["error", "absent"]
 Value: TypeAlias = bytes | str | list[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request whose body has been read and not yet looked at.
+
+    Attributes:
+        content_type: the header, "" where there is none.
+        query: the query string.
+        body: the whole body.
+    """
+
+    content_type: str
+    query: str
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +73,13 @@ def parse_query(query: str) -> OnUnreadable:
     raise _invalid("on_unreadable is given once, as error or absent", "on_unreadable")
 
 
-def parse_body(content_type: str, body: bytes, fields: Fields) -> dict[str, Value]:
+def parse_body(
+    content_type: str,
+    body: bytes,
+    fields: Fields,
+    max_parts: int = MAX_PARTS,
+    max_part_bytes: int = MAX_PART_BYTES,
+) -> dict[str, Value]:
     """The sample that a request holds: modality name to bytes, text, list of bytes or None.
 
     Whatever a client sends, the value of a file modality is never a str, which `dimml` would take
@@ -67,15 +89,18 @@ def parse_body(content_type: str, body: bytes, fields: Fields) -> dict[str, Valu
         content_type: the request's header, "" where it has none.
         body: the whole body.
         fields: what each modality takes.
+        max_parts: of a form; the further files of modalities that take several do not count.
+        max_part_bytes: of one part of a form.
 
     Raises:
-        InputError: `unsupported_type`, `unknown_field` or `invalid_request`.
+        InputError: `unsupported_type`, `unknown_field`, `too_large` or `invalid_request`.
     """
     if not body:
         return {}
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == MULTIPART:
-        return _parse_multipart(content_type, body, fields)
+        most = max_parts + sum(field.most - 1 for field in fields.values())
+        return _from_form(read_parts(content_type, body, most, max_part_bytes), fields)
     if media_type == JSON:
         return _parse_json(body, fields)
     if media_type == URLENCODED:
@@ -89,10 +114,9 @@ def printable(text: str) -> str:
     return text[:64].encode("utf-8", "replace").decode()
 
 
-def _parse_multipart(content_type: str, body: bytes, fields: Fields) -> dict[str, Value]:
-    most = MAX_PARTS + sum(field.most - 1 for field in fields.values())
+def _from_form(sent: Iterable[Part], fields: Fields) -> dict[str, Value]:
     parts: dict[str, list[Part]] = {}
-    for part in read_parts(content_type, body, most):
+    for part in sent:
         if part.name not in fields:
             _refuse_unknown(part.name, fields)
         parts.setdefault(part.name, []).append(part)
@@ -166,7 +190,8 @@ def _from_json_scalar(name: str, value: object, field: ModalityField) -> Value:
     if not value.strip():
         return None
     try:
-        return base64.b64decode(value, validate=True)
+        # Encoders break lines, as `base64 FILE` does.
+        return base64.b64decode("".join(value.splitlines()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise _invalid(
             "not base64; send the file's bytes encoded as base64 (URLs, paths and data: URLs are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from dimml.errors import InputError
+from serving.parsing import RawRequest
 from serving.settings import get_settings
+
+RECORD = "dimml"
+"""Key of the request's log record in its ASGI scope."""
 
 Code = Literal[
     "no_modality",
@@ -35,8 +40,13 @@ STATUSES: dict[str, int] = {
     "invalid_request": 422,
     "unsupported_type": 415,
     "too_large": 413,
+    "unauthorized": 401,
+    "overloaded": 503,
 }
-"""The status of each code that a request can earn."""
+"""The status of each code."""
+
+OVERLOADED = "as many requests as may wait are waiting; try again shortly"
+RETRY_AFTER_SECONDS = 1
 
 REQUEST_SCHEMA: dict[str, Any] = {
     "title": "PredictRequest",
@@ -82,12 +92,18 @@ class ErrorAnswer(pydantic.BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class RawRequest:
-    """A request whose body has been read and not yet looked at."""
+class Submission:
+    """A request that has been read: what to compute, and what its handler needs beside it.
 
-    content_type: str
-    query: str
-    body: bytes
+    Attributes:
+        request: to compute.
+        record: what the request log will say of it.
+        is_gone: whether the client has left.
+    """
+
+    request: RawRequest
+    record: dict[str, Any]
+    is_gone: Callable[[], Awaitable[bool]]
 
 
 class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
@@ -101,7 +117,7 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
     __root_input__: ClassVar[bool] = True
 
     @classmethod
-    async def from_http_request(cls, request: Request, serde: object) -> RawRequest | InputError:
+    async def from_http_request(cls, request: Request, serde: object) -> Submission | InputError:
         """The request, or what is wrong with it before its content is looked at."""
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
@@ -114,7 +130,8 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
         if body is None:
             return InputError("too_large", f"the body is over the limit of {limit:,} bytes")
         query = request.scope["query_string"].decode("latin-1")
-        return RawRequest(request.headers.get("content-type", ""), query, body)
+        raw = RawRequest(request.headers.get("content-type", ""), query, body)
+        return Submission(raw, request.scope.get(RECORD, {}), request.is_disconnected)
 
     @classmethod
     def mime_type(cls) -> str:
@@ -141,6 +158,13 @@ def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None 
 def error_body(code: str, message: str, field: str | None = None) -> bytes:
     """The body of an error, see `ErrorAnswer`."""
     return orjson.dumps({"error": {"code": code, "message": message, "field": field}})
+
+
+def overloaded_answer() -> Response:
+    """The response where as many requests as may wait do."""
+    return json_answer(
+        error_body("overloaded", OVERLOADED), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    )
 
 
 def error_answer(error: InputError) -> Response:

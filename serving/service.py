@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import bentoml
 import orjson
+from bentoml import Service
 from bentoml.exceptions import BentoMLConfigException
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
-from serving.metrics import PROVIDER
-from serving.middleware import AnswerMiddleware
-from serving.parsing import parse_body, parse_query
+from serving.access import Keys
+from serving.batching import Abandoned, Batcher, QueueFull
+from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
+from serving.middleware import ServiceMiddleware
+from serving.parsing import RawRequest
+from serving.plan import Plan, get_plan
 from serving.schemas import (
     PredictAnswer,
     PredictRequest,
-    RawRequest,
+    Submission,
     error_answer,
     json_answer,
+    overloaded_answer,
 )
 from serving.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
+    from serving.pipeline import Answer
 
-MAX_DEFAULT_WORKERS = 4
+SWITCH_SECONDS = 0.0002
+"""How long a thread may keep Python's interpreter from another that wants it.
+
+At the usual 5 ms, a flood of requests to refuse keeps it from the thread that computes: each time
+that comes back from decoding or from a graph, it waits so long.
+"""
 
 logger = logging.getLogger("bentoml.dimml")
 
@@ -38,49 +53,60 @@ logger = logging.getLogger("bentoml.dimml")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 
 
-def _settings() -> Settings:
+def _plan() -> Plan:
     try:
-        return get_settings()
+        return get_plan()
     except DimmlError as error:
         # BentoML's command line shows this one as a message, any other as a traceback.
         raise BentoMLConfigException(error.message) from error
 
 
-def _workers(settings: Settings) -> int:
-    if settings.workers is not None:
-        return settings.workers
-    from dimml.runtime import available_cores
-
-    return min(available_cores(), MAX_DEFAULT_WORKERS)
-
-
 def _load(settings: Settings) -> Predictor:
-    """The predictor, warm."""
+    """The predictor; workers share out the GPUs."""
     from dimml.predictor import Predictor
+    from dimml.runtime import cuda_devices
     from serving.describe import limits_of
 
+    worker = bentoml.server_context.worker_index
     try:
-        predictor = Predictor.load(
-            settings.bundle, settings.providers, threads=1, limits=limits_of(settings)
+        return Predictor.load(
+            settings.bundle,
+            settings.providers,
+            get_plan().threads,
+            limits_of(settings),
+            device=((worker or 1) - 1) % max(1, cuda_devices()),
         )
-        predictor.warm_up()
     except DimmlError as error:
-        if bentoml.server_context.worker_index is None:
+        if worker is None:
             raise
         # In a worker, raising prints three tracebacks, and again each time it is restarted.
         logger.critical("cannot serve: %s", error.message)
         os._exit(error.exit_code)
-    return predictor
+
+
+class WrappedService(Service[Any]):  # type: ignore[misc]
+    """A BentoML service with `ServiceMiddleware` around all of it.
+
+    `add_asgi_middleware` would put it inside of BentoML's own middleware, which keeps a task for
+    each request, and a timer that outlives it.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        return ServiceMiddleware(super().to_asgi(is_main))
 
 
 @bentoml.service(
     name="dimml",
-    workers=_workers(_settings()),
-    threads=_settings().threads,
-    # `AnswerMiddleware` keeps the time; this one must not come first, its 504 has another body.
-    traffic={"timeout": _settings().timeout + 5},
+    service_class=WrappedService,
+    workers=_plan().workers,
+    # `ServiceMiddleware` keeps the time; this one must not come first, its 504 has another body.
+    traffic={"timeout": get_settings().timeout + 5},
+    # Each costs a request more than its decoding does; `serving.metrics` and the request log stand
+    # in for them.
     tracing={"excluded_urls": ".*"},
-    # Read by numpy's and scipy's libraries as they load: each worker has one core to itself.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    # Read by numpy's and scipy's libraries as they load: threads are shared out by `serving.plan`.
     envs=[
         {"name": "OMP_NUM_THREADS", "value": "1"},
         {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
@@ -92,14 +118,22 @@ class Dimml:
     def __init__(self) -> None:
         from serving.describe import describe, fields_of
         from serving.openapi import document
+        from serving.pipeline import Pipeline
 
-        settings = get_settings()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        settings, plan = get_settings(), get_plan()
         self.predictor = _load(settings)
         self.fields = fields_of(self.predictor)
-        description = describe(self.predictor, settings)
+        self.pipeline = Pipeline(self.predictor, self.fields, settings, plan.threads)
+        self.batcher = Batcher(self.compute, plan.max_batch, plan.queue)
+        description = describe(self.predictor, settings, plan)
         self.description = orjson.dumps(description)
         self.openapi = orjson.dumps(document(description, self.fields))
         PROVIDER.labels(self.predictor.provider).set(1)
+        forget_dead_workers()
+        # On CUDA, each size of batch that is new costs its first requests seconds.
+        for size in (1, 2, 4, 8, 16, 32, 64) if self.predictor.provider == "cuda" else (1,):
+            self.predictor.warm_up(min(size, plan.max_batch))
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -108,6 +142,10 @@ class Dimml:
         from dimml.bundle import Bundle
 
         settings = get_settings()
+        try:
+            keys = Keys(settings)
+        except DimmlError as error:
+            raise BentoMLConfigException(error.message) from error
         try:
             Bundle.load(settings.bundle)
             if settings.providers == "cuda":
@@ -118,28 +156,35 @@ class Dimml:
             raise BentoMLConfigException(
                 f"{error.message}; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"
             ) from error
+        logger.info("%s; %s", get_plan(), keys.policy(settings))
 
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer
     )
-    def predict(self, request: RawRequest | InputError, /) -> Any:
+    async def predict(self, submission: Submission | InputError, /) -> Any:
         """Predicts from one sample: any non-empty subset of the bundle's modalities."""
-        if isinstance(request, InputError):
-            return error_answer(request)
+        return await self.respond(submission)
+
+    async def respond(self, submission: Submission | InputError) -> Response:
+        """The response to a request that has been read."""
+        if isinstance(submission, InputError):
+            return error_answer(submission)
         try:
-            return json_answer(self.answer(request))
-        except InputError as error:
-            return error_answer(error)
+            answer = await self.batcher.submit(submission.request, submission.is_gone)
+        except QueueFull:
+            return overloaded_answer()
+        except Abandoned:
+            return error_answer(InputError("invalid_request", "the client left"))
+        submission.record.update(answer.trace)
+        if isinstance(answer.content, InputError):
+            submission.record["error"] = answer.content.code
+            return error_answer(answer.content)
+        return json_answer(orjson.dumps(answer.content))
 
-    def answer(self, request: RawRequest) -> dict[str, Any]:
-        """The prediction for one request, as plain JSON types.
-
-        Raises:
-            InputError: the request cannot be predicted.
-        """
-        on_unreadable = parse_query(request.query)
-        sample = parse_body(request.content_type, request.body, self.fields)
-        return self.predictor.predict(sample, on_unreadable=on_unreadable).to_dict()
+    def compute(self, requests: Sequence[RawRequest]) -> list[Answer]:
+        """The answers of a batch."""
+        QUEUE.set(self.batcher.depth)
+        return self.pipeline.answer(requests)
 
 
 async def _bundle(_: Request) -> Response:
@@ -150,12 +195,16 @@ async def _openapi(_: Request) -> Response:
     return json_answer(bentoml.get_current_service().openapi)
 
 
+async def _metrics(_: Request) -> Response:
+    return await asyncio.to_thread(exposition)
+
+
 _service: Any = Dimml
-_service.add_asgi_middleware(AnswerMiddleware)
 _service.mount_asgi_app(
     Starlette(
         routes=[
             Route("/bundle", _bundle),
+            Route("/metrics", _metrics),
             Route("/openapi.json", _openapi),
             # In place of BentoML's: its document lacks the modalities, its page calls Google.
             Route("/docs.json", _openapi),

@@ -26,13 +26,19 @@ class Settings(BaseSettings):
     Attributes:
         bundle: the bundle's folder, absolute.
         providers: where the graphs run.
-        workers: worker processes; None is one per core, four at most.
-        threads: requests that one worker computes at a time.
+        workers, threads, max_batch, queue: None for what `serving.plan` derives.
         timeout: seconds after which a request is answered 504.
         max_body_bytes: of one request.
+        max_part_bytes: of one file or text in it.
+        max_parts: of one form; a modality of several frames may have more.
         max_pixels: of one image.
-        max_seconds: of one recording.
+        max_seconds: of one recording, as decoded.
         max_characters: of one text.
+        api_keys: that open the service, separated by commas.
+        api_keys_file: a file of keys, one a line, read again when it changes.
+        allow_anonymous: whether other machines are answered though there are no keys.
+        rate_limit: requests per second and key, over all workers; None for no limit.
+        request_log: whether each request is a JSON line on standard output.
     """
 
     model_config = SettingsConfigDict(
@@ -48,15 +54,25 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None, description="a number of processes, 1 to 256"
     )
-    threads: Annotated[
-        int, Field(ge=1, le=64, description="a number of threads per worker, 1 to 64")
-    ] = 2
+    threads: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None, description="a number of threads per worker, 1 to 64"
+    )
+    max_batch: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="a number of requests, 1 to 1024"
+    )
+    queue: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="a number of requests that may wait in a worker, 1 to 100000"
+    )
     timeout: Annotated[
         float, Field(gt=0, le=3600, description="seconds, more than 0 and up to 3600")
     ] = 60.0
     max_body_bytes: Annotated[
         int, Field(ge=1_000, le=2**31, description="a number of bytes, 1000 to 2147483648")
     ] = 20_000_000
+    max_part_bytes: Annotated[
+        int, Field(ge=1, le=2**31, description="a number of bytes, 1 to 2147483648")
+    ] = 20_000_000
+    max_parts: Annotated[int, Field(ge=1, le=1000, description="a number of parts, 1 to 1000")] = 16
     max_pixels: Annotated[
         int, Field(ge=1, le=10**9, description="a number of pixels, 1 to 1000000000")
     ] = 40_000_000
@@ -66,6 +82,17 @@ class Settings(BaseSettings):
     max_characters: Annotated[
         int, Field(ge=1, le=10**7, description="a number of characters, 1 to 10000000")
     ] = 20_000
+    api_keys: Annotated[
+        pydantic.SecretStr, Field(description="keys of 16 characters or more, separated by commas")
+    ] = pydantic.SecretStr("")
+    api_keys_file: Path | None = Field(
+        default=None, description="a file of keys of 16 characters or more, one a line"
+    )
+    allow_anonymous: Annotated[bool, Field(description="1 or 0")] = False
+    rate_limit: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
+        default=None, description="requests per second and key, more than 0"
+    )
+    request_log: Annotated[bool, Field(description="1 or 0")] = True
 
     @pydantic.field_validator("bundle")
     @classmethod
@@ -94,4 +121,6 @@ def get_settings() -> Settings:
 def _explain(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     accepted = Settings.model_fields[name].description
-    return f"{PREFIX}{name.upper()}={problem['input']!r} is not valid; accepted: {accepted}"
+    # A key must not end up in a log.
+    value = "" if name == "api_keys" else f"={problem['input']!r}"
+    return f"{PREFIX}{name.upper()}{value} is not valid; accepted: {accepted}"

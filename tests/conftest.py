@@ -58,22 +58,26 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
     """Opens a client of the service in this process; one at a time, as BentoML has it."""
 
     @contextmanager
-    def opened(bundle: Path, **settings: object) -> Iterator[TestClient]:
+    def opened(
+        bundle: Path, *, host: str = "127.0.0.1", **settings: object
+    ) -> Iterator[TestClient]:
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setenv("DIMML_BUNDLE", str(bundle))
             monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
             for name, value in settings.items():
                 monkeypatch.setenv(f"DIMML_{name.upper()}", str(value))
             monkeypatch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
+            from serving.plan import get_plan
             from serving.settings import get_settings
 
             get_settings.cache_clear()
+            get_plan.cache_clear()
             _forget_bentoml_metrics()
             from serving.service import Dimml
 
             service: Any = Dimml
             try:
-                with TestClient(service.to_asgi()) as client:
+                with TestClient(service.to_asgi(), client=(host, 50000)) as client:
                     yield client
             finally:
                 get_settings.cache_clear()

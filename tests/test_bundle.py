@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import helper
 
 from dimml.bundle import MANIFEST, Bundle, Manifest, ModalitySpec, file_entry, new_folder
 from dimml.errors import BundleError, UsageError
 from dimml.modalities import Limits
 
 GRAPHS = ("front.onnx", "classifier.onnx")
+GRAPH = helper.make_model(
+    helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "tiny", [], [])
+).SerializeToString()
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    """A bundle of one image modality; its graphs are not looked into when it is loaded."""
+    """A bundle of one image modality; its graphs are never run."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in GRAPHS:
-        (folder / file).write_bytes(file.encode())
+        (folder / file).write_bytes(GRAPH)
     spec = ModalitySpec(
         kind="image",
         graph="front.onnx",
@@ -161,7 +165,18 @@ class TestRefusals:
         (bundle / "classifier.onnx").unlink()
         assert "classifier.onnx is missing" in refusal(bundle)
 
-    @pytest.mark.parametrize("content", [b"FRONT.onnx", b"front.onnx ", b""])
+    def test_a_link_in_place_of_the_manifest(self, bundle: Path, tmp_path: Path) -> None:
+        (bundle / MANIFEST).rename(tmp_path / "outside.json")
+        (bundle / MANIFEST).symlink_to(tmp_path / "outside.json")
+        assert f"{MANIFEST} is a link" in refusal(bundle)
+
+    @pytest.mark.parametrize("graph", GRAPHS)
+    def test_a_graph_that_is_none(self, bundle: Path, graph: str) -> None:
+        (bundle / graph).write_bytes(b"")
+        edit(bundle, lambda m: m["files"].update({graph: file_entry(bundle / graph).model_dump()}))
+        assert f"{graph} is not an ONNX model" in refusal(bundle)
+
+    @pytest.mark.parametrize("content", [GRAPH.swapcase(), GRAPH + b" ", b""])
     def test_a_file_that_is_not_the_one_exported(self, bundle: Path, content: bytes) -> None:
         (bundle / "front.onnx").write_bytes(content)
         assert "front.onnx is not the file that was exported" in refusal(bundle)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dimml import Predictor
+from dimml.cli import main
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -37,6 +38,28 @@ def test_predict_gives_the_same_answer_as_the_library(tiny_bundle: Path) -> None
     assert json.loads(answer.stdout)["probabilities"] == pytest.approx(
         dict(expected.probabilities), abs=1e-5
     )
+
+
+def test_predict_takes_modalities_on_either_side_of_the_bundle(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--text", "a//b", "--providers", "cpu", "--json"]
+    said = []
+    for words in (["predict", str(tiny_bundle), *options], ["predict", *options, str(tiny_bundle)]):
+        monkeypatch.setattr("sys.argv", ["dimml", *words])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        assert exited.value.code == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1]
+    expected = Predictor.load(tiny_bundle, "cpu").predict({"text": "a//b"})
+    assert said[0]["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
+
+
+def test_predict_without_a_bundle_says_so() -> None:
+    answer = run("predict", "--text", "seven")
+    assert answer.returncode == 2
+    assert "name the bundle" in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -73,3 +96,17 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_command_is_bad_usage() -> None:
     assert run("predikt").returncode == 2
+
+
+def test_ctrl_c_says_that_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dimml.bundle.Bundle.load", interrupted)
+    monkeypatch.setattr("sys.argv", ["dimml", "inspect", "bundle"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"

@@ -31,6 +31,9 @@ CONFINED = {
     "pytorch_lightning": ("dimml/nn/", "train/", "export/"),
     "dimml.nn": ("dimml/nn/", "train/", "export/"),
     "onnxruntime": ("dimml/runtime.py", "export/"),
+    "onnx": ("dimml/graphs.py", "export/"),
+    # A pickle runs code: nothing that is read may be one.
+    **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }
 """Module to the only places that may import it."""
 
@@ -54,6 +57,12 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
+def unpickles(call: str) -> bool:
+    """Whether a call, as source, may read a pickle."""
+    reads_checkpoint = call.startswith("torch.load(") or "ckpt_path=" in call
+    return (reads_checkpoint and "weights_only=True" not in call) or "allow_pickle=True" in call
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -74,6 +83,29 @@ class TestSource:
             and not name_of(path).startswith(places)
         ]
         assert misplaced == []
+
+    def test_nothing_is_unpickled(self, path: Path) -> None:
+        calls = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ]
+        unsafe = [call for call in map(ast.unparse, calls) if unpickles(call)]
+        assert unsafe == []
+
+
+@pytest.mark.parametrize(
+    ("call", "unsafe"),
+    [
+        ("torch.load(path)", True),
+        ("torch.load(path, weights_only=False)", True),
+        ("torch.load(path, weights_only=True)", False),
+        ("trainer.fit(module, ckpt_path=path)", True),
+        ("trainer.fit(module, ckpt_path=path, weights_only=True)", False),
+        ("numpy.load(path, allow_pickle=True)", True),
+        ("json.load(file)", False),
+    ],
+)
+def test_what_unpickles_is_known_for_it(call: str, unsafe: bool) -> None:
+    assert unpickles(call) == unsafe
 
 
 def test_the_library_names_other_packages_only_in_the_table_of_commands() -> None:

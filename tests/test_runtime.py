@@ -133,7 +133,7 @@ class TestChooseProvider:
 class TestGraph:
     def test_it_runs_on_the_cpu(self, graph_path: Path) -> None:
         graph = Graph(graph_path, "cpu")
-        assert (graph.provider, graph.input_names) == ("cpu", ("x",))
+        assert (graph.provider, list(graph.inputs)) == ("cpu", ["x"])
         [zeros] = graph.run({"x": np.zeros((3, SIZE), np.float32)})
         np.testing.assert_array_equal(zeros, np.zeros((3, SIZE), np.float32))
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from dimml.errors import ManifestError
-from dimml.table import Row, column_names, count_rows, read_rows
+from dimml.table import Row, column_names, count_rows, missing_columns, read_rows
 
 KINDS = {"audio": "audio", "image": "image", "text": "text"}
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
@@ -96,6 +96,16 @@ class TestEveryFormat:
         assert "audio, image, text" in message
         assert "it has id, sound" in message
 
+    def test_modalities_without_a_column_are_named_with_what_is_near(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        path = write(tmp_path, suffix, [{"id": "a", "Imge": "a.png", "text": "one"}])
+        assert missing_columns(path, ["text"]) is None
+        assert missing_columns(path, KINDS) == (
+            f"{path} has no column for audio, image (did you mean Imge?); its columns are "
+            "id, Imge, text"
+        )
+
     def test_no_column_of_splits(self, tmp_path: Path, suffix: str) -> None:
         path = write(tmp_path, suffix, [{"text": "one"}])
         assert "no column `split`" in refusal(path, split="test")
@@ -163,6 +173,14 @@ def test_dialects(tmp_path: Path, name: str, content: str) -> None:
     ]
 
 
+def test_json_lines_may_leave_out_what_is_absent(tmp_path: Path) -> None:
+    records = [{"id": "a"}, {"split": "test", "text": "one"}, {"image": "a.png", "split": "test"}]
+    path = write(tmp_path, ".jsonl", records)
+    assert list(column_names(path)) == ["id", "split", "text", "image"]
+    assert samples(path) == [{}, {"text": "one"}, {"image": tmp_path / "a.png"}]
+    assert [row.id for row in read_rows(path, KINDS, "test")] == ["1", "2"]
+
+
 def test_only_parquet_knows_its_length(tmp_path: Path) -> None:
     lengths = [count_rows(write(tmp_path, suffix, RECORDS)) for suffix in SUFFIXES]
     assert lengths == [3, None, None, None]
@@ -176,7 +194,15 @@ def test_a_table_without_rows_has_none(tmp_path: Path) -> None:
         assert list(read_rows(path, KINDS)) == []
 
 
-@pytest.mark.parametrize("name", ["table.xlsx", "table.tsv", "table", "table.csv.gz", "table.CSV"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_extension_in_capitals_is_the_same(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, suffix, RECORDS)
+    capital = path.rename(path.with_suffix(suffix.upper()))
+    assert [row.id for row in read_rows(capital, KINDS)] == ["a", "1", "c"]
+    assert count_rows(capital) == (3 if suffix == ".parquet" else None)
+
+
+@pytest.mark.parametrize("name", ["table.xlsx", "table.tsv", "table", "table.csv.gz"])
 def test_another_extension_is_refused_with_those_accepted(tmp_path: Path, name: str) -> None:
     message = refusal(written(tmp_path, name, "text\none\n"))
     assert ".parquet, .csv, .jsonl, .ndjson" in message

@@ -1,6 +1,7 @@
 """The preprocessed samples of a split, decoded once into a memory-mapped Arrow file.
 
-A split may be larger than memory, and a second run on the same data decodes nothing.
+A split may be larger than memory, and a second run on the same data decodes nothing. Each version
+of the data is a file of its own, and the `KEPT` last used of each split are kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pyarrow.ipc
 
 from dimml import __version__
 from dimml.errors import InputError, ManifestError
-from dimml.files import new_file
+from dimml.files import made_folder, new_file
 from dimml.modalities import Arrays, Kind
 from dimml.progress import say, track
 from dimml.runtime import available_cores
@@ -26,6 +28,7 @@ from dimml.samples import is_absent
 from dimml.table import Row
 
 BLOCK_ROWS = 256
+KEPT = 3
 _PROBLEMS = b"problems"
 
 
@@ -78,27 +81,24 @@ def cached_split(
     Args:
         rows: of the split, see `read_split`.
         kinds: the modalities.
-        labels: class names, in order.
+        labels: class names, in order; those of all rows are among them.
         name: of the split.
         folder: where the files are kept; it may be deleted at any time between runs.
         settings: whatever else the arrays depend on: the preprocessing and its assets.
 
     Raises:
-        ManifestError: no row is readable, or one has a label that training did not see.
+        ManifestError: no row is readable.
     """
-    if unknown := sorted({str(row.label) for row in rows} - set(labels)):
-        raise ManifestError(f"the {name} split has labels the train split has not: {unknown[:5]}")
     path = folder / f"{name}-{_key(rows, labels, settings)}.arrow"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as part:
+        with made_folder(folder), new_file(path) as part:
             _write(part, rows, kinds, labels, name)
+    path.touch()
+    _remove_old(folder, name)
     split = Split(path, kinds)
     if split.problems:
         count, first = len(split.problems), split.problems[0]
         say(f"{name}: {count} unreadable cells count as absent; the first: {first}")
-    if not len(split):
-        raise ManifestError(f"no row of the {name} split could be read: {split.problems[0]}")
     return split
 
 
@@ -112,6 +112,7 @@ def _write(
     index = {label: number for number, label in enumerate(labels)}
     schema = _schema(kinds)
     progress = iter(track(_decoded(rows, kinds), f"decoding {name}", len(rows)))
+    readable, first = 0, ""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for start in range(0, len(rows), BLOCK_ROWS):
             block, problems = [], []
@@ -124,8 +125,20 @@ def _write(
                 pa.RecordBatch.from_pylist(block, schema),
                 custom_metadata={_PROBLEMS: json.dumps(problems).encode()},
             )
+            readable += len(block)
+            first = first or "".join(problems[:1])
         # Lets the progress reach its last line.
         next(progress, None)
+    if not readable:
+        raise ManifestError(f"no row of the {name} split can be read; the first: {first}")
+
+
+def _remove_old(folder: Path, name: str) -> None:
+    # Where another process does the same, a file may be gone.
+    with suppress(FileNotFoundError):
+        files = sorted(folder.glob(f"{name}-*.arrow"), key=lambda file: file.stat().st_mtime_ns)
+        for file in files[:-KEPT]:
+            file.unlink()
 
 
 def _decoded(

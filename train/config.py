@@ -13,6 +13,7 @@ import yaml
 from dimml.bundle import MAX_MODALITIES, ModalityName
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS
+from dimml.names import why_reserved
 
 Positive = Annotated[float, pydantic.Field(gt=0)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -101,7 +102,8 @@ class Recipe(_Model):
 
     Attributes:
         name: of the run and its bundle.
-        data: the manifest (Parquet, CSV or JSON lines), relative to the current folder.
+        data: the manifest (Parquet, CSV or JSON lines). As every path of a recipe and of `--set`,
+            it is relative to the current folder.
         modalities: name to configuration; a word is short for that kind with its defaults.
         method: how it is trained.
         feature_dim: D.
@@ -127,6 +129,14 @@ class Recipe(_Model):
         if not isinstance(value, dict):
             return value
         return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}
+
+    @pydantic.field_validator("modalities")
+    @classmethod
+    def _no_reserved_name(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
+        for name in value:
+            if why := why_reserved(name, list(value)):
+                raise ValueError(f"{name}: {why}")
+        return value
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -162,8 +172,13 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: write key=value, such as training.epochs=5")
     *parents, last = key.split(".")
     place: Any = document
-    for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    for depth, parent in enumerate(parents, 1):
+        if not isinstance(place, dict):
+            break
+        found = place.setdefault(parent, {})
+        if isinstance(found, str) and (long := _long_form(parents[:depth], found)):
+            place[parent] = found = long
+        place = found
     if not isinstance(place, dict):
         raise RecipeError(f"--set {override}: {key} is not inside a mapping")
     try:
@@ -172,14 +187,30 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
 
 
+def _long_form(place: Sequence[str], word: str) -> dict[str, Any] | None:
+    """What a word is short for at a place of the recipe."""
+    match place:
+        case ["modalities", _]:
+            return {"kind": word}
+        case ["modalities", _, "encoder"]:
+            return {"preset": word}
+    return None
+
+
 def _problem(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     place = problem["loc"]
-    said = problem["msg"]
+    said = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(place[:-1], document).model_fields)
         near = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         said = f"unknown key; {hint}accepted: {', '.join(known)}"
+    if place[-1] == "[key]":
+        place = place[:-1]
+        said = (
+            "a name has a letter of a to z, then letters, digits and _, at most 32; "
+            "give its column such a name too"
+        )
     return f"{'.'.join(map(str, place))}: {said}"
 
 

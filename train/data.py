@@ -19,7 +19,7 @@ from dimml.errors import ManifestError
 from dimml.modalities import Arrays, Audio, Kind
 from dimml.nn.model import Group
 from dimml.samples import is_absent
-from dimml.table import Row, read_rows
+from dimml.table import Row, column_names, missing_columns, read_rows
 from train.augment import augment
 from train.cache import Split
 
@@ -41,26 +41,82 @@ class Batch:
     labels: Tensor
 
 
+def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list[Row]]:
+    """The rows that training needs, by split, refused here where they cannot make a classifier.
+
+    Raises:
+        ManifestError: a modality has no column or too few rows, there are fewer than two labels, or
+            the validation split has one that the train split has not.
+    """
+    if missing := missing_columns(path, kinds):
+        raise ManifestError(f"{missing}; a modality of a recipe has the name of its column")
+    rows = {split: read_split(path, kinds, split) for split in ("train", "validation")}
+    labels = {str(row.label) for row in rows["train"]}
+    if len(labels) < 2:
+        raise ManifestError(
+            f"the train split of {path} has one label, {labels.pop()}; a classifier needs two or "
+            "more, each with a row in the train split"
+        )
+    if unknown := sorted({str(row.label) for row in rows["validation"]} - labels):
+        raise ManifestError(
+            f"the validation split of {path} has labels that its train split has not: "
+            f"{', '.join(unknown[:5])}; give each a row in the train split"
+        )
+    for name in kinds:
+        if sum(not is_absent(row.sample[name]) for row in rows["train"]) < 2:
+            raise ManifestError(
+                f"{name}: fewer than two rows of the train split of {path} have it; fill its "
+                "column, or leave the modality out of the recipe"
+            )
+    return rows
+
+
 def read_split(path: Path, kinds: Mapping[str, str], split: str) -> list[Row]:
     """The labelled rows of a split that have at least one modality.
 
     Raises:
         ManifestError: there are none.
     """
+    if "label" not in column_names(path):
+        raise ManifestError(
+            f"{path} has no column `label`; its columns are {', '.join(column_names(path))}"
+        )
     rows = [
         row
         for row in read_rows(path, kinds, split)
         if row.label is not None and not all(is_absent(v) for v in row.sample.values())
     ]
     if not rows:
-        raise ManifestError(f"{path} has no labelled row in its {split} split")
+        raise ManifestError(
+            f"{path} has no labelled row in its {split} split: {_why_none(path, kinds, split)}"
+        )
     return rows
 
 
+def _why_none(path: Path, kinds: Mapping[str, str], split: str) -> str:
+    found = {row.split or "(empty)" for row in read_rows(path, kinds)}
+    if split in found:
+        return "none of its rows has both a label and a modality"
+    return (
+        f"its column `split` holds {', '.join(sorted(found)[:10]) or 'nothing'}, and a split is "
+        f"called {', '.join(SPLITS)}"
+    )
+
+
 def fingerprint(path: Path) -> str:
-    """The sha256 of a table: which data a run was trained on."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of a table: which data a run was trained on.
+
+    Raises:
+        ManifestError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ManifestError(
+            f"cannot read the table {path} ({error.strerror}); where a recipe's `data` is a "
+            f"relative path, it starts at the current folder, {Path.cwd()}"
+        ) from error
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> bytes:

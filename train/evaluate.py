@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torchmetrics.functional.classification import (
 from dimml.bundle import Bundle
 from dimml.errors import InputError, ManifestError
 from dimml.predictor import BATCH_SIZE, Predictor, Prepared
-from dimml.progress import track
+from dimml.progress import say, track
 from dimml.runtime import available_cores
-from dimml.samples import subset_name, subsets
+from dimml.samples import is_absent, subset_name, subsets
+from dimml.table import Row, missing_columns
 from train.data import read_split
 
 ECE_BINS = 15
@@ -29,29 +31,75 @@ ECE_BINS = 15
 def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     """Accuracy, macro-F1, NLL and ECE per subset, over the rows that have at least the subset.
 
+    A cell that cannot be read counts as absent, and is reported.
+
     Returns:
         The document of `evaluation.json`.
 
     Raises:
-        ManifestError: the split cannot be read, or has a label that the bundle does not know.
+        ManifestError: the split cannot be read, none of its rows can, or one has a label that the
+            bundle does not know.
     """
     predictor = Predictor.load(path, threads=available_cores())
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = read_split(manifest, kinds, split)
+    if missing := missing_columns(manifest, kinds):
+        say(f"warning: {missing}; what has no column counts as absent")
+    found, problems = _answers(predictor, rows, f"evaluating {split}")
+    if problems:
+        count, first = len(problems), problems[0]
+        say(f"{split}: {count} unreadable cells count as absent; the first: {first}")
+    if not any(found.values()):
+        raise ManifestError(f"no row of the {split} split can be read; the first: {problems[0]}")
+    return {
+        "split": split,
+        "samples": len(rows),
+        "unreadable": len(problems),
+        "bundle": predictor.bundle.id,
+        "subsets": {name: measure(pairs) for name, pairs in found.items() if pairs},
+    }
+
+
+def subset_answers(
+    predictor: Predictor, rows: Sequence[Row], description: str
+) -> dict[str, list[tuple[list[float], int]]]:
+    """Subset name to what the predictor says of the rows that have at least the subset.
+
+    Args:
+        predictor: who answers.
+        rows: labelled; a cell that cannot be read counts as absent.
+        description: of the work, for its progress.
+
+    Returns:
+        Per row, in order: probabilities [classes], and the true class.
+
+    Raises:
+        ManifestError: a row has a label that the bundle does not know.
+    """
+    return _answers(predictor, rows, description)[0]
+
+
+def _answers(
+    predictor: Predictor, rows: Sequence[Row], description: str
+) -> tuple[dict[str, list[tuple[list[float], int]]], list[str]]:
+    """What `subset_answers` returns, and a line per cell that cannot be read."""
     index = {label: number for number, label in enumerate(predictor.labels)}
     if unknown := sorted({str(row.label) for row in rows} - set(index)):
         raise ManifestError(
-            f"the {split} split has labels that the bundle does not know: {unknown[:5]}; it knows "
+            f"the rows have labels that the bundle does not know: {unknown[:5]}; it knows "
             f"{', '.join(index)}"
         )
     found: dict[str, list[tuple[list[float], int]]] = {}
-    for start in track(range(0, len(rows), BATCH_SIZE), f"evaluating {split}"):
-        batch = [
-            (item, index[str(row.label)])
-            for row in rows[start : start + BATCH_SIZE]
-            if isinstance(item := predictor.prepare(row.sample, "absent"), Prepared)
-        ]
-        for subset in subsets(list(kinds)):
+    problems: list[str] = []
+    tracked = track(rows, description)
+    while block := list(islice(tracked, BATCH_SIZE)):
+        batch = []
+        for row in block:
+            item = predictor.prepare(row.sample, "absent")
+            problems += _unreadable(row, item)
+            if isinstance(item, Prepared):
+                batch.append((item, index[str(row.label)]))
+        for subset in subsets(list(predictor.kinds)):
             kept = [(_only(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
             answers = predictor.predict_prepared([item for item, _ in kept])
             found.setdefault(subset_name(subset), []).extend(
@@ -59,18 +107,23 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
                 for a, (_, y) in zip(answers, kept, strict=True)
                 if not isinstance(a, InputError)
             )
-    return {
-        "split": split,
-        "samples": len(rows),
-        "bundle": predictor.bundle.id,
-        "subsets": {name: measure(pairs) for name, pairs in found.items() if pairs},
-    }
+    return found, problems
+
+
+def _unreadable(row: Row, item: Prepared | InputError) -> list[str]:
+    given = [name for name, value in row.sample.items() if not is_absent(value)]
+    if isinstance(item, InputError):
+        return [f"{row.id}: {item}" for _ in given]
+    return [
+        f"{row.id}: {name}: {item.warnings[name][0]}" for name in given if name not in item.arrays
+    ]
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as a Markdown table."""
+    unreadable = f", {report['unreadable']} unreadable cells" if report["unreadable"] else ""
     lines = [
-        f"{report['bundle']}, {report['split']} split, {report['samples']} samples",
+        f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}",
         "",
         "| subset | samples | accuracy | macro-F1 | NLL | ECE |",
         "|---|---|---|---|---|---|",

@@ -16,17 +16,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
-from dimml.errors import InterruptedRunError
 from dimml.modalities import Kind
 from dimml.progress import say
 from dimml.runtime import available_cores
 from train.cache import Split
 from train.config import Recipe
 from train.data import Collate, EpochSampler, SplitDataset
+from train.folder import LAST
 from train.history import History
 from train.module import BEST, DetachedModule
-
-LAST = "last.ckpt"
 
 
 class RunData(lightning.LightningDataModule):
@@ -65,17 +63,17 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
     """Trains, leaves the best epoch's weights in the module, and says which epoch that was.
 
     Raises:
-        InterruptedRunError: stopped by Ctrl-C or SIGTERM.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
     """
     _quieten()
     torch.set_num_threads(available_cores())
-    best = _checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
+    best = _Checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
     bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
         max_epochs=module.recipe.training.epochs,
-        callbacks=[History(folder), best, _checkpoint(folder, "last"), *bar],
+        callbacks=[History(folder), best, _Checkpoint(folder, "last"), *bar],
         enable_progress_bar=bool(bar),
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
         num_sanity_val_steps=0,
@@ -89,30 +87,43 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
         # Lightning's answer to Ctrl-C is to exit with 1.
         if not trainer.interrupted:
             raise
-        raise InterruptedRunError(_stopped(folder)) from None
-    checkpoint = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
+        raise KeyboardInterrupt from None
+    checkpoint = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
     module.load_state_dict(checkpoint["state_dict"])
     score = float(best.best_model_score or 0.0)
     say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
     return {"epoch": checkpoint["epoch"], BEST: score}
 
 
-def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
-    # At the end of the training epoch, when its row is in the history.
-    return ModelCheckpoint(
-        folder, name, enable_version_counter=False, save_on_train_epoch_end=True, **options
-    )
+class _Checkpoint(ModelCheckpoint):
+    """A checkpoint of the run's folder, also after that was moved."""
 
+    def __init__(self, folder: Path, name: str, **options: Any) -> None:
+        # At the end of the training epoch, when its row is in the history.
+        options |= {"enable_version_counter": False, "save_on_train_epoch_end": True}
+        super().__init__(folder, name, **options)
 
-def _stopped(folder: Path) -> str:
-    if (folder / LAST).exists():
-        return f"stopped; the same command with --resume goes on (the run is in {folder})"
-    return "stopped before the first epoch ended; the same command starts again"
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning keeps absolute paths, and forgets the best score when they are others.
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath}
+        )
 
 
 def _quieten() -> None:
     """Leaves Lightning's warnings that a person can act on."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*exists and is not empty.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        # Of its own use of torch.
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
         warnings.filterwarnings("ignore", message)

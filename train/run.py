@@ -11,14 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytorch_lightning as lightning
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
-from dimml.errors import UsageError
+from dimml.errors import RecipeError, UsageError
 from dimml.files import write_atomic
 from dimml.modalities import KINDS, Kind
 from dimml.nn.encoders import backbone_config, build_encoder
@@ -26,13 +25,12 @@ from dimml.nn.model import DetachedModel
 from dimml.table import Row
 from train.cache import cached_split
 from train.calibrate import calibrate, conformal, conformal_rows
-from train.config import Recipe
-from train.data import fingerprint, read_split, train_tokenizer
-from train.fit import LAST, RunData, fit
+from train.config import ModalityConfig, Recipe, load_recipe
+from train.data import fingerprint, read_training_splits, train_tokenizer
+from train.fit import RunData, fit
+from train.folder import DATA, RECIPE, RUN, check_folder, locked_folder, stoppable
 from train.module import DetachedModule
 
-RECIPE = "recipe.yaml"
-RUN = "run.json"
 WEIGHTS = "model.safetensors"
 CACHE = "cache"
 """Beside the run's folder: the decoded data, shared by the runs there."""
@@ -56,26 +54,23 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
     """Trains a recipe into a folder.
 
     Raises:
-        UsageError: the folder holds a run and `resume` was not asked for, or the other way round;
-            or another process is training into it.
-        InterruptedRunError: stopped by Ctrl-C; `resume` goes on from the last whole epoch.
+        UsageError: the recipe, its data or the folder does not do, see `check_folder`; or another
+            process is training there.
+        InterruptedRunError: stopped by Ctrl-C or SIGTERM; `resume` goes on from the last whole
+            epoch.
+        KeyboardInterrupt: stopped before the first epoch ended.
     """
-    _check_folder(recipe, folder, resume)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        with lock.acquire(blocking=False):
-            _train(recipe, folder, resume)
-    except filelock.Timeout as error:
-        raise UsageError(f"another process is training into {folder}") from error
+    with locked_folder(folder), stoppable(folder):
+        _train(recipe, folder, resume)
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
-    write_atomic(folder / RECIPE, _dump(recipe))
+    table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
+    check_folder(folder, _dump(recipe), table["sha256"], resume)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     names = {name: modality.kind for name, modality in recipe.modalities.items()}
-    rows = {split: read_split(recipe.data, names, split) for split in ("train", "validation")}
+    rows = read_training_splits(recipe.data, names)
     labels = tuple(sorted({str(row.label) for row in rows["train"]}))
     specs, assets = _specifications(recipe, rows["train"])
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
@@ -86,6 +81,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     )
     data = RunData(recipe, kinds, *splits)
     module = DetachedModule(_model(recipe, kinds, len(labels)), recipe)
+    write_atomic(folder / RECIPE, _dump(recipe))
+    write_atomic(folder / DATA, json.dumps(table) + "\n")
     best = fit(module, data, folder, resume)
     model = module.model.cpu().eval()
     document = {
@@ -93,7 +90,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         "seed": recipe.seed,
         "labels": labels,
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
-        "data": {"path": str(recipe.data), "sha256": fingerprint(recipe.data)},
+        "data": table,
         "best": best,
         "backbones": _backbones(recipe, model),
         "conformal": _calibrate(model, data, recipe.coverage).model_dump(mode="json"),
@@ -111,18 +108,27 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Reads a finished run back.
+    """Reads a finished run back; its recipe's `data` is where the table was at training.
 
     Raises:
-        UsageError: the folder holds none.
+        UsageError: the folder holds none, or the table is not there any more.
     """
     try:
         document = json.loads((folder / RUN).read_text())
-        recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_text()))
     except OSError as error:
         raise UsageError(
             f"{folder} holds no finished run ({error}); make one with `dimml train RECIPE`"
         ) from error
+    table = Path(document["data"]["path"])
+    if not table.is_file():
+        raise UsageError(
+            f"the run in {folder} was trained on {table}, which is not there any more: put the "
+            "table and its files back, or train again"
+        )
+    # A bundle repeats this path, and should say no more of the machine than it has to.
+    table = table.relative_to(Path.cwd()) if table.is_relative_to(Path.cwd()) else table
+    document["data"]["path"] = str(table)
+    recipe = load_recipe(folder / RECIPE).model_copy(update={"data": table})
     specs = {n: ModalitySpec.model_validate(s) for n, s in document["modalities"].items()}
     assets = {
         name: {asset: (folder / file).read_bytes() for asset, file in spec.assets.items()}
@@ -140,20 +146,6 @@ def _dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    if (folder / RUN).exists():
-        raise UsageError(f"{folder} holds a finished run: remove it or choose another with --out")
-    if not resume and (folder / LAST).exists():
-        raise UsageError(f"{folder} holds a stopped run: add --resume, or remove it")
-    if resume and not (folder / LAST).exists():
-        raise UsageError(f"{folder} holds nothing to resume; leave --resume out")
-    if resume and (folder / RECIPE).read_text() != _dump(recipe):
-        raise UsageError(
-            f"the run in {folder} was started with other settings (its {RECIPE} holds them): "
-            "resume with those, or choose another folder with --out"
-        )
-
-
 def _specifications(
     recipe: Recipe, rows: Sequence[Row]
 ) -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes]]]:
@@ -163,9 +155,7 @@ def _specifications(
         assets[name] = {}
         if config.kind == "text":
             texts = [row.sample[name] for row in rows if isinstance(row.sample[name], str)]
-            given = config.tokenizer
-            content = given.read_bytes() if given else train_tokenizer(texts, config.vocab_size)
-            assets[name] = {"tokenizer.json": content}
+            assets[name] = {"tokenizer.json": _tokenizer(name, config, texts)}
         specs[name] = ModalitySpec(
             kind=config.kind,
             graph=f"{name}.onnx",
@@ -175,6 +165,18 @@ def _specifications(
             assets={asset: f"{name}.{asset}" for asset in assets[name]},
         )
     return specs, assets
+
+
+def _tokenizer(name: str, config: ModalityConfig, texts: Sequence[str]) -> bytes:
+    if config.tokenizer is None:
+        return train_tokenizer(texts, config.vocab_size)
+    try:
+        return config.tokenizer.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"modalities.{name}.tokenizer: cannot read {config.tokenizer} ({error.strerror}); name "
+            "a tokenizer.json, or leave the key out to train one"
+        ) from error
 
 
 def _model(

@@ -17,7 +17,7 @@ from dimml.errors import InputError, UsageError
 from dimml.predictor import BATCH_SIZE, OnUnreadable, Predictor
 from dimml.progress import say, track
 from dimml.samples import Prediction
-from dimml.table import Row, count_rows, read_rows
+from dimml.table import Row, count_rows, missing_columns, read_rows
 
 
 def score(
@@ -36,8 +36,10 @@ def score(
     Examples:
         dimml score runs/digits/bundle runs/digits/data/manifest.parquet out.parquet
     """
-    if out.suffix != ".parquet":
+    if out.suffix.lower() != ".parquet":
         raise UsageError(f"{out}: the output is a .parquet file")
+    if out.exists() and table.exists() and out.samefile(table):
+        raise UsageError(f"{out} is the table itself: name another file for the output")
     if on_unreadable not in ("error", "absent"):
         raise UsageError(f"--on-unreadable is error or absent, not {on_unreadable!r}")
     predictor = Predictor.load(bundle, providers)
@@ -60,6 +62,8 @@ def score_table(
     """
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = track(read_rows(table, kinds), "scoring", count_rows(table))
+    if missing := missing_columns(table, kinds):
+        say(f"warning: {missing}; what has no column counts as absent")
     schema = _schema(list(kinds), predictor.labels if probabilities else ())
     total = errors = 0
     out.parent.mkdir(parents=True, exist_ok=True)

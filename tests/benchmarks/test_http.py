@@ -63,7 +63,8 @@ class TestParsingWrk:
 
 def test_a_body_is_what_the_service_reads_back() -> None:
     sample = {"audio": b"RIFF\r\n--\x00", "text": "zwölf"}
-    parts = read_parts(CONTENT_TYPE, multipart(sample, {"audio": "audio", "text": "text"}), 16)
+    body = multipart(sample, {"audio": "audio", "text": "text"})
+    parts = read_parts(CONTENT_TYPE, body, 16, 1_000)
     found = [(part.name, part.filename, part.content) for part in parts]
     assert found == [
         ("audio", "sample.wav", b"RIFF\r\n--\x00"),

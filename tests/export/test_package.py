@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -78,6 +79,14 @@ def test_the_bento_answers_like_the_bundle(
 def test_an_unsound_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         build_bento(tmp_path)
+
+
+def test_a_link_beside_a_bundle_is_not_followed(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (tmp_path / "secret").write_text("secret")
+    (bundle / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match=r"README\.md is a link"):
+        build_bento(bundle)
 
 
 def post_when_ready(

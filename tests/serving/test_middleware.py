@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.middleware import AnswerMiddleware
+from serving.middleware import ServiceMiddleware
 from serving.schemas import error_body
 from serving.settings import get_settings
 
@@ -24,7 +24,9 @@ def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def ask(app: ASGIApp) -> Any:
-    client = TestClient(AnswerMiddleware(app), raise_server_exceptions=False)
+    client = TestClient(
+        ServiceMiddleware(app), raise_server_exceptions=False, client=("127.0.0.1", 1)
+    )
     return client.get("/some/path")
 
 

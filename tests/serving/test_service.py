@@ -4,18 +4,15 @@ import base64
 import io
 import json
 import os
-import socket
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import PIL.Image
 import pytest
@@ -324,7 +321,7 @@ class TestRefusals:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("secret")
 
-        monkeypatch.setattr(Predictor, "predict", fail)
+        monkeypatch.setattr(Predictor, "encode", fail)
         answer = client.post("/predict", data={"text": "seven"})
         assert answer.status_code == 500
         assert error_of(answer)["code"] == "internal"
@@ -369,72 +366,16 @@ class TestPages:
             assert set(said) == set(schemas["ModalityAnswer"]["properties"])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """`bentoml serve` in a process of its own."""
-
-    def __init__(self, bundle: Path, home: Path, **environment: str) -> None:
-        port = free_port()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        self._log = (home / "log").open("w+b")
-        command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Dimml"]
-        self.process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "BENTOML_HOME": str(home),
-                "DIMML_BUNDLE": str(bundle),
-                "DIMML_WORKERS": "2",
-                "DIMML_MAX_BODY_BYTES": str(LIMIT),
-                **environment,
-            },
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
-
-    def wait(self) -> None:
-        """Returns when the service is ready."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if self.client.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError(f"not ready: {self.log()}")
-
-    def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read().decode()
-
-    def stop(self) -> int:
-        self.client.close()
-        self.process.terminate()
-        try:
-            return self.process.wait(timeout=30)
-        finally:
-            self.process.kill()
-
-
 @pytest.fixture(scope="module")
-def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tiny_bundle, tmp_path_factory.mktemp("server"))
-    try:
+def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
+    with open_server(tiny_bundle, max_body_bytes=LIMIT) as server:
         server.wait()
         yield server
-    finally:
-        server.stop()
 
 
 class TestServer:
     def test_concurrent_requests_good_and_bad_each_get_their_own_answer(
-        self, server: Server, predictor: Predictor
+        self, server: Any, predictor: Predictor
     ) -> None:
         texts = ["one", "two", "three", "seven and one"]
         samples = [{"text": text} for text in texts] + [{"image": PNG}, {"audio": WAV}]
@@ -457,13 +398,13 @@ class TestServer:
             for done in [pool.submit(checks[n % 2], n // 2) for n in range(160)]:
                 done.result()
 
-    def test_a_body_far_over_the_limit_is_answered_not_cut_off(self, server: Server) -> None:
+    def test_a_body_far_over_the_limit_is_answered_not_cut_off(self, server: Any) -> None:
         for content in (b"x" * (2 * LIMIT), iter([b"x" * 50_000] * 8)):
             answer = server.client.post("/predict", content=content, headers={"Content-Type": FORM})
             assert answer.status_code == 413
             assert error_of(answer)["code"] == "too_large"
 
-    def test_metrics_name_the_provider_and_count_answers(self, server: Server) -> None:
+    def test_metrics_name_the_provider_and_count_answers(self, server: Any) -> None:
         server.client.post("/predict", data={"text": "seven"})
         server.client.get("/nope")
         lines = server.client.get("/metrics").text.splitlines()
@@ -471,14 +412,13 @@ class TestServer:
         counts = {
             line.split()[0]: float(line.split()[1])
             for line in lines
-            if line.startswith("dimml_answers_total")
+            if line.startswith("dimml_requests_total")
         }
-        assert counts['dimml_answers_total{status="200"}'] >= 1
-        assert counts['dimml_answers_total{status="404"}'] >= 1
-        assert any(line.startswith("bentoml_service_request_total") for line in lines)
+        assert counts['dimml_requests_total{status="200"}'] >= 1
+        assert counts['dimml_requests_total{status="404"}'] >= 1
 
     @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-    def test_workers_never_load_torch(self, server: Server) -> None:
+    def test_workers_never_load_torch(self, server: Any) -> None:
         for request in (_file("image", PNG), _file("audio", WAV), _field("text", "seven")):
             assert server.client.post("/predict", **request).status_code == 200
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
@@ -491,17 +431,24 @@ class TestServer:
             assert "numba" not in maps
 
     @pytest.mark.parametrize(
-        ("environment", "message"),
+        ("settings", "message"),
         [
             ({}, "dimml export RUN BUNDLE"),
-            ({"DIMML_WORKERS": "none"}, "DIMML_WORKERS='none' is not valid"),
+            ({"workers": "none"}, "DIMML_WORKERS='none' is not valid"),
+            ({"api_keys_file": "nowhere"}, "cannot read DIMML_API_KEYS_FILE"),
         ],
-        ids=["missing bundle", "invalid setting"],
+        ids=["missing bundle", "invalid setting", "missing keys"],
     )
     def test_what_cannot_be_served_is_one_message_and_a_failure(
-        self, tmp_path: Path, environment: dict[str, str], message: str
+        self,
+        tiny_bundle: Path,
+        tmp_path: Path,
+        open_server: Any,
+        settings: dict[str, str],
+        message: str,
     ) -> None:
-        server = Server(tmp_path / "nothing", tmp_path, **environment)
-        assert server.process.wait(timeout=60) not in (0, None)
-        assert message in server.log()
-        assert "Traceback" not in server.log()
+        bundle = tiny_bundle if "api_keys_file" in settings else tmp_path / "nothing"
+        with open_server(bundle, **settings) as server:
+            assert server.process.wait(timeout=60) not in (0, None)
+            assert message in server.log()
+            assert "Traceback" not in server.log()

@@ -63,6 +63,20 @@ def test_a_changed_file_or_setting_is_decoded_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
+def test_of_each_split_the_versions_last_used_are_kept(tmp_path: Path) -> None:
+    def use(settings: str, name: str = "train") -> set[Path]:
+        before = set(tmp_path.iterdir())
+        cached_split([row(0, call=tone(0.1))], kinds(), LABELS, name, tmp_path, settings)
+        return set(tmp_path.iterdir()) - before
+
+    first, second = use("1"), use("2")
+    others = use("1", "validation") | use("3")
+    assert use("1") == set()
+    latest = use("4")
+    assert set(tmp_path.iterdir()) == first | others | latest
+    assert not second & set(tmp_path.iterdir())
+
+
 def test_an_unreadable_cell_is_absent_and_reported_every_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,9 +88,10 @@ def test_an_unreadable_cell_is_absent_and_reported_every_time(
         assert "2 unreadable cells count as absent; the first: 7:" in capsys.readouterr().err
 
 
-def test_a_label_that_training_did_not_see_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="middle"):
-        cached_split([row(0, "middle", call=tone(1))], kinds(), LABELS, "test", tmp_path, "")
+def test_a_split_of_which_no_row_can_be_read_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no row of the test split can be read; the first: 7:"):
+        cached_split([row(7, call=b"junk")], kinds(), LABELS, "test", tmp_path / "a" / "b", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_recordings_of_a_training_batch_are_cut_to_its_shortest_and_never_padded(

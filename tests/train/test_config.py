@@ -101,6 +101,12 @@ class TestSet:
                 [64, 48],
             ),
             ("modalities.rear=image", ("modalities", "rear", "kind"), "image"),
+            ("modalities.note.augment=0", ("modalities", "note", "augment"), 0),
+            (
+                "modalities.front.encoder.n_mels=8",
+                ("modalities", "front", "encoder", "n_mels"),
+                8,
+            ),
             (
                 "modalities.encoder.preprocessing.seconds=null",
                 ("modalities", "encoder", "preprocessing", "seconds"),
@@ -120,6 +126,12 @@ class TestSet:
         assert found([]) != value
         assert found([setting]) == value
 
+    def test_inside_a_short_form_keeps_what_that_says(self, recipe: Path) -> None:
+        settings = ["modalities.note.augment=0", "modalities.front.encoder.n_mels=8"]
+        modalities = load_recipe(recipe, settings).modalities
+        assert modalities["note"].kind == "text"
+        assert modalities["front"].encoder.preset == "resnet18"
+
     def test_the_last_of_two_wins(self, recipe: Path) -> None:
         assert load_recipe(recipe, ["seed=1", "seed=2"]).seed == 2
 
@@ -128,7 +140,7 @@ class TestSet:
         [
             ("seed", "write key=value"),
             ("name.more=1", "not inside a mapping"),
-            ("modalities.note.augment=0", "not inside a mapping"),
+            ("modalities.note.kind.more=0", "not inside a mapping"),
             ("seed=[", "the value is not YAML"),
             ("seed=!!python/object/apply:os.getcwd []", "the value is not YAML"),
         ],
@@ -157,6 +169,10 @@ class TestSet:
         ("modalities.front.preprocessing.size=4", "front.preprocessing.size: Input should be a"),
         ("modalities.front.preprocessing.channels=2", "front.preprocessing.channels: Input shoul"),
         ("modalities.front.preprocessing.mean=[0, 0]", "mean must hold 1 or 3 values"),
+        ("modalities.json=text", "modalities: json: the name is reserved: options of `dimml pred"),
+        ("modalities.note_label=text", "note_label: the name is reserved: scores of note are note"),
+        ("modalities.a/b=text", "modalities.a/b: a name has a letter of a to z, then letters"),
+        ("modalities.Photo=image", "modalities.Photo: a name has a letter of a to z, then"),
         ("modalities.front.kind=film", "modalities.front.kind: Input should be 'audio'"),
     ],
 )

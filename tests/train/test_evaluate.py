@@ -14,6 +14,7 @@ import pytest
 from dimml import Predictor
 from dimml.errors import ManifestError
 from dimml.samples import subset_name, subsets
+from train.commands import evaluate
 from train.evaluate import evaluate_bundle, measure, model_card, table
 
 NAMES = ("front", "rear", "note")
@@ -140,6 +141,26 @@ class TestEvaluateBundle:
         assert max(counts[:2]) < 80
         assert counts[-1] < min(counts[:2])
 
+    def test_cells_that_cannot_be_read_are_counted_and_said(
+        self, free_names_bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        report = evaluate_bundle(free_names_bundle, data, "test")
+        said = capsys.readouterr().err
+        assert report["unreadable"] == 4
+        assert "80 samples, 4 unreadable cells" in table(report)
+        assert "test: 4 unreadable cells count as absent; the first: 0: front: unsup" in said
+        assert "evaluating test: 80 in" in said
+
+    def test_a_split_of_which_no_row_can_be_read_is_refused_and_nothing_written(
+        self, free_names_bundle: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "data.csv"
+        path.write_text("split,label,front,rear\ntest,zero,no.png,no.png\ntest,one,no.png,\n")
+        before = {file: file.stat().st_mtime_ns for file in free_names_bundle.iterdir()}
+        with pytest.raises(ManifestError, match=r"no row of the test split can be read; the first"):
+            evaluate(free_names_bundle, path)
+        assert {file: file.stat().st_mtime_ns for file in free_names_bundle.iterdir()} == before
+
     def test_a_subset_that_no_row_has_is_left_out(
         self, free_names_bundle: Path, data: Path
     ) -> None:
@@ -152,6 +173,16 @@ class TestEvaluateBundle:
         path.write_text("split,label,note\ntest,zero,seven\ntest,nine,seven\n")
         with pytest.raises(ManifestError, match=r"\['nine'\]; it knows zero, one, two, three"):
             evaluate_bundle(free_names_bundle, path, "test")
+
+    def test_a_modality_without_a_column_is_said(
+        self, free_names_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "data.csv"
+        path.write_text("split,label,note,fron\ntest,zero,seven,a.png\n")
+        evaluate_bundle(free_names_bundle, path, "test")
+        said = capsys.readouterr().err
+        assert "warning: " in said
+        assert "no column for front (did you mean fron?), rear; its columns are" in said
 
     def test_a_split_without_rows_is_refused(self, free_names_bundle: Path, data: Path) -> None:
         with pytest.raises(ManifestError, match="no labelled row in its validation split"):

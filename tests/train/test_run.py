@@ -9,11 +9,11 @@ import pytest
 from transformers import ResNetConfig, ResNetModel
 
 from dimml import Predictor
-from dimml.errors import ParityError, RecipeError
+from dimml.errors import ParityError, RecipeError, UsageError
 from export.bundle import export_run
 from train.config import load_recipe
 from train.evaluate import evaluate_bundle
-from train.run import train_run
+from train.run import load_run, train_run
 
 
 def test_free_names_train_export_evaluate_and_serve(
@@ -51,6 +51,33 @@ def test_parity_refuses_a_model_that_differs(
     with pytest.raises(ParityError, match="nothing was written"):
         export_run(tmp_path / "run", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_run_knows_its_table_from_any_folder(
+    calls_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "away").mkdir()
+    text = "split,label,note\n" + "".join(
+        f"{split},{label},it is {label}\n"
+        for split in ("train", "validation")
+        for label in ("high", "low", "high", "low")
+    )
+    (tmp_path / "data.csv").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    changes = ["data=data.csv", "modalities={note: text}", "training.epochs=1"]
+    train_run(load_recipe(calls_recipe, changes), tmp_path / "run", resume=False)
+
+    assert load_run(tmp_path / "run").recipe.data == Path("data.csv")
+    monkeypatch.chdir(tmp_path / "away")
+    run = load_run(tmp_path / "run")
+    assert run.recipe.data == tmp_path / "data.csv"
+    assert run.document["data"]["path"] == str(tmp_path / "data.csv")
+    (tmp_path / "data.csv").unlink()
+    with pytest.raises(UsageError) as raised:
+        load_run(tmp_path / "run")
+    assert f"the run in {tmp_path / 'run'} was trained on {tmp_path / 'data.csv'}, which is" in str(
+        raised.value
+    )
 
 
 def test_an_unknown_key_names_its_nearest_match(recipe_file: Path) -> None:

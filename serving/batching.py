@@ -1,0 +1,134 @@
+"""In-process micro-batching: whatever waits when the worker is free is computed together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+IsGone = Callable[[], Awaitable[bool]]
+
+TURNS = 3
+"""Turns of the event loop before a batch is taken: answers are written, what has arrived joins."""
+
+PATIENCE = 0.1
+"""Seconds in the queue after which a client is asked whether it still waits."""
+
+
+class QueueFull(Exception):  # noqa: N818 (as in the standard library)
+    """No more can wait; try again shortly."""
+
+
+class Abandoned(Exception):  # noqa: N818
+    """The client left before its turn came."""
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    future: asyncio.Future[Result]
+    is_gone: IsGone | None
+    since: float
+
+
+class Batcher(Generic[Item, Result]):
+    """Computes items in batches, without a timer: none waits for others to come.
+
+    Belongs to one event loop. While a batch is computed in a thread, new items queue; when the
+    thread is free, all that wait are taken, up to `most`. Items whose caller was cancelled, or
+    whose client is gone, are dropped before they cost anything.
+
+    Args:
+        compute: a batch to its results, in order. Where it raises, each item is computed alone,
+            so that one that breaks it does not fail its neighbours.
+        most: items in a batch.
+        capacity: items that may wait.
+    """
+
+    def __init__(
+        self, compute: Callable[[Sequence[Item]], Sequence[Result]], most: int, capacity: int
+    ) -> None:
+        self._compute = compute
+        self._most = most
+        self._capacity = capacity
+        self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Items that wait."""
+        return len(self._queue)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more item would be refused."""
+        return len(self._queue) >= self._capacity
+
+    async def submit(self, item: Item, is_gone: IsGone | None = None) -> Result:
+        """The result of one item.
+
+        Args:
+            item: what to compute.
+            is_gone: asked of an item that has waited long: whether nobody waits for it any more.
+
+        Raises:
+            QueueFull: as many items as may wait do.
+            Abandoned: `is_gone` said so.
+        """
+        if self.is_full:
+            raise QueueFull
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(item, future, is_gone, time.monotonic()))
+        if self._running is None:
+            self._running = asyncio.create_task(self._drain())
+        return await future
+
+    def close(self) -> None:
+        """Ends the thread, after the batch it computes."""
+        self._thread.shutdown(wait=False)
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while batch := await self._take():
+                items = [waiting.item for waiting in batch]
+                outcomes = await loop.run_in_executor(self._thread, self._outcomes, items)
+                for waiting, outcome in zip(batch, outcomes, strict=True):
+                    if waiting.future.done():
+                        continue
+                    if isinstance(outcome, Exception):
+                        waiting.future.set_exception(outcome)
+                    else:
+                        waiting.future.set_result(outcome)
+        finally:
+            self._running = None
+
+    async def _take(self) -> list[_Waiting[Item, Result]]:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        batch: list[_Waiting[Item, Result]] = []
+        late = time.monotonic() - PATIENCE
+        while self._queue and len(batch) < self._most:
+            waiting = self._queue.popleft()
+            if waiting.future.done():
+                continue
+            if waiting.is_gone and waiting.since < late and await waiting.is_gone():
+                waiting.future.set_exception(Abandoned())
+                continue
+            batch.append(waiting)
+        return batch
+
+    def _outcomes(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+        try:
+            return self._compute(items)
+        except Exception as error:
+            if len(items) == 1:
+                return [error]
+            return [outcome for item in items for outcome in self._outcomes([item])]

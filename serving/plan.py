@@ -1,0 +1,60 @@
+"""How a service uses its machine, where the settings leave it open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from dimml.runtime import available_cores, choose_provider, cuda_devices
+from serving.settings import Settings, get_settings
+
+MAX_DEFAULT_WORKERS = 16
+"""A worker holds the bundle and about 150 MB of libraries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the workers do with the cores, or the GPU, that there are.
+
+    Attributes:
+        provider: "cpu" or "cuda": what is asked of onnxruntime.
+        workers: processes: one per core on the CPU, one per GPU on CUDA.
+        threads: of one worker, to decode with and inside its graphs: the cores shared out.
+        max_batch: requests computed together.
+        queue: requests that may wait in one worker while a batch is computed.
+    """
+
+    provider: str
+    workers: int
+    threads: int
+    max_batch: int
+    queue: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.provider}, {self.workers} workers of {self.threads} threads, "
+            f"batches of up to {self.max_batch}, queue of {self.queue}"
+        )
+
+
+def plan(settings: Settings) -> Plan:
+    """The plan for this machine: its cgroup's quota, its affinity, its GPUs and the settings."""
+    # Where CUDA was asked for and cannot be had, loading the bundle says so.
+    on_cuda = settings.providers == "cuda" or choose_provider(settings.providers) == "cuda"
+    cores = available_cores()
+    usual = max(1, cuda_devices()) if on_cuda else min(cores, MAX_DEFAULT_WORKERS)
+    workers = settings.workers or usual
+    most = settings.max_batch or (64 if on_cuda else 16)
+    return Plan(
+        provider="cuda" if on_cuda else "cpu",
+        workers=workers,
+        threads=settings.threads or max(1, cores // workers),
+        max_batch=most,
+        queue=settings.queue or 2 * most,
+    )
+
+
+@cache
+def get_plan() -> Plan:
+    """The plan of this process, made once."""
+    return plan(get_settings())

@@ -1,0 +1,60 @@
+"""Which tables training and evaluation take, and what is said of those they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dimml.errors import ManifestError
+from train.data import read_split, read_training_splits
+
+KINDS = {"photo": "image", "title": "text"}
+GOOD = (
+    "id,split,label,photo,title\n"
+    "1,train,shoe,a.png,one\n"
+    "2,train,hat,b.png,two\n"
+    "3,validation,hat,,two\n"
+)
+
+
+def refusal(folder: Path, content: str) -> str:
+    (folder / "table.csv").write_text(content)
+    with pytest.raises(ManifestError) as raised:
+        read_training_splits(folder / "table.csv", KINDS)
+    return raised.value.message
+
+
+def test_the_smallest_table_that_training_takes(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(GOOD)
+    rows = read_training_splits(tmp_path / "table.csv", KINDS)
+    assert {split: [row.id for row in found] for split, found in rows.items()} == {
+        "train": ["1", "2"],
+        "validation": ["3"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (",photo,", ",phot,", "no column for photo (did you mean phot?); its columns are id, spl"),
+        ("2,train,hat", "2,train,shoe", "has one label, shoe; a classifier needs two"),
+        ("validation,hat", "validation,coat", "labels that its train split has not: coat"),
+        ("b.png", "", "photo: fewer than two rows of the train split"),
+        (",label,", ",class,", "no column `label`; its columns are id, split, class, photo, title"),
+        (",split,", ",part,", "no column `split`"),
+        ("validation", "val", "holds train, val, and a split is called train, validation, test"),
+        ("validation", "", "holds (empty), train, and a split is called"),
+        ("validation,hat", "validation,", "none of its rows has both a label and a modality"),
+    ],
+)
+def test_a_table_that_makes_no_classifier_is_refused(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    assert said in refusal(tmp_path, GOOD.replace(old, new))
+
+
+def test_an_evaluation_takes_a_table_that_lacks_a_modality(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("split,label,title\ntest,shoe,one\n")
+    [row] = read_split(tmp_path / "table.csv", KINDS, "test")
+    assert row.sample == {"photo": None, "title": "one"}

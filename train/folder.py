@@ -1,0 +1,102 @@
+"""The folder of a run: who may train into it, and what is in it after a stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from dimml.errors import InterruptedRunError, UsageError
+from dimml.files import made_folder
+
+RECIPE = "recipe.yaml"
+DATA = "data.json"
+"""The path and the sha256 of the table, written when training starts."""
+LAST = "last.ckpt"
+RUN = "run.json"
+_LOCK = ".lock"
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """The folder is there for the block and nobody else's; made and left empty, it goes again.
+
+    Raises:
+        UsageError: it is a file, or another process is training there.
+    """
+    if file := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
+        raise UsageError(f"{file} is a file, and a run needs a folder: name another with --out")
+    lock = filelock.FileLock(folder / _LOCK)
+    with made_folder(folder):
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise UsageError(f"another process is training into {folder}") from error
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+            lock.release()
+
+
+@contextmanager
+def stoppable(folder: Path) -> Iterator[None]:
+    """Takes SIGTERM for Ctrl-C, and says of a stopped run how it goes on.
+
+    Raises:
+        InterruptedRunError: stopped, with an epoch to go on from.
+        KeyboardInterrupt: stopped before that.
+    """
+    # Python allows nobody else to handle signals.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / LAST).exists():
+            raise
+        raise InterruptedRunError(
+            f"stopped; the same command with --resume goes on (the run is in {folder})"
+        ) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:
+    """Refuses a folder that is not ready for a run, or not for going on with one.
+
+    Args:
+        folder: the run's.
+        recipe: the content of `recipe.yaml`.
+        sha256: of the table.
+        resume: whether to go on with a stopped run.
+
+    Raises:
+        UsageError: it holds a run and `resume` was not asked for, or the other way round; or the
+            run in it was started with other settings or on other data.
+    """
+    if (folder / RUN).exists():
+        raise UsageError(f"{folder} holds a finished run: remove it or choose another with --out")
+    if not resume and (folder / LAST).exists():
+        raise UsageError(f"{folder} holds a stopped run: add --resume, or remove it")
+    if not resume:
+        return
+    if not (folder / LAST).exists():
+        raise UsageError(f"{folder} holds nothing to resume; leave --resume out")
+    if (folder / RECIPE).read_text() != recipe:
+        raise UsageError(
+            f"the run in {folder} was started with other settings (its {RECIPE} holds them): "
+            "resume with those, or choose another folder with --out"
+        )
+    if json.loads((folder / DATA).read_text())["sha256"] != sha256:
+        raise UsageError(
+            f"the data changed since the run in {folder} was started (its {DATA} names the table): "
+            "resume with what it was, or choose another folder with --out"
+        )
