@@ -25,7 +25,7 @@ from benchmarks.machine import machine
 from benchmarks.report import markdown
 from benchmarks.rounds import CONNECTIONS, Bench, measure_round, say
 from benchmarks.servers import FASTAPI_ONNX, OURS, ROOT, servers
-from benchmarks.targets import ALL, judge
+from benchmarks.targets import ALL, disturbed, judge
 from dimml.errors import DimmlError, UsageError
 from dimml.predictor import Predictor
 from dimml.runtime import available_cores
@@ -92,6 +92,8 @@ def _run(given: argparse.Namespace) -> None:
             # After every round: a long run that is stopped leaves what it has.
             (results / "http.json").write_text(json.dumps(document, indent=2) + "\n")
             (results / "http.md").write_text(markdown(document))
+    count, cells = disturbed(rounds)
+    say(f"other processes disturbed {count} of {cells} measurements")
     say(f"{results / 'http.md'} after {time.monotonic() - started:.0f} s")
 
 

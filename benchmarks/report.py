@@ -7,7 +7,16 @@ from typing import Any
 
 from benchmarks.servers import OURS
 from benchmarks.stages import STAGES
-from benchmarks.targets import ALL, Round, Spread, cell, spread, throughput_ratio
+from benchmarks.targets import (
+    ALL,
+    DISTURBED,
+    Round,
+    Spread,
+    cell,
+    disturbed,
+    spread,
+    throughput_ratio,
+)
 
 HEAD = """# HTTP service: dimml and rivals
 
@@ -17,8 +26,9 @@ model and preprocesses with dimml's own code; its answers were compared with `di
 measured for {seconds:g} s per cell and stopped, the first one a different one each time. The load
 is {wrk} on the same cores, one thread, multipart bodies of {samples} real samples in turn. Figures
 are medians over the rounds with (least to greatest); a ratio is of one round, then the median is
-taken. Before the rounds, other processes kept the machine {busy} % busy.
+taken. In {disturbed} of {cells} measurements, other processes used more than {limit:g} cores.
 """
+DISTURBED_NOTE = "**Other processes disturbed this run: repeat it on a quiet machine.**\n"
 NOTHING = "-"
 
 
@@ -27,9 +37,10 @@ def markdown(document: Mapping[str, Any]) -> str:
     rounds: Sequence[Round] = document["rounds"]
     settings = document["settings"]
     wrk = f"wrk {document['machine']['packages']['wrk']}"
-    busy = _show(spread([one["busy_percent"] for one in rounds]))
+    count, cells = disturbed(rounds)
     parts = [
-        HEAD.format(busy=busy, wrk=wrk, **settings),
+        HEAD.format(disturbed=count, cells=cells, limit=DISTURBED, wrk=wrk, **settings),
+        DISTURBED_NOTE if count else "",
         _machine(document["machine"]),
         "## Targets\n",
         _targets(document["targets"]),
@@ -117,8 +128,11 @@ def _floor(rounds: Sequence[Round]) -> str:
 
 def _stages(rounds: Sequence[Round]) -> str:
     rows = []
-    keys = {(n, k) for one in rounds for n, cells in one["servers"].items() for k in cells}
-    for name, key in sorted(keys):
+    # In the order of measuring.
+    keys = dict.fromkeys(
+        (name, key) for one in rounds for name, cells in one["servers"].items() for key in cells
+    )
+    for name, key in keys:
         found = [s for s in _values(rounds, name, key, "stages") if s]
         if not found:
             continue

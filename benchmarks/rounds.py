@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +57,30 @@ class Bench:
     floor_batches: Sequence[int]
 
 
+class Others:
+    """The processor time that other processes of the machine take from now on."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._before = _busy_seconds() - _own_seconds()
+
+    def cores(self, server: float = 0.0) -> float:
+        """How many cores they kept busy; `server` is what the one under test used, in seconds."""
+        spent = _busy_seconds() - _own_seconds() - self._before - server
+        return max(0.0, spent / (time.monotonic() - self._started))
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
+def _own_seconds() -> float:
+    """Of this process and of its children that have ended: `wrk`, and the loops without HTTP."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, who))
+
+
 def measure_round(bench: Bench, number: int) -> dict[str, Any]:
     """Every server once, then the floor."""
     busy = psutil.cpu_percent(BUSY_SECONDS)
@@ -98,9 +124,11 @@ def _cells(bench: Bench, server: Server, started: Running) -> Iterator[tuple[str
 
 def _measure(started: Running, bodies: Path, connections: int, seconds: float) -> dict[str, Any]:
     started.wait_until_idle()
-    stages, cpu = _stages(started), started.cpu_seconds()
+    stages, others = _stages(started), Others()
+    cpu = started.cpu_seconds()
     load = run_wrk(started.url, bodies, connections, seconds)
     cpu = started.cpu_seconds() - cpu
+    disturbance = others.cores(cpu)
     answered = max(1, load.requests)
     memory = {f"{name}_mib": value for name, value in started.memory_mib().items()}
     return {
@@ -110,6 +138,7 @@ def _measure(started: Running, bodies: Path, connections: int, seconds: float) -
         "cpu_ms": 1e3 * cpu / answered,
         # Far below the workers' number, most connections fell to one of them.
         "cores": cpu / load.seconds,
+        "disturbance": disturbance,
         "stages": per_request(stages, _stages(started), answered, cpu),
         **memory,
     }
@@ -132,10 +161,11 @@ def _floor(bench: Bench, processes: int, batch: int) -> dict[str, Any]:
     options = {"processes": processes, "batch": batch, "seconds": bench.seconds}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    others = Others()
     done = subprocess.run(
         command + words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = {**json.loads(done.stdout), "disturbance": others.cores()}
     say(f"floor, {processes} processes, batch {batch}: {found['per_second']:.0f} req/s")
     return found
 

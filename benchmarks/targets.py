@@ -16,6 +16,19 @@ ALL = "all"
 """The name of the subset that has every modality."""
 
 
+DISTURBED = 0.2
+"""Cores that other processes may use during a measurement."""
+
+
+def disturbed(rounds: Sequence[Round]) -> tuple[int, int]:
+    """How many measurements other processes disturbed, and of how many."""
+    cells = [
+        found for one in rounds for cells in one["servers"].values() for found in cells.values()
+    ]
+    cells += [loop for one in rounds for loop in one["floor"]]
+    return sum(found["disturbance"] > DISTURBED for found in cells), len(cells)
+
+
 def cell(subset: str, connections: int) -> str:
     """The key of one measurement of one server."""
     return f"{subset} @ {connections}"
