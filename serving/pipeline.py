@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dimml.errors import InputError
 from dimml.predictor import Decoded, OnUnreadable, Predictor, Prepared
@@ -16,6 +16,9 @@ from dimml.samples import Prediction, Sample
 from serving.metrics import BATCH, STAGES, count_predictions
 from serving.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.settings import Settings
+
+LARGE = 4_000_000
+"""Bytes of a decoded sample over which it is preprocessed at once, not with the batch."""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -68,7 +71,7 @@ class Pipeline:
         with _timed("decode", trace):
             decoded = self._each(self._decode, parsed)
         with _timed("preprocess", trace):
-            prepared = self._each(self._predictor.preprocess, decoded)
+            prepared = self._each(self._preprocess, decoded)
         predictions = iter(self._predict([p for p in prepared if isinstance(p, Prepared)], trace))
         contents = (p if isinstance(p, InputError) else next(predictions) for p in prepared)
         return [Answer(content, trace) for content in contents]
@@ -87,11 +90,18 @@ class Pipeline:
         on_unreadable = parse_query(request.query)
         return self._parse_body(request.content_type, request.body), on_unreadable
 
-    def _decode(self, parsed: tuple[Sample, OnUnreadable]) -> Decoded:
-        return self._predictor.decode(*parsed)
+    def _decode(self, parsed: tuple[Sample, OnUnreadable]) -> Decoded | Prepared:
+        decoded = self._predictor.decode(*parsed)
+        kinds = self._predictor.kinds
+        # A batch of large pictures, all decoded, would take gigabytes.
+        is_large = sum(kinds[name].memory(raw) for name, raw in decoded.raw.items()) > LARGE
+        return self._predictor.preprocess(decoded) if is_large else decoded
+
+    def _preprocess(self, decoded: Decoded | Prepared) -> Prepared:
+        return decoded if isinstance(decoded, Prepared) else self._predictor.preprocess(decoded)
 
     def _each(
-        self, function: Callable[[Given], Made], items: Sequence[Given | InputError]
+        self, function: Callable[[Any], Made], items: Sequence[Any]
     ) -> list[Made | InputError]:
         run = self._pool.map if self._pool else map
         return list(run(lambda item: _attempt(function, item), items))

@@ -30,6 +30,10 @@ LOUDEST = 1e10
 ACCEPTED = "WAV, FLAC, OGG and MP3 are accepted"
 MAX_CHANNELS = 64
 MAX_SAMPLE_RATE = 768_000
+MAX_RATE_AT_LENGTH = 96_000
+"""Samples per second, of all channels together, at which a recording may reach the limit of
+seconds; what is denser takes as much memory sooner."""
+
 _BLOCK = 65_536
 _UNRECOGNISED_FORMAT = 1
 _PCM = 1
@@ -128,6 +132,9 @@ class Audio(Kind):
             )
         return tuple(found)
 
+    def memory(self, raw: Recording) -> int:
+        return int(raw.samples.nbytes)
+
     def example(self) -> bytes:
         seconds = self.config.seconds or 1.0
         time = np.arange(int(seconds * self.config.sample_rate)) / self.config.sample_rate
@@ -187,6 +194,7 @@ class Audio(Kind):
             blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
             total += len(block)
             self._check_length(total, file.samplerate)
+            self._check_density(total * file.channels)
             if len(block) < _BLOCK:
                 break
         if not total:
@@ -203,6 +211,15 @@ class Audio(Kind):
         if samples > self.limits.seconds * rate:
             raise self.error(
                 "too_large", f"the recording is over the limit of {self.limits.seconds:g} s"
+            )
+
+    def _check_density(self, samples: int) -> None:
+        most = self.limits.seconds * MAX_RATE_AT_LENGTH
+        if samples > most:
+            raise self.error(
+                "too_large",
+                f"the recording is over the limit of {most:,.0f} samples in all channels; write "
+                "it at a lower rate or as mono",
             )
 
     def _read_wav(self, data: bytes) -> tuple[np.ndarray, int] | None:

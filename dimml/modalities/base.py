@@ -98,6 +98,10 @@ class Kind(ABC):
     def example(self) -> Any:
         """A small valid value as `decode` takes it; warms a service up through the real path."""
 
+    def memory(self, raw: Any) -> int:
+        """About how many bytes a decoded value takes, where that can be much."""
+        return 0
+
     def bucket(self, arrays: Arrays) -> Hashable:
         """Samples of equal buckets may share one graph call; by default, equal shapes."""
         return tuple(array.shape for array in arrays.values())

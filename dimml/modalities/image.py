@@ -24,6 +24,18 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 BLANK_RANGE = 2
 """Spread of 8-bit pixel values at or under which an image is called blank."""
 
+MAX_SCANS = 100
+"""Scans of a progressive JPEG: each goes over the whole picture. Encoders write about ten."""
+
+MAX_INTERPRETED_BYTES = 1_000_000
+"""Of a file that Pillow decodes in Python, at a thousandth of the usual speed."""
+
+CLIP_PICTURES = 8
+"""All frames of a clip together may have as many pixels as this many pictures."""
+
+_INTERPRETED = frozenset({"ppm_plain", "ppm", "bmp_rle"})
+_START_OF_SCAN = b"\xff\xda"
+
 # Pillow's decoders raise all of these on damaged files.
 _DECODE_ERRORS = (
     OSError,
@@ -101,8 +113,11 @@ class Image(Kind):
         self._check_frames(len(value))
         if not value or any(item is None for item in value):
             raise self.error("unreadable", "the list of frames is empty or has an empty entry")
-        chosen = (value[index] for index in _spread(len(value), self.config.frames))
-        return [self._open(item)[0] for item in chosen]
+        frames: list[PIL.Image.Image] = []
+        for index in _spread(len(value), self.config.frames):
+            frames.append(self._open(value[index])[0])
+            self._check_clip(sum(frame.width * frame.height for frame in frames))
+        return frames
 
     def preprocess(self, raw: list[PIL.Image.Image]) -> Arrays:
         """Resized and normalised pixels, float32 [channels, height, width] (or with frames)."""
@@ -113,6 +128,9 @@ class Image(Kind):
         if all(high - low <= BLANK_RANGE for image in raw for low, high in _extrema(image)):
             return ("the image is blank",)
         return ()
+
+    def memory(self, raw: list[PIL.Image.Image]) -> int:
+        return sum(4 * image.width * image.height for image in raw)
 
     def example(self) -> bytes:
         height, width = self.config.size
@@ -126,9 +144,11 @@ class Image(Kind):
             return [self._flatten(self._from_array(value))] * (self.config.frames or 1)
         if isinstance(value, PIL.Image.Image):
             return [self._flatten(value)] * (self.config.frames or 1)
-        data = io.BytesIO(self.read_bytes(value))
+        data = self.read_bytes(value)
         try:
-            return self._frames(PIL.Image.open(data, formats=FORMATS))
+            image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+            self._check_effort(image, data)
+            return self._frames(image)
         except PIL.UnidentifiedImageError as error:
             raise self.error(
                 "unsupported_type", f"not an image file; {', '.join(FORMATS)} are accepted"
@@ -138,13 +158,29 @@ class Image(Kind):
         except _DECODE_ERRORS as error:
             raise self.error("unreadable", f"cannot decode the image: {error}") from error
 
-    def _frames(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
+    def _check_effort(self, image: PIL.Image.Image, data: bytes) -> None:
+        """Refuses what costs far more to decode than its pixels do."""
         if image.width * image.height > self.limits.pixels:
             raise self._too_many_pixels(image)
+        if "progressive" in image.info and data.count(_START_OF_SCAN) > MAX_SCANS:
+            raise self.error(
+                "too_large", f"a progressive JPEG of over {MAX_SCANS} scans; write it again"
+            )
+        decoders = {tile[0] for tile in getattr(image, "tile", ())}
+        if decoders & _INTERPRETED and len(data) > MAX_INTERPRETED_BYTES:
+            raise self.error(
+                "too_large",
+                f"this sort of {image.format} is read slowly: over its limit of "
+                f"{MAX_INTERPRETED_BYTES:,} bytes; write it as PNG",
+            )
+
+    def _frames(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
         if self.config.frames is None:
             return [self._flatten(image)]
         available = getattr(image, "n_frames", 1)
         self._check_frames(available)
+        # To come to a frame, those before it are decoded.
+        self._check_clip(image.width * image.height * available)
         frames = []
         for index in _spread(available, self.config.frames):
             image.seek(index)
@@ -155,6 +191,14 @@ class Image(Kind):
         if available > self.limits.frames:
             raise self.error(
                 "too_large", f"{available:,} frames: over the limit of {self.limits.frames:,}"
+            )
+
+    def _check_clip(self, pixels: int) -> None:
+        if pixels > CLIP_PICTURES * self.limits.pixels:
+            raise self.error(
+                "too_large",
+                f"its frames are over the limit of {CLIP_PICTURES * self.limits.pixels:,} pixels "
+                "together",
             )
 
     def _too_many_pixels(self, image: PIL.Image.Image | None = None) -> Exception:
