@@ -1,4 +1,4 @@
-"""What reaches the service below HTTP's headers: malformed, ambiguous, endless and slow requests."""
+"""What reaches the service below HTTP: malformed, ambiguous, endless and slow requests."""
 
 from __future__ import annotations
 
@@ -126,6 +126,10 @@ def test_each_has_its_answers_and_the_service_goes_on(
     request = request if last > 0 and b"Upgrade" not in request else request_bytes
     assert exchange(server, request) == expected
     assert server.client.post("/predict", data={"text": "seven"}).status_code == 200
+
+
+def test_they_are_documented(documented: Any) -> None:
+    assert documented("HTTP") == {name: answers[0] for name, (_, answers) in REQUESTS.items()}
 
 
 @pytest.mark.parametrize("request_bytes", [sized(len(PART) + 10), sized(10**18)])
