@@ -101,7 +101,7 @@ class Pipeline:
         return decoded if isinstance(decoded, Prepared) else self._predictor.preprocess(decoded)
 
     def _each(
-        self, function: Callable[[Given], Made], items: Sequence[Given | InputError]
+        self, function: Callable[[Any], Made], items: Sequence[Any]
     ) -> list[Made | InputError]:
         run = self._pool.map if self._pool else map
         return list(run(lambda item: _attempt(function, item), items))

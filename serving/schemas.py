@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from dimml.errors import InputError
 from serving.parsing import RawRequest
+from serving.plan import get_plan
 from serving.settings import get_settings
 
 RECORD = "dimml"
@@ -117,14 +118,21 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
     __root_input__: ClassVar[bool] = True
 
     @classmethod
-    async def from_http_request(cls, request: Request, serde: object) -> Submission | InputError:
-        """The request, or what is wrong with it before its content is looked at."""
+    async def from_http_request(
+        cls, request: Request, serde: object
+    ) -> Submission | InputError | None:
+        """The request, or what is wrong with it before its content is looked at.
+
+        None where too many bodies are being read to take in this one.
+        """
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
             return InputError("unsupported_type", "Content-Encoding is not accepted; send as is")
         limit = get_settings().max_body_bytes
         try:
             body = await _read_body(request, limit)
+        except _TooManyBodies:
+            return None
         except ClientDisconnect:
             return InputError("invalid_request", "the connection closed before the body's end")
         if body is None:
@@ -173,19 +181,41 @@ def error_answer(error: InputError) -> Response:
     return json_answer(body, STATUSES[error.code])
 
 
+class _TooManyBodies(Exception):  # noqa: N818 (it is no error)
+    """The bodies being read take as much memory as they may together."""
+
+
+@dataclass
+class _Held:
+    """Bytes of bodies that are still being read, in this process."""
+
+    bytes: int = 0
+
+
+_HELD = _Held()
+
+
 async def _read_body(request: Request, limit: int) -> bytes | None:
     """The body, or None where it is over the limit; a declared length is not trusted."""
     declared = request.headers.get("content-length", "0")
     too_large = declared.isdecimal() and int(declared) > limit
+    most = get_plan().queue * limit
     chunks: list[bytes] = []
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        too_large = too_large or received > limit
-        if not too_large:
-            chunks.append(chunk)
-        elif received > 2 * limit:
-            break
+    received = kept = 0
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            too_large = too_large or received > limit
+            if not too_large:
+                chunks.append(chunk)
+                kept += len(chunk)
+                _HELD.bytes += len(chunk)
+                if _HELD.bytes > most:
+                    raise _TooManyBodies
+            elif received > 2 * limit:
+                break
+    finally:
+        _HELD.bytes -= kept
     # What is over the limit is read and dropped for a while, because a client that is cut off
     # while it sends sees a reset connection instead of the answer.
     return None if too_large else b"".join(chunks)

@@ -26,6 +26,7 @@ from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
 from serving.middleware import ServiceMiddleware
 from serving.parsing import RawRequest
 from serving.plan import Plan, get_plan
+from serving.protocol import install
 from serving.schemas import (
     PredictAnswer,
     PredictRequest,
@@ -92,6 +93,8 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        # A worker asks for its application just before it starts uvicorn.
+        install()
         return ServiceMiddleware(super().to_asgi(is_main))
 
 
@@ -161,12 +164,14 @@ class Dimml:
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer
     )
-    async def predict(self, submission: Submission | InputError, /) -> Any:
+    async def predict(self, submission: Submission | InputError | None, /) -> Any:
         """Predicts from one sample: any non-empty subset of the bundle's modalities."""
         return await self.respond(submission)
 
-    async def respond(self, submission: Submission | InputError) -> Response:
-        """The response to a request that has been read."""
+    async def respond(self, submission: Submission | InputError | None) -> Response:
+        """The response to a request that has been read; None for one that could not be."""
+        if submission is None:
+            return overloaded_answer()
         if isinstance(submission, InputError):
             return error_answer(submission)
         try:

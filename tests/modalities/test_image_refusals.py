@@ -114,3 +114,13 @@ def test_nothing_is_printed_of_what_pillow_warns_of() -> None:
         check=True,
     )
     assert (done.stdout.strip(), done.stderr) == (b"too_large", b"")
+
+
+NINE = encode(FRAMES[0], "GIF", save_all=True, append_images=[*FRAMES[1:], *FRAMES, FRAMES[0]])
+
+
+@pytest.mark.parametrize("value", [[GREY] * 9, NINE], ids=["a list", "an animation"])
+def test_the_frames_of_a_clip_are_limited_together(value: Any) -> None:
+    error = refusal(image(Limits(pixels=64), frames=9), value)
+    assert (error.code, "512 pixels together" in error.message) == ("too_large", True)
+    assert len(image(Limits(pixels=64), frames=8).decode([GREY] * 8)) == 8

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -123,3 +124,18 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=30)
+
+
+Answer = tuple[int, str | None]
+
+
+@pytest.fixture(scope="session")
+def documented() -> Callable[[str], dict[str, Answer]]:
+    """What docs/inputs.md says under a heading: the input to its status and error code."""
+
+    def read(heading: str) -> dict[str, Answer]:
+        _, _, rest = (ROOT / "docs/inputs.md").read_text().partition(f"\n## {heading}\n")
+        rows = re.findall(r"^\| (.+?) \| (\d{3})(?: `(\w+)`)? \|", rest.partition("\n## ")[0], re.M)
+        return {name: (int(status), code or None) for name, status, code in rows}
+
+    return read

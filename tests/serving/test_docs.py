@@ -8,7 +8,12 @@ import re
 import prometheus_client
 import pytest
 
+import dimml.modalities.audio
+import dimml.modalities.image
 import serving.metrics
+import serving.multipart
+import serving.protocol
+from serving.describe import limits_of
 from serving.settings import ROOT, Settings
 
 DOCUMENTS = ("docs/operations.md", "docs/grafana.json")
@@ -39,3 +44,26 @@ def test_every_setting_that_is_named_exists_and_the_other_way_round() -> None:
     assert named <= set(Settings.model_fields)
     unnamed = {"bundle", *(name for name in Settings.model_fields if name.startswith("max_"))}
     assert set(Settings.model_fields) - named <= unnamed
+
+
+def test_the_limits_are_documented_as_they_are() -> None:
+    section = (ROOT / "docs/inputs.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| ([\d,]+)(?: × `DIMML_MAX_\w+`)? \|", section, re.MULTILINE)
+    image, audio = dimml.modalities.image, dimml.modalities.audio
+    fields = Settings.model_fields
+    settable = [name for name in fields if name.startswith("max_") and name != "max_batch"]
+    assert {name: float(value.replace(",", "")) for name, value in rows} == {
+        **{f"`DIMML_{name.upper()}`": fields[name].default for name in [*settable, "timeout"]},
+        "samples of all channels": audio.MAX_RATE_AT_LENGTH,
+        "channels": audio.MAX_CHANNELS,
+        "hertz": audio.MAX_SAMPLE_RATE,
+        "frames of a clip": limits_of(Settings()).frames,
+        "pixels of a clip": image.CLIP_PICTURES,
+        "scans of a progressive JPEG": image.MAX_SCANS,
+        "bytes of a file decoded in Python": image.MAX_INTERPRETED_BYTES,
+        "bytes of URL, headers and trailers": serving.protocol.MAX_HEAD_BYTES,
+        "requests ahead on a connection": serving.protocol.MAX_AHEAD,
+        "seconds for the headers": serving.protocol.HEAD_SECONDS,
+        "headers of a part": serving.multipart.MAX_HEADERS,
+        "bytes of the headers of a part": serving.multipart.MAX_HEADER_BYTES,
+    }

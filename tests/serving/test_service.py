@@ -288,6 +288,10 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str, str | None]]] = {
 
 
 class TestRefusals:
+    def test_they_are_documented(self, documented: Any) -> None:
+        expected = {name: (status, code) for name, (_, (status, code, _)) in REFUSED.items()}
+        assert documented("Common mistakes") == expected
+
     @pytest.mark.parametrize("name", REFUSED)
     def test_each_has_its_status_code_and_field_and_the_service_goes_on(
         self, client: TestClient, name: str

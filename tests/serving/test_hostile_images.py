@@ -1,0 +1,210 @@
+"""Odd and hostile images over HTTP: each has the answer that docs/inputs.md gives it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from starlette.testclient import TestClient
+
+MEBIBYTE = 2**20
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+PICTURE = PIL.Image.fromarray(NOISE)
+
+
+def encode(form: str, picture: PIL.Image.Image = PICTURE, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def frames(count: int, size: int = 2) -> list[PIL.Image.Image]:
+    """Pictures of which no two that follow each other are equal."""
+    return [PIL.Image.new("L", (size, size), index % 2 * 255) for index in range(count)]
+
+
+def animation(form: str, count: int) -> bytes:
+    first, *others = frames(count)
+    return encode(form, first, save_all=True, append_images=others, duration=1, loop=0)
+
+
+def gif(count: int, size: int) -> bytes:
+    """A GIF of one frame repeated."""
+    data = encode("GIF", PIL.Image.new("L", (size, size)))
+    start = data.index(b",")
+    return data[:start] + data[start:-1] * count + b";"
+
+
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+def png(
+    width: int,
+    height: int,
+    *between: bytes,
+    held: int | None = None,
+    depth: int = 8,
+    colour: int = 0,
+) -> bytes:
+    """A black PNG whose header declares a size, with other chunks before its `held` rows."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    row = 1 + width * depth // 8 * {0: 1, 2: 3, 6: 4}[colour]
+    pixels = zlib.compress(bytes(row * (height if held is None else held)), 9)
+    chunks = chunk(b"IHDR", header), *between, chunk(b"IDAT", pixels), chunk(b"IEND")
+    return PNG_SIGNATURE + b"".join(chunks)
+
+
+def patched(data: bytes, offset: int, layout: str, *values: int) -> bytes:
+    replaced = bytearray(data)
+    struct.pack_into(layout, replaced, offset, *values)
+    return bytes(replaced)
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    data = encode("JPEG")
+    return patched(data, data.index(b"\xff\xc0") + 5, ">HH", height, width)
+
+
+def tiff_of(width: int, height: int) -> bytes:
+    data = encode("TIFF")
+    for tag, value in ((256, width), (257, height)):
+        entry = data.index(struct.pack("<HHI", tag, 4, 1))
+        data = patched(data, entry + 8, "<I", value)
+    return data
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    data = encode("JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def run_length_bmp(length: int) -> bytes:
+    runs = b"\1\1" * (length // 2)
+    size = struct.pack("<IiiHHIIiiII", 40, 1_000, 1_000, 1, 8, 1, len(runs), 1, 1, 256, 0)
+    head = struct.pack("<IHHI", 1_078 + len(runs), 0, 0, 1_078)
+    return b"BM" + head + size + bytes(1_024) + runs
+
+
+def plain_ppm(size: int, content: bytes) -> bytes:
+    return b"P2 %d %d 255\n" % (size, size) + content
+
+
+CASES: dict[str, Callable[[], bytes]] = {
+    "1 x 1 pixel": lambda: png(1, 1),
+    "1 x 40,000 pixels": lambda: png(1, 40_000),
+    "CMYK JPEG": lambda: encode("JPEG", PICTURE.convert("CMYK")),
+    "16-bit grey PNG": lambda: png(40, 40, depth=16),
+    "16-bit RGBA PNG": lambda: png(40, 40, depth=16, colour=6),
+    "palette PNG with transparency": lambda: encode("PNG", PICTURE.convert("P"), transparency=0),
+    "WebP with alpha": lambda: encode("WEBP", PICTURE.convert("RGBA")),
+    "1-bit TIFF": lambda: encode("TIFF", PICTURE.convert("1")),
+    "float TIFF": lambda: encode("TIFF", PICTURE.convert("F")),
+    "PNG of 3,000 frames": lambda: animation("PNG", 3_000),
+    "GIF of 3,000 frames": lambda: animation("GIF", 3_000),
+    "WebP of 3,000 frames": lambda: animation("WEBP", 3_000),
+    "PNG of 39 megapixels in 40 KB": lambda: png(6_000, 6_500),
+    "GIF of 36 megapixels in 30 KB": lambda: gif(1, 6_000),
+    "PNG that declares 60,000 x 60,000 pixels": lambda: png(60_000, 60_000, held=1),
+    "JPEG that declares 60,000 x 60,000": lambda: jpeg_of(60_000, 60_000),
+    "TIFF that declares 60,000 x 60,000": lambda: tiff_of(60_000, 60_000),
+    "BMP that declares 60,000 x 60,000": lambda: patched(encode("BMP"), 18, "<ii", 60_000, 60_000),
+    "GIF that declares 60,000 x 60,000": lambda: patched(encode("GIF"), 6, "<HH", 60_000, 60_000),
+    "PNG that declares more rows than it holds": lambda: png(40, 40, held=20),
+    "JPEG that declares more rows than it holds": lambda: jpeg_of(40, 4_000),
+    "TIFF that declares more rows than it holds": lambda: tiff_of(40, 4_000),
+    "BMP that declares more rows than it holds": lambda: patched(encode("BMP"), 22, "<i", 4_000),
+    "PNG of 0 x 0 pixels": lambda: png(0, 0),
+    "PNG with text that expands to 64 MB": lambda: png(
+        40, 40, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(64 * MEBIBYTE)))
+    ),
+    "PNG with broken EXIF": lambda: png(40, 40, chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
+    "PNG of 200,000 unknown chunks": lambda: png(40, 40, chunk(b"abCd") * 200_000),
+    "progressive JPEG of over 100 scans": lambda: jpeg_of_scans(100),
+    "plain PPM": lambda: plain_ppm(10, b"7 " * 100),
+    "plain PPM over 1 MB": lambda: plain_ppm(600, b"#\n" * 500_000),
+    "run-length BMP over 1 MB": lambda: run_length_bmp(1_000_000),
+    "JPEG followed by a ZIP": lambda: encode("JPEG") + b"PK\3\4" + bytes(100),
+    "PNG followed by HTML": lambda: encode("PNG") + b"<script>alert(1)</script>",
+    "HTML followed by a PNG": lambda: b"<script>alert(1)</script>" + encode("PNG"),
+    "SVG": lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "PDF": lambda: encode("PDF"),
+    "ICO": lambda: encode("ICO"),
+}
+CLIPS: dict[str, list[Callable[[], bytes]]] = {
+    "GIF of 64 frames as a clip": [lambda: gif(64, 2)],
+    "GIF of 65 frames as a clip": [lambda: gif(65, 2)],
+    "GIF of 40 frames of 9 megapixels as a clip": [lambda: gif(40, 3_000)],
+    "PNG that declares a billion frames as a clip": [
+        lambda: png(40, 40, chunk(b"acTL", struct.pack(">II", 2**30, 0)))
+    ],
+    "one broken picture in a clip": [lambda: png(4, 4), lambda: b"GIF89a"],
+}
+
+
+@pytest.fixture(scope="module")
+def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
+    with open_client(tiny_bundle) as client:
+        yield client
+
+
+def check(answer: Any, field: str, expected: tuple[int, str | None]) -> None:
+    error = answer.json().get("error", {"code": None, "field": field})
+    assert (answer.status_code, error["code"]) == expected
+    assert error["field"] == field
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_has_its_documented_answer(client: TestClient, documented: Any, name: str) -> None:
+    answer = client.post("/predict", files={"image": ("file", CASES[name]())})
+    check(answer, "image", documented("Images")[name])
+
+
+def test_each_clip_has_its_documented_answer(
+    frames_bundle: Path, open_client: Any, documented: Any
+) -> None:
+    with open_client(frames_bundle) as client:
+        for name, pictures in CLIPS.items():
+            files = [("clip", ("file", make())) for make in pictures]
+            answer = client.post("/predict", files=files)
+            check(answer, "clip", documented("Images")[name])
+
+
+def test_what_is_documented_is_tested(documented: Any) -> None:
+    assert set(documented("Images")) == {*CASES, *CLIPS}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_batch_of_large_pictures_takes_the_memory_of_one(
+    tiny_bundle: Path, open_server: Any
+) -> None:
+    picture = png(6_000, 6_500)
+    with open_server(tiny_bundle, workers=1, threads=1) as server:
+        server.wait()
+        [worker] = server.workers
+
+        def ask(_: int) -> int:
+            files = {"image": ("file", picture)}
+            return int(server.client.post("/predict", files=files, timeout=60).status_code)
+
+        assert ask(0) == 200
+        before = peak(worker.pid)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(ask, range(8))) == [200] * 8
+        assert peak(worker.pid) - before < 160 * MEBIBYTE
+
+
+def peak(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
