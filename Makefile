@@ -4,7 +4,7 @@ BUNDLE ?= $(DIGITS)
 PORT ?= 3000
 BIN := .venv/bin
 
-.PHONY: install check test serve demo clean
+.PHONY: install check test fuzz serve demo clean
 
 install: .venv/.installed
 
@@ -20,6 +20,10 @@ check: install
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Tens of times the examples of `make test`, and 10,000 damaged uploads to a server of two workers.
+fuzz: install $(DIGITS)/evaluation.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --bundle "$(BUNDLE)"
 
 # Another bundle is served as it is; the digits are made where they are not there.
 serve: install $(if $(filter $(DIGITS),$(BUNDLE)),$(DIGITS)/evaluation.json)

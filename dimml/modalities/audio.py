@@ -63,6 +63,19 @@ class Recording:
     samples: np.ndarray
 
 
+class _File(io.BytesIO):
+    """Stays where it is when sent to a place before its beginning, as a damaged header may.
+
+    An exception in a callback of libsndfile's would be printed, not raised.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 class Audio(Kind):
     """Recordings: WAV, FLAC, OGG, MP3 and whatever else libsndfile reads.
 
@@ -162,7 +175,7 @@ class Audio(Kind):
         if pcm := self._read_wav(data):
             return pcm
         try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
+            with soundfile.SoundFile(_File(data)) as file:
                 return self._read(file), file.samplerate
         except soundfile.LibsndfileError as error:
             if error.code == _UNRECOGNISED_FORMAT:

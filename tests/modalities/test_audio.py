@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,14 @@ def power(kind: Audio, value: Any) -> np.ndarray:
 def decibels(kind: Audio, value: Any, n_mels: int) -> np.ndarray:
     log_mel = LogMel(kind.config.sample_rate, kind.config.n_fft, n_mels)
     return log_mel.decibels(torch.from_numpy(power(kind, value)[None]))[0].numpy()
+
+
+def test_a_header_that_points_before_the_file_raises_nothing_in_a_callback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    data = encode(chirp(0.1), form="AIFF")
+    error = refusal(audio(), data[:36] + b"\xff" * 4 + data[40:])
+    assert error.code == "unreadable"
+    assert ignored == []

@@ -149,7 +149,7 @@ CLIPS: dict[str, list[Callable[[], bytes]]] = {
     "PNG that declares a billion frames as a clip": [
         lambda: png(40, 40, chunk(b"acTL", struct.pack(">II", 2**30, 0)))
     ],
-    "one broken picture in a clip": [lambda: png(4, 4), lambda: b"GIF89a"],
+    "one broken picture in a clip": [lambda: png(4, 4), lambda: png(40, 40)[:45]],
 }
 
 
