@@ -12,10 +12,13 @@ from serving.schemas import ErrorAnswer, PredictAnswer
 _REFERENCE = "#/components/schemas/"
 _ERRORS = {
     "400": "No modality, or one that cannot be read",
+    "401": "No API key, or one that is not accepted",
     "413": "The body, an image, a recording or a text is over its limit",
     "415": "A file or body of another type than is accepted",
     "422": "A request of the wrong shape",
+    "429": "Over the rate limit of a key; Retry-After says when to come back",
     "500": "The service failed",
+    "503": "As many requests as may wait do; Retry-After says when to come back",
     "504": "No answer in time",
 }
 

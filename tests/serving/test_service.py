@@ -21,6 +21,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.testclient import TestClient
 
 from dimml import Predictor
+from serving.schemas import STATUSES
 from serving.settings import ROOT
 
 LIMIT = 200_000
@@ -361,6 +362,12 @@ class TestPages:
             "application/json": {"audio", "image", "text"},
             "application/x-www-form-urlencoded": {"text"},
         }
+
+    def test_openapi_names_every_status(self, client: TestClient) -> None:
+        document = client.get("/openapi.json").json()
+        answered = {200, *STATUSES.values(), 429, 500, 504}
+        named = document["paths"]["/predict"]["post"]["responses"]
+        assert {int(status) for status in named} == answered
 
     def test_answers_have_the_documented_keys(self, client: TestClient) -> None:
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
