@@ -98,12 +98,15 @@ def wrk_version() -> str:
     return found[1] if found else "unknown"
 
 
-def run_wrk(url: str, bodies: Path, connections: int, seconds: float) -> Load:
-    """Posts the bodies of a folder in turn, over `connections` connections from one thread."""
+def run_wrk(url: str, bodies: Path, connections: int, seconds: float, pause_ms: float = 0) -> Load:
+    """Posts the bodies of a folder in turn, over `connections` connections from one thread.
+
+    Each asks again as soon as it is answered, or after a random pause of `pause_ms` on average.
+    """
     count = len(list(bodies.glob("*.body")))
     options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
     command = [wrk_path(), *options, "-s", str(SCRIPT), url]
-    arguments = ["--", str(bodies), str(count), CONTENT_TYPE]
+    arguments = ["--", str(bodies), str(count), CONTENT_TYPE, f"{pause_ms:.3f}"]
     done = subprocess.run(
         command + arguments, capture_output=True, text=True, timeout=seconds + 60, check=False
     )

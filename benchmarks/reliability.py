@@ -32,8 +32,11 @@ from benchmarks.servers import OURS, Running, Server, get, running
 from dimml.bundle import Bundle
 
 RESULT = Path(__file__).parent / "results" / "reliability.json"
-CAPACITY, OVERLOAD = 32, 160
-"""Connections of `wrk`, which asks again as soon as it is answered."""
+CAPACITY, OVERLOAD, FLOOD = 32, 320, 160
+"""Connections: those that ask again as soon as they are answered give the capacity; those of an
+overload pause, so that together they ask `TIMES` that; those of a flood ask again at once, whatever
+the answer."""
+TIMES = 5
 PROBES = 4
 
 
@@ -92,29 +95,48 @@ class Probe:
 
 
 def overload(server: Running, bodies: Path, body: bytes, seconds: float) -> dict[str, Any]:
-    """Capacity, five times its connections, and what comes after."""
-    report: dict[str, Any] = {}
-    for phase, connections in (("capacity", CAPACITY), ("overload", OVERLOAD)):
-        probe = Probe(server.url, body)
-        accepted = _accepted(server)
-        with probe.asking(), _memory(server) as memory:
-            load = run_wrk(server.url, bodies, connections, seconds)
+    """Capacity, requests at five times its rate, a flood, and what comes after."""
+    capacity = _phase(server, bodies, body, seconds, CAPACITY)
+    wanted = TIMES * capacity["accepted_per_second"]
+    pause_ms = 1000 * OVERLOAD / wanted
+    report: dict[str, Any] = {"capacity": capacity}
+    for phase, connections, pause in (("overload", OVERLOAD, pause_ms), ("flood", FLOOD, 0)):
+        found = _phase(server, bodies, body, seconds, connections, pause)
+        after = [round(run_wrk(server.url, bodies, CAPACITY, 1).per_second) for _ in range(5)]
+        asked = found["accepted_per_second"] + found["refused_per_second"]
         report[phase] = {
-            "connections": connections,
-            "accepted_per_second": round((_accepted(server) - accepted) / load.seconds),
-            "refused_per_second": round(load.not_2xx / load.seconds),
-            "accepted_p50_ms": probe.percentile(200, 0.5),
-            "accepted_p99_ms": probe.percentile(200, 0.99),
-            "refused_p50_ms": probe.percentile(503, 0.5),
-            "probe_answers": probe.counts(),
-            "socket_errors": load.socket_errors,
-            "peak_pss_mib": round(max(memory)),
+            **found,
+            "times_capacity": round(asked / capacity["accepted_per_second"], 2),
+            "p99_ratio": round(found["accepted_p99_ms"] / capacity["accepted_p99_ms"], 2),
+            "after_per_second": after,
         }
-    report["after_per_second"] = [
-        round(run_wrk(server.url, bodies, CAPACITY, 1).per_second) for _ in range(5)
-    ]
-    ratio = report["overload"]["accepted_p99_ms"] / report["capacity"]["accepted_p99_ms"]
-    return {**report, "p99_ratio": round(ratio, 2)}
+    return report
+
+
+def _phase(
+    server: Running,
+    bodies: Path,
+    body: bytes,
+    seconds: float,
+    connections: int,
+    pause_ms: float = 0,
+) -> dict[str, Any]:
+    probe = Probe(server.url, body)
+    accepted = _accepted(server)
+    with probe.asking(), _memory(server) as memory:
+        load = run_wrk(server.url, bodies, connections, seconds, pause_ms)
+    return {
+        "connections": connections,
+        "accepted_per_second": round((_accepted(server) - accepted) / load.seconds),
+        "refused_per_second": round(load.not_2xx / load.seconds),
+        "accepted_p50_ms": probe.percentile(200, 0.5),
+        "accepted_p99_ms": probe.percentile(200, 0.99),
+        "refused_p50_ms": probe.percentile(503, 0.5),
+        "refused_p99_ms": probe.percentile(503, 0.99),
+        "probe_answers": probe.counts(),
+        "socket_errors": load.socket_errors,
+        "peak_pss_mib": round(max(memory)),
+    }
 
 
 def kill(server: Running, body: bytes) -> dict[str, Any]:
@@ -255,7 +277,7 @@ def main() -> None:
     report = {
         "machine": machine(),
         "bundle": bundle.id,
-        "overload_p99_ratio": statistics.median(r["p99_ratio"] for r in rounds),
+        "overload_p99_ratio": statistics.median(r["overload"]["p99_ratio"] for r in rounds),
         "overload": rounds,
         "kill": killed,
         "soak": soaked,

@@ -1,9 +1,14 @@
 -- Posts prepared bodies in turn and prints what was measured as one line of JSON.
--- Arguments: folder of the bodies 0.body, 1.body, ...; how many; the Content-Type.
-local requests, turn = {}, 0
+-- Arguments: folder of the bodies 0.body, 1.body, ...; how many; the Content-Type; and, where a
+-- connection is to wait before it asks again, for how many milliseconds on average.
+local requests, turn, pause = {}, 0, 0
 
 function init(arguments)
    local folder, count, content_type = arguments[1], tonumber(arguments[2]), arguments[3]
+   pause = tonumber(arguments[4] or 0)
+   if pause > 0 then
+      delay = function() return math.floor(2 * pause * math.random() + 0.5) end
+   end
    for index = 0, count - 1 do
       local file = assert(io.open(folder .. "/" .. index .. ".body", "rb"))
       local headers = { ["Content-Type"] = content_type }

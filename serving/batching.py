@@ -48,7 +48,7 @@ class Batcher(Generic[Item, Result]):
         compute: a batch to its results, in order. Where it raises, each item is computed alone,
             so that one that breaks it does not fail its neighbours.
         most: items in a batch.
-        capacity: items that may wait.
+        capacity: items that may wait beside a full batch.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Batcher(Generic[Item, Result]):
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._running: asyncio.Task[None] | None = None
+        self._computing = 0
 
     @property
     def depth(self) -> int:
@@ -67,9 +68,9 @@ class Batcher(Generic[Item, Result]):
         return len(self._queue)
 
     @property
-    def is_full(self) -> bool:
-        """Whether one more item would be refused."""
-        return len(self._queue) >= self._capacity
+    def room(self) -> int:
+        """Items that could be submitted now; the places that a small batch leaves are free."""
+        return self._capacity + self._most - len(self._queue) - self._computing
 
     async def submit(self, item: Item, is_gone: IsGone | None = None) -> Result:
         """The result of one item.
@@ -82,7 +83,7 @@ class Batcher(Generic[Item, Result]):
             QueueFull: as many items as may wait do.
             Abandoned: `is_gone` said so.
         """
-        if self.is_full:
+        if self.room <= 0:
             raise QueueFull
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(item, future, is_gone, time.monotonic()))
@@ -99,7 +100,9 @@ class Batcher(Generic[Item, Result]):
         try:
             while batch := await self._take():
                 items = [waiting.item for waiting in batch]
+                self._computing = len(items)
                 outcomes = await loop.run_in_executor(self._thread, self._outcomes, items)
+                self._computing = 0
                 for waiting, outcome in zip(batch, outcomes, strict=True):
                     if waiting.future.done():
                         continue

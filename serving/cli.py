@@ -47,7 +47,7 @@ def serve(
         int | None, _option("Requests computed together; default: 16, on CUDA 64.", _MACHINE)
     ] = None,
     queue: Annotated[
-        int | None, _option("Requests that may wait per worker; default: two batches.", _MACHINE)
+        int | None, _option("Requests that may wait per worker; default: a batch.", _MACHINE)
     ] = None,
     timeout: Annotated[float | None, _option("Seconds until a 504; default: 60.", _CAPS)] = None,
     max_body_bytes: Annotated[

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import math
 import os
-import random
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.access import Keys, RateLimit, digest, is_loopback, key_of
 from serving.metrics import LATENCY, REQUESTS
 from serving.parsing import printable
-from serving.request_log import RequestLog
+from serving.request_log import RequestLog, new_record
 from serving.schemas import (
-    OVERLOADED,
     RECORD,
     RETRY_AFTER_SECONDS,
     PredictRequest,
@@ -35,7 +32,6 @@ logger = logging.getLogger("bentoml.dimml")
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 """Answered to anybody at any time, and neither counted nor logged."""
 
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 CLOSE_EVERY = 8
 BUSY = 3
 _KEPT_HEADERS = (b"allow", b"retry-after", b"www-authenticate")
@@ -81,7 +77,7 @@ class ServiceMiddleware:
             return
         started = time.perf_counter()
         headers = dict(scope["headers"])
-        record = scope[RECORD] = _record(scope, headers)
+        record = scope[RECORD] = new_record(scope, headers)
         answer = _Answer(scope, send, self.settings.timeout)
         self.in_flight += 1
         try:
@@ -127,10 +123,6 @@ class ServiceMiddleware:
                 body = error_body("overloaded", message)
                 await answer.refuse(429, body, [_retry_after(math.ceil(wait))])
                 return True
-        if scope["path"] == "/predict" and _is_full():
-            body = error_body("overloaded", OVERLOADED)
-            await answer.refuse(503, body, [_retry_after(RETRY_AFTER_SECONDS)])
-            return True
         return False
 
     async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
@@ -245,17 +237,6 @@ async def _predict(scope: Scope, receive: Receive, send: Send) -> None:
     await response(scope, receive, send)
 
 
-def _record(scope: Scope, headers: dict[bytes, bytes]) -> dict[str, Any]:
-    given = headers.get(b"x-request-id", b"")
-    return {
-        "time": time.time(),
-        "id": given.decode() if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}",
-        "client": scope["client"][0] if scope.get("client") else None,
-        "method": printable(scope["method"]),
-        "path": printable(scope["path"]),
-    }
-
-
 def _rate_limit(settings: Settings) -> RateLimit | None:
     if settings.rate_limit is None:
         return None
@@ -266,11 +247,6 @@ def _rate_limit(settings: Settings) -> RateLimit | None:
 
 def _digest_of_client(scope: Scope) -> bytes:
     return digest((scope["client"][0] if scope.get("client") else "").encode())
-
-
-def _is_full() -> bool:
-    service = get_current_service()
-    return service is not None and service.batcher.is_full
 
 
 def _retry_after(seconds: int) -> tuple[bytes, bytes]:

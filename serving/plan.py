@@ -50,7 +50,7 @@ def plan(settings: Settings) -> Plan:
         workers=workers,
         threads=settings.threads or max(1, cores // workers),
         max_batch=most,
-        queue=settings.queue or 2 * most,
+        queue=settings.queue or most,
     )
 
 

@@ -6,6 +6,7 @@ An ASGI application sees a request only when its head is complete, so these limi
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn.config
@@ -35,17 +36,27 @@ _REFUSALS = {
 }
 _UPGRADE = "this service speaks HTTP/1.1; send the body without an Upgrade header"
 
+Headers = Sequence[tuple[bytes, bytes]]
+Shed = Callable[[bytes, bytes, Headers, tuple[str, int] | None], tuple[Headers, bytes] | None]
+"""Method, URL, headers and client of a request to the headers and body of a 503, or None."""
 
-def install() -> None:
+
+def install(shed: Shed) -> None:
     """Makes the servers that this process starts speak `LimitedProtocol`.
 
     BentoML starts uvicorn itself and leaves no room for the option.
+
+    Args:
+        shed: asked of each request as its head ends, see `serving.shedding`.
     """
+    LimitedProtocol.shed = staticmethod(shed)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.protocol:LimitedProtocol"
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection: uvicorn's protocol with limits on heads, and our shape of errors."""
+
+    shed: Shed = staticmethod(lambda *_: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -54,6 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._status = 400
         self._problem = _MALFORMED
         self._in_head = False
+        self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
 
@@ -104,7 +116,15 @@ class LimitedProtocol(HttpToolsProtocol):
             # The parser takes the body of such a request for another protocol's.
             self._problem = "invalid_request", _UPGRADE
             raise HttpParserError(_UPGRADE)
-        super().on_headers_complete()
+        # One that was sent ahead has to wait for its turn to be answered.
+        is_next = self.cycle is None or self.cycle.response_complete
+        refusal = is_next and self.shed(
+            self.parser.get_method(), self.url, self.headers, self.client
+        )
+        if refusal:
+            self._refuse(*refusal)
+        else:
+            super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
         """Takes the size of a chunk."""
@@ -113,12 +133,17 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Takes a piece of the body."""
         self._held_bytes = 0
-        super().on_body(body)
+        if not self._is_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Ends a request."""
         self._held_bytes = 0
-        super().on_message_complete()
+        if not self._is_refused:
+            super().on_message_complete()
+        elif not self._keeps_alive():
+            self.transport.close()
+        self._is_refused = False
 
     def on_response_complete(self) -> None:
         """Waits for the next request, and for what is still to come of an answered one."""
@@ -142,6 +167,18 @@ class LimitedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _refuse(self, headers: Headers, body: bytes) -> None:
+        """Answers at once; the body that is still to come is dropped."""
+        self._is_refused = True
+        kept = () if self._keeps_alive() else ((b"connection", b"close"),)
+        lines = [b"%b: %b\r\n" % header for header in (*headers, *kept)]
+        status = b"HTTP/1.1 503 Service Unavailable\r\n"
+        self.transport.write(b"".join([status, *lines, b"\r\n", body]))
+        self._wait()
+
+    def _keeps_alive(self) -> bool:
+        return bool(self.parser.should_keep_alive()) and self.parser.get_http_version() != "1.0"
 
     def _count(self, size: int) -> None:
         self._held_bytes = 0

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import re
 import sys
 import threading
+import time
 from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from serving.parsing import printable
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 FLUSH_SECONDS = 0.25
 MAX_HELD = 100_000
 """Lines kept while standard output does not take them; then the oldest are lost, and counted."""
+
+
+def new_record(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """What is known of a request as it comes; its id is the client's, if that gave a plain one."""
+    given = headers.get(b"x-request-id", b"")
+    return {
+        "time": time.time(),
+        "id": given.decode() if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}",
+        "client": scope["client"][0] if scope.get("client") else None,
+        "method": printable(scope["method"]),
+        "path": printable(scope["path"]),
+    }
 
 
 class RequestLog:

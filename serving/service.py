@@ -36,6 +36,7 @@ from serving.schemas import (
     overloaded_answer,
 )
 from serving.settings import Settings, get_settings
+from serving.shedding import Shedder
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
@@ -94,8 +95,9 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         # A worker asks for its application just before it starts uvicorn.
-        install()
-        return ServiceMiddleware(super().to_asgi(is_main))
+        middleware = ServiceMiddleware(super().to_asgi(is_main))
+        install(Shedder(lambda: middleware.log))
+        return middleware
 
 
 @bentoml.service(

@@ -204,3 +204,15 @@ def test_a_blank_image_is_warned_of(value: Any, blank: bool) -> None:
 def test_an_animation_is_blank_only_where_all_its_frames_are() -> None:
     kind = image(frames=2)
     assert kind.warnings(kind.decode([np.zeros(SIZE, np.uint8), LEFT_RED])) == ()
+
+
+def test_a_photograph_is_decoded_near_the_size_it_is_resized_to_and_looks_the_same() -> None:
+    ramp = np.add.outer(np.arange(512), np.arange(768)) // 6
+    photograph = PIL.Image.fromarray(ramp.astype(np.uint8)).convert("RGB")
+    kind = Image("view", {"size": (64, 32), **RAW})
+    jpeg = encode(photograph, "JPEG", quality=95)
+    [small] = kind.decode(jpeg)
+    [whole] = kind.decode(encode(photograph))
+    assert whole.size == (768, 512)
+    assert small.size == (192, 128)
+    assert np.abs(pixels(kind, jpeg) - pixels(kind, encode(photograph))).max() < 3

@@ -83,16 +83,18 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_it_has_room() -> None
     async def run() -> int:
         batcher = Batcher(work, 2, 3)
         first = await busy(work, batcher)
-        waiting = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
+        # Three may wait beside a batch of two, which has one place left.
+        waiting = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3, 4)]
         await asyncio.sleep(0)
-        assert batcher.is_full
+        assert batcher.room == 0
         with pytest.raises(QueueFull):
-            await batcher.submit(4)
+            await batcher.submit(5)
         work.gate.set()
         await asyncio.gather(first, *waiting)
-        return await batcher.submit(5)
+        assert batcher.room == 5
+        return await batcher.submit(6)
 
-    assert asyncio.run(run()) == 10
+    assert asyncio.run(run()) == 12
 
 
 def test_a_caller_that_was_cancelled_costs_nothing() -> None:

@@ -69,6 +69,30 @@ class TestOverload:
             assert int(answer.headers["retry-after"]) >= 1
         assert ask(small_queue, data=FORM).status_code == 200
 
+    def test_a_refused_connection_goes_on_and_its_body_is_dropped(
+        self, small_queue: Any, picture: bytes
+    ) -> None:
+        port = small_queue.client.base_url.port
+        big = (
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nContent-Length: %d\r\n\r\n"
+        )
+        with ThreadPoolExecutor(6) as pool, socket.create_connection(("127.0.0.1", port)) as line:
+            busy = [pool.submit(ask, small_queue, files={"image": picture}) for _ in range(6)]
+            time.sleep(0.3)
+            line.sendall(big % 1_000_000)
+            # Before any of the body has come.
+            refused = answer_on(line)
+            line.sendall(b"x" * 1_000_000 + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer_on(line).startswith(b"HTTP/1.1 200")
+            head, _, body = refused.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert b"x-request-id: mine" in head
+            assert b"retry-after: 1" in head
+            assert json.loads(body)["error"]["code"] == "overloaded"
+            assert {future.result().status_code for future in busy} == {200, 503}
+        records = [json.loads(row) for row in small_queue.log().splitlines() if '"mine"' in row]
+        assert [record["status"] for record in records] == [503]
+
     def test_health_answers_while_all_is_full(self, small_queue: Any, picture: bytes) -> None:
         stop = threading.Event()
 
@@ -116,6 +140,12 @@ class TestOverload:
             assert computed.result().status_code == 200
         assert ask(small_queue, data=FORM).status_code == 200
         assert metric(small_queue, predictions) - before == 1
+
+
+def answer_on(line: socket.socket) -> bytes:
+    """What comes next on a connection, whole for these short answers."""
+    line.settimeout(10)
+    return line.recv(65_536)
 
 
 def metric(server: Any, name: str) -> float:

@@ -1,0 +1,68 @@
+"""Refuses predictions that could not wait, as soon as their head has come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from bentoml import get_current_service
+
+from serving.metrics import REQUESTS
+from serving.request_log import RequestLog, new_record
+from serving.schemas import OVERLOADED, RETRY_AFTER_SECONDS, error_body
+
+Client = tuple[str, int] | None
+Headers = Sequence[tuple[bytes, bytes]]
+
+_BODY = error_body("overloaded", OVERLOADED)
+_HEADERS = (
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(_BODY)).encode()),
+    (b"retry-after", str(RETRY_AFTER_SECONDS).encode()),
+)
+_COUNT = REQUESTS.labels(503)
+
+
+class Shedder:
+    """Answers for the application while its queue is full.
+
+    Building a task, a scope and a response for each request of a flood would take the processor
+    from those that were accepted; this takes a small part of that. It comes before keys and rate
+    limits, which cost more.
+
+    Args:
+        log: where requests are logged, once there is one.
+    """
+
+    def __init__(self, log: Callable[[], RequestLog | None]) -> None:
+        self._log = log
+        self._admitted = 0
+
+    def __call__(
+        self, method: bytes, url: bytes, headers: Headers, client: Client
+    ) -> tuple[Headers, bytes] | None:
+        """The headers and body of a 503; None where the application is to answer."""
+        if method != b"POST" or url.partition(b"?")[0] != b"/predict" or not self._is_full():
+            return None
+        scope = {"client": client, "method": "POST", "path": "/predict"}
+        record = new_record(scope, dict(headers))
+        _COUNT.inc()
+        if log := self._log():
+            log.add({**record, "status": 503})
+        return (*_HEADERS, (b"x-request-id", record["id"].encode())), _BODY
+
+    def _is_full(self) -> bool:
+        service = get_current_service()
+        if service is None:
+            return False
+        if self._admitted >= service.batcher.room:
+            return True
+        # What has come at once is admitted before the first of it is queued: its task runs in the
+        # next turn of the loop, and takes its place there if its body has come too.
+        self._admitted += 1
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._settle)
+        return False
+
+    def _settle(self) -> None:
+        self._admitted -= 1
