@@ -97,20 +97,34 @@ class Probe:
 def overload(server: Running, bodies: Path, body: bytes, seconds: float) -> dict[str, Any]:
     """Capacity, requests at five times its rate, a flood, and what comes after."""
     capacity = _phase(server, bodies, body, seconds, CAPACITY)
-    wanted = TIMES * capacity["accepted_per_second"]
-    pause_ms = 1000 * OVERLOAD / wanted
     report: dict[str, Any] = {"capacity": capacity}
-    for phase, connections, pause in (("overload", OVERLOAD, pause_ms), ("flood", FLOOD, 0)):
-        found = _phase(server, bodies, body, seconds, connections, pause)
+    for phase, connections in (("overload", OVERLOAD), ("flood", FLOOD)):
+        pause_ms = _pause_ms(capacity) if phase == "overload" else 0.0
+        found = _phase(server, bodies, body, seconds, connections, pause_ms)
         after = [round(run_wrk(server.url, bodies, CAPACITY, 1).per_second) for _ in range(5)]
-        asked = found["accepted_per_second"] + found["refused_per_second"]
-        report[phase] = {
-            **found,
-            "times_capacity": round(asked / capacity["accepted_per_second"], 2),
-            "p99_ratio": round(found["accepted_p99_ms"] / capacity["accepted_p99_ms"], 2),
-            "after_per_second": after,
-        }
+        report[phase] = {**_relative(found, capacity), "after_per_second": after}
     return report
+
+
+def overload_of_a_short_queue(
+    server: Running, bodies: Path, body: bytes, seconds: float, capacity: dict[str, Any]
+) -> dict[str, Any]:
+    """The same overload, put to a service in which one request may wait."""
+    found = _phase(server, bodies, body, seconds, OVERLOAD, _pause_ms(capacity))
+    return _relative(found, capacity)
+
+
+def _pause_ms(capacity: dict[str, Any]) -> float:
+    return 1000 * OVERLOAD / (TIMES * capacity["accepted_per_second"])
+
+
+def _relative(found: dict[str, Any], capacity: dict[str, Any]) -> dict[str, Any]:
+    asked = found["accepted_per_second"] + found["refused_per_second"]
+    return {
+        **found,
+        "times_capacity": round(asked / capacity["accepted_per_second"], 2),
+        "p99_ratio": round(found["accepted_p99_ms"] / capacity["accepted_p99_ms"], 2),
+    }
 
 
 def _phase(
@@ -267,17 +281,25 @@ def main() -> None:
         write_bodies(folder / "bodies", samples, list(kinds), kinds)
         inside = folder / "temporary"
         inside.mkdir()
+        rounds = []
+        for _ in range(options.repeats):
+            with running(Server(OURS, command), whole[0], inside) as server:
+                found = overload(server, folder / "bodies", whole[0], options.seconds)
+            with running(Server(OURS, command, {"DIMML_QUEUE": "1"}), whole[0], inside) as server:
+                found["overload_of_a_short_queue"] = overload_of_a_short_queue(
+                    server, folder / "bodies", whole[0], options.seconds, found["capacity"]
+                )
+            rounds.append(found)
         with running(Server(OURS, command), whole[0], inside) as server:
-            rounds = [
-                overload(server, folder / "bodies", whole[0], options.seconds)
-                for _ in range(options.repeats)
-            ]
             killed = kill(server, whole[0])
             soaked = soak(server, folder / "bodies", whole, inside, options.soak_minutes)
     report = {
         "machine": machine(),
         "bundle": bundle.id,
-        "overload_p99_ratio": statistics.median(r["overload"]["p99_ratio"] for r in rounds),
+        "p99_ratio": {
+            phase: statistics.median(r[phase]["p99_ratio"] for r in rounds)
+            for phase in ("overload", "overload_of_a_short_queue", "flood")
+        },
         "overload": rounds,
         "kill": killed,
         "soak": soaked,

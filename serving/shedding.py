@@ -57,11 +57,10 @@ class Shedder:
             return False
         if self._admitted >= service.batcher.room:
             return True
-        # What has come at once is admitted before the first of it is queued: its task runs in the
-        # next turn of the loop, and takes its place there if its body has come too.
+        # What has come at once is admitted before the first of it is queued: that is done by its
+        # task, which runs in the next turn of the loop, right after `_settle`.
         self._admitted += 1
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._settle)
+        asyncio.get_running_loop().call_soon(self._settle)
         return False
 
     def _settle(self) -> None:
