@@ -51,6 +51,16 @@ class Loop:
 
     def run(self, samples: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """The JSON answers of samples that have every modality."""
+        present, outputs, warnings = self.compute(samples)
+        started = time.perf_counter()
+        probabilities, weights, logits = outputs
+        built = self.answers.build(present, probabilities, weights, logits, warnings)
+        answers = [orjson.dumps(answer) for answer in built]
+        self._spent("answer", started)
+        return answers
+
+    def compute(self, samples: Sequence[Mapping[str, Any]]) -> tuple[Any, list[Any], list[Any]]:
+        """What of the samples is present, what the classifier puts out, and warnings."""
         started = time.perf_counter()
         raw = {n: [k.decode(sample[n]) for sample in samples] for n, k in self.kinds.items()}
         started = self._spent("decode", started)
@@ -64,12 +74,8 @@ class Loop:
         started = self._spent("encode", started)
         present = np.ones(features.shape[:2], bool)
         outputs = self.classifier.run({"features": features, "present": present})
-        started = self._spent("classify", started)
-        probabilities, weights, logits = outputs
-        built = self.answers.build(present, probabilities, weights, logits, warnings)
-        answers = [orjson.dumps(answer) for answer in built]
-        self._spent("answer", started)
-        return answers
+        self._spent("classify", started)
+        return present, outputs, warnings
 
     def _encode(self, arrays: Mapping[str, list[Any]], count: int) -> np.ndarray:
         features = np.zeros((count, len(self.kinds), self.feature_dim), np.float32)

@@ -9,6 +9,12 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
+import filelock
+
+from dimml.errors import UsageError
+
+LOCK = ".lock"
+
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -45,3 +51,31 @@ def made_folder(path: Path) -> Iterator[None]:
         with suppress(OSError):
             for folder in made:
                 folder.rmdir()
+
+
+@contextmanager
+def locked_folder(folder: Path, doing: str, instead: str) -> Iterator[None]:
+    """The folder is there for the block and nobody else's; made and left empty, it goes again.
+
+    Args:
+        folder: which.
+        doing: what is done in it, such as "training into".
+        instead: what to name to get another.
+
+    Raises:
+        UsageError: it is a file, or another process has it.
+    """
+    if file := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
+        raise UsageError(f"{file} is a file, where a folder is needed: name {instead}")
+    lock = filelock.FileLock(folder / LOCK)
+    with made_folder(folder):
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise UsageError(f"another process is {doing} {folder}") from error
+        try:
+            yield
+        finally:
+            if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+            lock.release()

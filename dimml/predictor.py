@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from dimml.answers import Outputs, Prepared, build_predictions
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, InputError, UsageError
 from dimml.fits import check_fits
-from dimml.modalities import Arrays, Kind, Limits
+from dimml.modalities import Kind, Limits
 from dimml.runtime import Graph, choose_provider
-from dimml.samples import ModalityOutput, Prediction, Sample, is_absent, subset_name
+from dimml.samples import Prediction, Sample, is_absent
 
 OnUnreadable = Literal["error", "absent"]
+Made = TypeVar("Made")
 BATCH_SIZE = 64
+LARGE = 4_000_000
+"""Bytes of a decoded sample over which it is preprocessed at once, not with its batch."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,6 @@ class Decoded:
     """One sample after decoding: the raw form of what is present, warnings of what was given."""
 
     raw: Mapping[str, Any]
-    warnings: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One sample after preprocessing: arrays of what is present, warnings of what was given."""
-
-    arrays: Mapping[str, Arrays]
     warnings: Mapping[str, tuple[str, ...]]
 
 
@@ -48,21 +44,6 @@ class Encoded:
 
     features: np.ndarray
     present: np.ndarray
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the classifier graph answers, see design of `classifier.onnx`.
-
-    Attributes:
-        probabilities: float32 [N, labels].
-        weights: float32 [N, modalities].
-        modality_logits: float32 [N, modalities, labels], calibrated.
-    """
-
-    probabilities: np.ndarray
-    weights: np.ndarray
-    modality_logits: np.ndarray
 
 
 class Predictor:
@@ -148,8 +129,10 @@ class Predictor:
             raise UsageError(f"on_unreadable is 'error' or 'absent', not {on_unreadable!r}")
         answers: list[Prediction | InputError] = []
         for start in range(0, len(samples), BATCH_SIZE):
-            batch = [self.prepare(s, on_unreadable) for s in samples[start : start + BATCH_SIZE]]
-            answers += self.predict_prepared(batch)
+            given = samples[start : start + BATCH_SIZE]
+            # Stage by stage, as code and data then stay in the processor's caches.
+            read = [attempt(self.read, sample, on_unreadable) for sample in given]
+            answers += self.predict_prepared([attempt(self.preprocess, item) for item in read])
         return answers
 
     def predict_prepared(
@@ -162,10 +145,17 @@ class Predictor:
 
     def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> Prepared | InputError:
         """Decodes and preprocesses what a sample has."""
-        try:
-            return self.preprocess(self.decode(sample, on_unreadable))
-        except InputError as error:
-            return error
+        return attempt(self.preprocess, attempt(self.read, sample, on_unreadable))
+
+    def read(self, sample: Sample, on_unreadable: OnUnreadable) -> Decoded | Prepared:
+        """Decodes a sample, and preprocesses it where a batch of its like would take gigabytes.
+
+        Raises:
+            InputError: as `decode`.
+        """
+        decoded = self.decode(sample, on_unreadable)
+        size = sum(self.kinds[name].memory(raw) for name, raw in decoded.raw.items())
+        return self.preprocess(decoded) if size > LARGE else decoded
 
     def decode(self, sample: Sample, on_unreadable: OnUnreadable) -> Decoded:
         """Reads what a sample has.
@@ -190,8 +180,10 @@ class Predictor:
             raise self._nothing_present(warnings)
         return Decoded(raw, warnings)
 
-    def preprocess(self, decoded: Decoded) -> Prepared:
+    def preprocess(self, decoded: Decoded | Prepared) -> Prepared:
         """Turns what was read into the arrays that the encoders take."""
+        if isinstance(decoded, Prepared):
+            return decoded
         arrays = {name: self.kinds[name].preprocess(raw) for name, raw in decoded.raw.items()}
         return Prepared(arrays, decoded.warnings)
 
@@ -214,7 +206,7 @@ class Predictor:
     def classify(self, batch: Sequence[Prepared], encoded: Encoded) -> list[Prediction]:
         """Fuses the features of a batch into its predictions."""
         outputs = self._classifier.run({"features": encoded.features, "present": encoded.present})
-        return self._predictions(batch, Outputs(*outputs))
+        return build_predictions(self.bundle, batch, Outputs(*outputs))
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Runs every graph once on example inputs, through the path of real samples."""
@@ -244,56 +236,12 @@ class Predictor:
                 str(unknown[0]),
             )
 
-    def _predictions(self, batch: Sequence[Prepared], outputs: Outputs) -> list[Prediction]:
-        modality_probabilities = _softmax(outputs.modality_logits)
-        return [
-            self._prediction(item, *row)
-            for item, *row in zip(
-                batch, outputs.probabilities, outputs.weights, modality_probabilities, strict=True
-            )
-        ]
 
-    def _prediction(
-        self,
-        item: Prepared,
-        probabilities: np.ndarray,
-        weights: np.ndarray,
-        modality_probabilities: np.ndarray,
-    ) -> Prediction:
-        modalities = {}
-        for slot, name in enumerate(self.kinds):
-            warnings = item.warnings.get(name, ())
-            if name not in item.arrays:
-                modalities[name] = ModalityOutput(present=False, warnings=warnings)
-                continue
-            best = int(modality_probabilities[slot].argmax())
-            modalities[name] = ModalityOutput(
-                present=True,
-                label=self.labels[best],
-                confidence=float(modality_probabilities[slot, best]),
-                weight=float(weights[slot]),
-                warnings=warnings,
-            )
-        best = int(probabilities.argmax())
-        return Prediction(
-            label=self.labels[best],
-            confidence=float(probabilities[best]),
-            probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)),
-            prediction_set=self._prediction_set(item, probabilities),
-            modalities=modalities,
-            bundle=self.bundle.id,
-        )
-
-    def _prediction_set(self, item: Prepared, probabilities: np.ndarray) -> tuple[str, ...]:
-        conformal = self.bundle.manifest.conformal
-        subset = subset_name([name for name in self.kinds if name in item.arrays])
-        threshold = conformal.thresholds.get(subset, 1.0) if conformal else 1.0
-        ranked = np.argsort(-probabilities, kind="stable")
-        kept = ranked[probabilities[ranked] >= 1.0 - threshold]
-        return tuple(self.labels[index] for index in (kept if len(kept) else ranked[:1]))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return probabilities
+def attempt(function: Callable[..., Made], item: Any, *more: Any) -> Made | InputError:
+    """What a function makes of an item, or the error; an error in place of an item passes."""
+    if isinstance(item, InputError):
+        return item
+    try:
+        return function(item, *more)
+    except InputError as error:
+        return error

@@ -15,6 +15,7 @@ import onnxruntime
 from dimml.errors import BundleError, ProviderError, UsageError
 
 Providers = Literal["auto", "cuda", "cpu"]
+VERSION: str = onnxruntime.__version__
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 NAMES = {CUDA: "cuda", CPU: "cpu"}

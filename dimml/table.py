@@ -73,11 +73,11 @@ def column_names(path: Path) -> Iterable[str]:
     Raises:
         ManifestError: the table cannot be read, or has a column twice.
     """
-    _check(path)
+    check_table(path)
     if _suffix(path) not in (".parquet", ".csv"):
         return _json_keys(path)
     parquet = _suffix(path) == ".parquet"
-    names = list(_parquet(path).schema_arrow.names) if parquet else _csv_header(path)
+    names = list(open_parquet(path).schema_arrow.names) if parquet else _csv_header(path)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ManifestError(
             f"{path} has several columns named {', '.join(repeated)}; keep one of each"
@@ -85,35 +85,50 @@ def column_names(path: Path) -> Iterable[str]:
     return names
 
 
-def missing_columns(path: Path, modalities: Iterable[str]) -> str | None:
-    """What to tell of modalities that no column is named after; None where each has one.
+@dataclass(frozen=True)
+class Missing:
+    """What a table lacks; false where it lacks nothing.
 
-    Raises:
-        ManifestError: the table cannot be read.
+    Attributes:
+        near: each missing column to one of the table's that may be meant.
+        columns: those that the table has.
     """
-    missing = dict.fromkeys(modalities)
-    free: dict[str, str] = {}
-    for name in column_names(path):
-        if name in missing:
-            del missing[name]
-        elif name not in ("id", "split", "label"):
-            free[name.lower()] = name
+
+    near: Mapping[str, str | None]
+    columns: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.near)
+
+    def message(self, path: object) -> str:
+        """What to tell of it."""
+        said = [
+            name + (f" (did you mean {near}?)" if near else "") for name, near in self.near.items()
+        ]
+        return (
+            f"{path} has no column for {', '.join(said)}; its columns are "
+            f"{', '.join(self.columns) or 'none'}"
+        )
+
+
+def missing_columns(names: Iterable[str], wanted: Iterable[str]) -> Missing:
+    """Those of `wanted` that are not among the names, which are read as far as that takes."""
+    missing = dict.fromkeys(wanted)
+    seen = list[str]()
+    for name in names if missing else ():
+        seen.append(name)
+        missing.pop(name, None)
         if not missing:
-            return None
-    said = []
-    for name in missing:
-        near = difflib.get_close_matches(name, free, n=1)
-        said.append(name + (f" (did you mean {free[near[0]]}?)" if near else ""))
-    return (
-        f"{path} has no column for {', '.join(said)}; its columns are "
-        f"{', '.join(column_names(path))}"
-    )
+            break
+    free = {name.lower(): name for name in seen if name not in ("id", "split", "label", *missing)}
+    near = {name: difflib.get_close_matches(name, free, n=1) for name in missing}
+    return Missing({name: free[close[0]] if close else None for name, close in near.items()}, seen)
 
 
 def count_rows(path: str | Path) -> int | None:
     """How many rows a table has, where that is known without reading it."""
     path = Path(path)
-    return _parquet(path).metadata.num_rows if _suffix(path) == ".parquet" else None
+    return open_parquet(path).metadata.num_rows if _suffix(path) == ".parquet" else None
 
 
 def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[Row]:
@@ -126,14 +141,14 @@ def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[R
             split=_text(record.get("split")),
             label=_text(record.get("label")),
             sample={
-                name: _value(record.get(name), kind, path.parent) for name, kind in kinds.items()
+                name: cell(record.get(name), kind, path.parent) for name, kind in kinds.items()
             },
         )
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     if _suffix(path) == ".parquet":
-        batches: Iterable[pa.RecordBatch] = _parquet(path).iter_batches(_BATCH_ROWS)
+        batches: Iterable[pa.RecordBatch] = open_parquet(path).iter_batches(_BATCH_ROWS)
     elif _suffix(path) == ".csv":
         batches = _csv_batches(path)
     else:
@@ -146,7 +161,13 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         raise ManifestError(f"{path} cannot be read: {error}") from error
 
 
-def _value(value: Any, kind: str, folder: Path) -> Any:
+def cell(value: Any, kind: str, folder: Path) -> Any:
+    """A cell as `Sample` takes it: a string of a modality that is no text is a path.
+
+    A struct of `bytes` and `path`, as Hugging Face data sets write it, is the one or the other.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if is_absent(value) or value == b"":
         return None
     if kind == "text":
@@ -154,7 +175,7 @@ def _value(value: Any, kind: str, folder: Path) -> Any:
     if isinstance(value, str):
         return folder / value
     if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [_value(item, kind, folder) for item in value]
+        return [cell(item, kind, folder) for item in value]
     return value
 
 
@@ -166,7 +187,12 @@ def _suffix(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _check(path: Path) -> None:
+def check_table(path: Path) -> None:
+    """Refuses what cannot be a table.
+
+    Raises:
+        ManifestError: it is missing, a folder, empty or of another format.
+    """
     if path.is_dir():
         raise ManifestError(f"{path} is a folder; name the table in it ({', '.join(SUFFIXES)})")
     if _suffix(path) not in SUFFIXES:
@@ -177,9 +203,14 @@ def _check(path: Path) -> None:
         raise ManifestError(f"{path} is empty (0 bytes)")
 
 
-def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+def open_parquet(path: Any) -> pyarrow.parquet.ParquetFile:
+    """A Parquet file; `path` is a `Path` or what behaves as one.
+
+    Raises:
+        ManifestError: it is none.
+    """
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path} is not a Parquet file: {error}") from error
 

@@ -10,17 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from dimml.answers import Prepared
 from dimml.errors import InputError
-from dimml.predictor import Decoded, OnUnreadable, Predictor, Prepared
+from dimml.predictor import Decoded, OnUnreadable, Predictor, attempt
 from dimml.samples import Prediction, Sample
 from serving.metrics import BATCH, STAGES, count_predictions
 from serving.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.settings import Settings
 
-LARGE = 4_000_000
-"""Bytes of a decoded sample over which it is preprocessed at once, not with the batch."""
-
-Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
@@ -67,11 +64,11 @@ class Pipeline:
         BATCH.observe(len(requests))
         trace: dict[str, float] = {"batch": len(requests)}
         with _timed("parse", trace):
-            parsed = [_attempt(self._parse, request) for request in requests]
+            parsed = [attempt(self._parse, request) for request in requests]
         with _timed("decode", trace):
-            decoded = self._each(self._decode, parsed)
+            decoded = self._each(self._read, parsed)
         with _timed("preprocess", trace):
-            prepared = self._each(self._preprocess, decoded)
+            prepared = self._each(self._predictor.preprocess, decoded)
         predictions = iter(self._predict([p for p in prepared if isinstance(p, Prepared)], trace))
         contents = (p if isinstance(p, InputError) else next(predictions) for p in prepared)
         return [Answer(content, trace) for content in contents]
@@ -90,21 +87,14 @@ class Pipeline:
         on_unreadable = parse_query(request.query)
         return self._parse_body(request.content_type, request.body), on_unreadable
 
-    def _decode(self, parsed: tuple[Sample, OnUnreadable]) -> Decoded | Prepared:
-        decoded = self._predictor.decode(*parsed)
-        kinds = self._predictor.kinds
-        # A batch of large pictures, all decoded, would take gigabytes.
-        is_large = sum(kinds[name].memory(raw) for name, raw in decoded.raw.items()) > LARGE
-        return self._predictor.preprocess(decoded) if is_large else decoded
-
-    def _preprocess(self, decoded: Any) -> Prepared:
-        return decoded if isinstance(decoded, Prepared) else self._predictor.preprocess(decoded)
+    def _read(self, parsed: tuple[Sample, OnUnreadable]) -> Decoded | Prepared:
+        return self._predictor.read(*parsed)
 
     def _each(
         self, function: Callable[[Any], Made], items: Sequence[Any]
     ) -> list[Made | InputError]:
         run = self._pool.map if self._pool else map
-        return list(run(lambda item: _attempt(function, item), items))
+        return list(run(lambda item: attempt(function, item), items))
 
 
 @contextmanager
@@ -114,12 +104,3 @@ def _timed(stage: str, trace: dict[str, float]) -> Iterator[None]:
     seconds = time.perf_counter() - started
     STAGES[stage].observe(seconds)
     trace[f"{stage}_ms"] = round(1000 * seconds, 3)
-
-
-def _attempt(function: Callable[[Given], Made], item: Given | InputError) -> Made | InputError:
-    if isinstance(item, InputError):
-        return item
-    try:
-        return function(item)
-    except InputError as error:
-        return error

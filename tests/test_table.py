@@ -100,8 +100,8 @@ class TestEveryFormat:
         self, tmp_path: Path, suffix: str
     ) -> None:
         path = write(tmp_path, suffix, [{"id": "a", "Imge": "a.png", "text": "one"}])
-        assert missing_columns(path, ["text"]) is None
-        assert missing_columns(path, KINDS) == (
+        assert not missing_columns(column_names(path), ["text"])
+        assert missing_columns(column_names(path), KINDS).message(path) == (
             f"{path} has no column for audio, image (did you mean Imge?); its columns are "
             "id, Imge, text"
         )

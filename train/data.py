@@ -48,8 +48,10 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
         ManifestError: a modality has no column or too few rows, there are fewer than two labels, or
             the validation split has one that the train split has not.
     """
-    if missing := missing_columns(path, kinds):
-        raise ManifestError(f"{missing}; a modality of a recipe has the name of its column")
+    if missing := missing_columns(column_names(path), kinds):
+        raise ManifestError(
+            f"{missing.message(path)}; a modality of a recipe has the name of its column"
+        )
     rows = {split: read_split(path, kinds, split) for split in ("train", "validation")}
     labels = {str(row.label) for row in rows["train"]}
     if len(labels) < 2:

@@ -16,13 +16,14 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
+from dimml.answers import Prepared
 from dimml.bundle import Bundle
 from dimml.errors import InputError, ManifestError
-from dimml.predictor import BATCH_SIZE, Predictor, Prepared
+from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import say, track
 from dimml.runtime import available_cores
 from dimml.samples import is_absent, subset_name, subsets
-from dimml.table import Row, missing_columns
+from dimml.table import Row, column_names, missing_columns
 from train.data import read_split
 
 ECE_BINS = 15
@@ -43,8 +44,8 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     predictor = Predictor.load(path, threads=available_cores())
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = read_split(manifest, kinds, split)
-    if missing := missing_columns(manifest, kinds):
-        say(f"warning: {missing}; what has no column counts as absent")
+    if missing := missing_columns(column_names(manifest), kinds):
+        say(f"warning: {missing.message(manifest)}; what has no column counts as absent")
     found, problems = _answers(predictor, rows, f"evaluating {split}")
     if problems:
         count, first = len(problems), problems[0]

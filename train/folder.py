@@ -9,40 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from dimml.errors import InterruptedRunError, UsageError
-from dimml.files import made_folder
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
 """The path and the sha256 of the table, written when training starts."""
 LAST = "last.ckpt"
 RUN = "run.json"
-_LOCK = ".lock"
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """The folder is there for the block and nobody else's; made and left empty, it goes again.
-
-    Raises:
-        UsageError: it is a file, or another process is training there.
-    """
-    if file := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
-        raise UsageError(f"{file} is a file, and a run needs a folder: name another with --out")
-    lock = filelock.FileLock(folder / _LOCK)
-    with made_folder(folder):
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout as error:
-            raise UsageError(f"another process is training into {folder}") from error
-        try:
-            yield
-        finally:
-            if [path.name for path in folder.iterdir()] == [_LOCK]:
-                (folder / _LOCK).unlink()
-            lock.release()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
 from dimml.errors import RecipeError, UsageError
-from dimml.files import write_atomic
+from dimml.files import locked_folder, write_atomic
 from dimml.modalities import KINDS, Kind
 from dimml.nn.encoders import backbone_config, build_encoder
 from dimml.nn.model import DetachedModel
@@ -28,7 +28,7 @@ from train.calibrate import calibrate, conformal, conformal_rows
 from train.config import ModalityConfig, Recipe, load_recipe
 from train.data import fingerprint, read_training_splits, train_tokenizer
 from train.fit import RunData, fit
-from train.folder import DATA, RECIPE, RUN, check_folder, locked_folder, stoppable
+from train.folder import DATA, RECIPE, RUN, check_folder, stoppable
 from train.module import DetachedModule
 
 WEIGHTS = "model.safetensors"
@@ -60,7 +60,7 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
             epoch.
         KeyboardInterrupt: stopped before the first epoch ended.
     """
-    with locked_folder(folder), stoppable(folder):
+    with locked_folder(folder, "training into", "another with --out"), stoppable(folder):
         _train(recipe, folder, resume)
 
 

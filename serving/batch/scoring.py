@@ -1,135 +1,142 @@
-"""`dimml score`: every row of a table, in constant memory, in order."""
+"""`dimml score`: every row of a table, in order, whatever happens on the way."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.parquet
 import typer
 
-from dimml.errors import InputError, UsageError
-from dimml.predictor import BATCH_SIZE, OnUnreadable, Predictor
-from dimml.progress import say, track
-from dimml.samples import Prediction
-from dimml.table import Row, count_rows, missing_columns, read_rows
+from dimml.errors import UsageError
+from dimml.progress import say
+from serving.batch.job import PART_ROWS, WINDOW_ROWS
+from serving.batch.task import Machine, Wanted, score_tables
+
+_INPUT, _OUTPUT, _MACHINE = "Input", "Output", "Machine"
+ENGINES = ("local", "ray")
+
+
+def _option(text: str, panel: str) -> Any:
+    return typer.Option(help=text, rich_help_panel=panel, show_default=False)
+
+
+def _flag(name: str, text: str, panel: str) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel)
 
 
 def score(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    table: Annotated[Path, typer.Argument(help="Table of samples.")],
-    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
-    on_unreadable: Annotated[str, typer.Option(help="error or absent.")] = "error",
-    providers: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    table: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Table, folder or pattern of tables, or URL.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="Folder, or .parquet, .jsonl or .csv file.")
+    ],
+    column: Annotated[
+        list[str] | None, _option("MODALITY=COLUMN, where their names differ.", _INPUT)
+    ] = None,
+    on_unreadable: Annotated[
+        str, _option("error (default), or absent: let the other modalities answer.", _INPUT)
+    ] = "error",
+    allow_scheme: Annotated[
+        list[str] | None, _option("Scheme of URLs that may be read, such as s3.", _INPUT)
+    ] = None,
+    keep: Annotated[
+        list[str] | None, _option("Input column to carry, or NAME=COLUMN to rename it.", _OUTPUT)
+    ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Add a column of all probabilities.")
+        bool, _flag("--probabilities", "Add a column of all probabilities.", _OUTPUT)
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The counts as JSON.")] = False,
+    part_rows: Annotated[
+        int | None, _option(f"Rows of a part; default: {PART_ROWS:,}.", _OUTPUT)
+    ] = None,
+    max_errors: Annotated[
+        int | None, _option("Fail once more rows than this have errors.", _OUTPUT)
+    ] = None,
+    overwrite: Annotated[bool, _flag("--overwrite", "Drop what was scored before.", _OUTPUT)] = (
+        False
+    ),
+    as_json: Annotated[bool, _flag("--json", "Events as JSON lines.", _OUTPUT)] = False,
+    providers: Annotated[str, _option("auto (default), cuda or cpu.", _MACHINE)] = "auto",
+    workers: Annotated[
+        int | None,
+        _option("Processes; default: one per core, on CUDA up to 4 per GPU.", _MACHINE),
+    ] = None,
+    window_rows: Annotated[
+        int | None, _option(f"Rows computed together; default: {WINDOW_ROWS}.", _MACHINE)
+    ] = None,
+    engine: Annotated[str, _option("local (default), or ray for a cluster.", _MACHINE)] = "local",
+    ray_address: Annotated[
+        str | None, _option("Of the cluster, such as auto; default: start one here.", _MACHINE)
+    ] = None,
+    gpus: Annotated[
+        float, _option("GPUs of one process on a cluster, such as 0.5; default: 0.", _MACHINE)
+    ] = 0.0,
 ) -> None:
     """Predict every row of a table; a row that cannot be read gets its error.
 
+    Stopped at any moment, even killed, the same command goes on with the parts that are there.
+    Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 stopped (Ctrl-C or SIGTERM finish the
+    part in hand; a second one does not).
+
     Examples:
-        dimml score runs/digits/bundle runs/digits/data/manifest.parquet out.parquet
+        dimml score runs/digits/bundle runs/digits/data/manifest.parquet scores.parquet
+
+        dimml score runs/shop/bundle 'exports/*.csv' scores --column photo=image_path --keep sku
     """
-    if out.suffix.lower() != ".parquet":
-        raise UsageError(f"{out}: the output is a .parquet file")
-    if out.exists() and table.exists() and out.samefile(table):
-        raise UsageError(f"{out} is the table itself: name another file for the output")
-    if on_unreadable not in ("error", "absent"):
-        raise UsageError(f"--on-unreadable is error or absent, not {on_unreadable!r}")
-    predictor = Predictor.load(bundle, providers)
-    rows, errors = score_table(predictor, table, out, on_unreadable, probabilities)  # type: ignore[arg-type]
-    say(f"{rows} rows, {errors} with errors")
-    typer.echo(json.dumps({"output": str(out), "rows": rows, "errors": errors}) if as_json else out)
+    _at_least(1, part_rows=part_rows, workers=workers, window_rows=window_rows)
+    _at_least(0, max_errors=max_errors, gpus=gpus)
+    _one_of(("error", "absent"), on_unreadable=on_unreadable)
+    _one_of(ENGINES, engine=engine)
+    if engine == "local" and (ray_address or gpus):
+        raise UsageError("--ray-address and --gpus go with --engine ray")
+    report = score_tables(
+        bundle,
+        table,
+        out,
+        Wanted(
+            columns=_pairs("column", column),
+            keep=_pairs("keep", keep),
+            schemes=tuple(scheme.lower() for scheme in allow_scheme or ()),
+            on_unreadable=on_unreadable,  # type: ignore[arg-type]
+            probabilities=probabilities,
+            part_rows=part_rows,
+            window_rows=window_rows,
+        ),
+        Machine(engine, providers, workers, ray_address, gpus),
+        max_errors=max_errors,
+        overwrite=overwrite,
+        as_json=as_json,
+    )
+    if not as_json:
+        errors = "".join(f", {count:,} {code}" for code, count in report["errors"].items())
+        say(f"{report['rows']:,} rows{errors or ', none with errors'}")
+        typer.echo(out)
 
 
-def score_table(
-    predictor: Predictor,
-    table: Path,
-    out: Path,
-    on_unreadable: OnUnreadable = "error",
-    probabilities: bool = False,
-) -> tuple[int, int]:
-    """Scores a table into one Parquet file, which appears when it is complete.
-
-    Returns:
-        How many rows there were, and how many of them have an error.
-    """
-    kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
-    rows = track(read_rows(table, kinds), "scoring", count_rows(table))
-    if missing := missing_columns(table, kinds):
-        say(f"warning: {missing}; what has no column counts as absent")
-    schema = _schema(list(kinds), predictor.labels if probabilities else ())
-    total = errors = 0
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        temporary = Path(folder) / out.name
-        with pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
-            for batch in _batches(rows):
-                answers = predictor.predict_many(
-                    [row.sample for row in batch], on_unreadable=on_unreadable
-                )
-                records = [
-                    _record(row.id, answer, predictor.bundle.id)
-                    for row, answer in zip(batch, answers, strict=True)
-                ]
-                writer.write_table(pa.Table.from_pylist(records, schema))
-                total += len(batch)
-                errors += sum(isinstance(answer, InputError) for answer in answers)
-        temporary.replace(out)
-    return total, errors
+def _at_least(least: int, **given: float | None) -> None:
+    for name, value in given.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} is a number from {least}, not {value}")
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while batch := list(islice(rows, BATCH_SIZE)):
-        yield batch
+def _one_of(known: Sequence[str], **given: str) -> None:
+    for name, value in given.items():
+        if value not in known:
+            raise UsageError(f"--{name.replace('_', '-')} is {' or '.join(known)}, not {value!r}")
 
 
-def _schema(modalities: list[str], labels: tuple[str, ...]) -> pa.Schema:
-    columns: list[tuple[str, Any]] = [
-        ("id", pa.string()),
-        ("label", pa.string()),
-        ("confidence", pa.float64()),
-        ("prediction_set", pa.list_(pa.string())),
-    ]
-    for name in modalities:
-        columns += [
-            (f"{name}_present", pa.bool_()),
-            (f"{name}_label", pa.string()),
-            (f"{name}_confidence", pa.float64()),
-            (f"{name}_weight", pa.float64()),
-        ]
-    if labels:
-        columns.append(("probabilities", pa.struct([(label, pa.float64()) for label in labels])))
-    columns += [(f"error_{part}", pa.string()) for part in ("code", "field", "message")]
-    return pa.schema([*columns, ("bundle", pa.string())])
-
-
-def _record(identifier: str, answer: Prediction | InputError, bundle: str) -> dict[str, Any]:
-    if isinstance(answer, InputError):
-        return {
-            "id": identifier,
-            "error_code": answer.code,
-            "error_field": answer.field,
-            "error_message": answer.message,
-            "bundle": bundle,
-        }
-    record: dict[str, Any] = {
-        "id": identifier,
-        "label": answer.label,
-        "confidence": answer.confidence,
-        "prediction_set": list(answer.prediction_set),
-        "probabilities": dict(answer.probabilities),
-        "bundle": bundle,
-    }
-    for name, output in answer.modalities.items():
-        record[f"{name}_present"] = output.present
-        record[f"{name}_label"] = output.label
-        record[f"{name}_confidence"] = output.confidence
-        record[f"{name}_weight"] = output.weight
-    return record
+def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """`NAME=COLUMN`; for `--keep` also a column that keeps its name."""
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, column = text.partition("=")
+        if not equals and option == "keep":
+            column = name
+        if not (name and column):
+            raise UsageError(f"--{option} {text!r}: give NAME=COLUMN")
+        if name in pairs:
+            raise UsageError(f"--{option}: {name} is given twice")
+        pairs[name] = column
+    return pairs

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dimml import Prediction, Predictor
-from serving import pipeline
+from dimml.predictor import LARGE
 from serving.describe import fields_of
 from serving.parsing import URLENCODED, RawRequest
 from serving.pipeline import Pipeline
@@ -19,17 +19,18 @@ REQUESTS = [RawRequest(URLENCODED, "", b"text=" + text) for text in (b"one", b"t
 
 @pytest.mark.parametrize(
     ("memory", "order"),
-    [(0, ["decode"] * 3 + ["preprocess"] * 3), (2 * pipeline.LARGE, ["decode", "preprocess"] * 3)],
+    [(0, ["decode"] * 3 + ["preprocess"] * 3), (2 * LARGE, ["decode", "preprocess"] * 3)],
     ids=["small", "large"],
 )
 def test_large_samples_are_not_all_decoded_before_they_are_made_small(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, memory: int, order: list[str]
 ) -> None:
     predictor = Predictor.load(tiny_bundle, providers="cpu")
+    kind = predictor.kinds["text"]
     calls: list[str] = []
 
     def recorded(name: str) -> Any:
-        method = getattr(predictor, name)
+        method = getattr(kind, name)
 
         def call(*arguments: Any) -> Any:
             calls.append(name)
@@ -38,10 +39,11 @@ def test_large_samples_are_not_all_decoded_before_they_are_made_small(
         return call
 
     for name in ("decode", "preprocess"):
-        monkeypatch.setattr(predictor, name, recorded(name))
-    monkeypatch.setattr(predictor.kinds["text"], "memory", lambda _: memory)
+        monkeypatch.setattr(kind, name, recorded(name))
+    monkeypatch.setattr(kind, "memory", lambda _: memory)
     answers = Pipeline(predictor, fields_of(predictor), Settings(), threads=1).answer(REQUESTS)
     assert calls == order
+    monkeypatch.undo()
     expected = [predictor.predict({"text": text}) for text in ("one", "two", "three")]
     contents = [answer.content for answer in answers]
     assert all(isinstance(content, Prediction) for content in contents)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dimml.errors import InterruptedRunError, ManifestError, UsageError
+from dimml.files import locked_folder
 from train.config import Recipe
-from train.folder import locked_folder
 from train.run import train_run
 
 HEADER = "id,split,label,title,note\n"
@@ -61,7 +61,7 @@ def folder(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 class TestRefusals:
     def test_a_folder_that_another_process_trains_into(self, folder: Path) -> None:
         with (
-            locked_folder(folder / "run"),
+            locked_folder(folder / "run", "training into", "another"),
             pytest.raises(UsageError, match="another process is training into"),
         ):
             train_run(recipe_of(Path("data.csv")), folder / "run", resume=False)
@@ -69,7 +69,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("out", ["data.csv", "data.csv/run"])
     def test_a_file_for_a_folder(self, folder: Path, out: str) -> None:
-        with pytest.raises(UsageError, match=r"data\.csv is a file, and a run needs a folder"):
+        with pytest.raises(UsageError, match=r"data\.csv is a file, where a folder is needed"):
             train_run(recipe_of(Path("data.csv")), folder / out, resume=False)
 
     @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.settings import ROOT
+
+
+@pytest.fixture
+def command(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts `dimml score` with the tiny bundle, and ends it after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path, bundle: Path = tiny_bundle) -> subprocess.Popen[str]:
+        words = [str(word) for word in (bundle, *arguments)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dimml", "score", *words, "--providers", "cpu"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

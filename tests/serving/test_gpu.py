@@ -1,0 +1,78 @@
+"""The service on a GPU, over HTTP; skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+
+from dimml import Predictor
+from dimml.errors import ProviderError
+from dimml.runtime import choose_provider, cuda_devices
+from dimml.samples import subset_name, subsets
+
+NAMES = ("audio", "image", "text")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_cuda() -> None:
+    try:
+        choose_provider("cuda")
+    except ProviderError as error:
+        pytest.skip(error.message)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
+    with open_server(tiny_bundle, providers="cuda", workers=cuda_devices()) as server:
+        server.wait()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, Any]:
+    """One of every modality; its random content is the same each time."""
+    random = np.random.default_rng(0)
+    audio, image = io.BytesIO(), io.BytesIO()
+    soundfile.write(audio, 0.1 * random.standard_normal(16_000), 16_000, format="WAV")
+    PIL.Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(image, "PNG")
+    return {"audio": audio.getvalue(), "image": image.getvalue(), "text": "seven"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("subset", list(subsets(NAMES)), ids=subset_name)
+def test_every_subset_is_answered_as_on_the_cpu(
+    server: Any, tiny_bundle: Path, sample: dict[str, Any], subset: tuple[str, ...]
+) -> None:
+    given = {name: sample[name] for name in subset}
+    files = {name: value for name, value in given.items() if name != "text"}
+    texts = {name: value for name, value in given.items() if name == "text"}
+    answer = server.client.post("/predict", files=files or None, data=texts)
+    assert answer.status_code == 200
+    expected = Predictor.load(tiny_bundle, "cpu").predict(given)
+    assert answer.json()["probabilities"] == pytest.approx(dict(expected.probabilities), abs=1e-3)
+    for name, said in answer.json()["modalities"].items():
+        assert said["present"] == (name in subset)
+        assert said["weight"] == pytest.approx(expected.modalities[name].weight, abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_the_provider_in_use_is_cuda_wherever_it_is_told(server: Any) -> None:
+    assert server.client.get("/bundle").json()["provider"] == "cuda"
+    metrics = server.client.get("/metrics").text
+    assert 'dimml_provider_info{provider="cuda"} 1.0' in metrics
+    assert 'provider="cpu"' not in metrics
+
+
+@pytest.mark.gpu
+def test_one_worker_for_each_gpu(tiny_bundle: Path, open_server: Any) -> None:
+    with open_server(tiny_bundle, providers="auto", workers="") as server:
+        server.wait()
+        assert len(server.workers) == cuda_devices()
+        assert server.client.get("/bundle").json()["provider"] == "cuda"
