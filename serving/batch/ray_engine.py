@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -76,6 +77,7 @@ class RayEngine:
             ray.shutdown()
 
     def _connect(self) -> None:
+        _check_answers(self._address)
         # Ray takes SIGTERM for itself.
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM)
@@ -99,6 +101,19 @@ class RayEngine:
         context.enable_progress_bars = False
         # The order of the parts is in their numbers.
         context.execution_options.preserve_order = False
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuses an address where nothing listens, which Ray would ask again for minutes."""
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise DimmlError(
+            f"no Ray cluster at {address}: {error}; `ray status` on its head tells the address"
+        ) from error
 
 
 class ScorePart:
