@@ -51,7 +51,7 @@ TORCH_BATCH = 64
 def write_table(path: Path, bundle: Path, data: Path, rows: int) -> list[dict[str, Any]]:
     """A table of that many rows with every modality, and the samples that it repeats."""
     kinds = {n: s.kind for n, s in Bundle.load(bundle).manifest.modalities.items()}
-    found = [dict(row.sample) for row in read_rows(data / "manifest.parquet", kinds)]
+    found = [dict(row.sample) for row in read_rows(data.absolute() / "manifest.parquet", kinds)]
     whole = [sample for sample in found if not any(map(is_absent, sample.values()))]
     records = [{name: str(value) for name, value in sample.items()} for sample in whole]
     repeated = list(islice(cycle(records), rows))

@@ -17,13 +17,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from dimml.errors import DimmlError
+from dimml.errors import DimmlError, InputError
+from dimml.progress import say
 from serving.batch.inputs import Inputs, ScoreRow, Window
 from serving.batch.job import Job, Part
 from serving.batch.scorer import Scorer, joined
 
 AHEAD = 3
 """Windows that are read and wait, or are computed, for each process."""
+
+DEADLY = InputError(
+    "unreadable",
+    "the process that scored it died: it may take too much memory, or crashes its decoder",
+)
 
 
 class Local:
@@ -51,7 +57,7 @@ class Local:
             total: rows of the tables.
 
         Raises:
-            DimmlError: a process died.
+            DimmlError: no process can score.
         """
         start = next(number for number in range(len(done) + 1) if number not in done)
         windows = inputs.windows(job.part_rows, job.window_rows, start=start, done=done)
@@ -62,19 +68,27 @@ class Local:
     def _scored(
         self, windows: Iterator[Window], job: Job, schema: pa.Schema
     ) -> Iterator[tuple[int, pa.Table]]:
-        context = multiprocessing.get_context("spawn")
-        turns = context.Value("i", 0)
-        arguments = (str(self._bundle), job, turns, self._devices)
-        pool = ProcessPoolExecutor(self._workers, context, _start, arguments)
+        pool = self._pool(job, self._workers)
         pending: deque[tuple[Window, Future[bytes]]] = deque()
 
         def finished() -> tuple[int, pa.Table]:
+            nonlocal pool
             window, future = pending.popleft()
-            return window.part, joined(_read(window, future), window.kept, schema)
+            try:
+                scores = _table(future.result())
+            except BrokenProcessPool:
+                scores = self._score_again(job, window.rows)
+                pool = self._pool(job, self._workers)
+                for number, (other, _) in enumerate(pending):
+                    pending[number] = other, pool.submit(_score, other.rows)
+            return window.part, joined(scores, window.kept, schema)
 
         try:
             for window in windows:
-                pending.append((window, pool.submit(_score, window.rows)))
+                try:
+                    pending.append((window, pool.submit(_score, window.rows)))
+                except BrokenProcessPool:
+                    pending.append((window, _broken()))
                 if len(pending) >= AHEAD * self._workers:
                     yield finished()
             while pending:
@@ -82,17 +96,39 @@ class Local:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def _score_again(self, job: Job, rows: Sequence[ScoreRow]) -> pa.Table:
+        """Scores rows whose process died, by halves until it is known which of them it dies of.
 
-def _read(window: Window, future: Future[bytes]) -> pa.RecordBatch:
-    try:
-        content = future.result()
-    except BrokenProcessPool as error:
-        raise DimmlError(
-            f"a process died while it scored rows near {window.rows[0].id!r} of part "
-            f"{window.part}: it may have run out of memory (fewer --workers, smaller "
-            "--window-rows), or one of the files crashes its decoder"
-        ) from error
-    return pa.ipc.open_stream(content).read_next_batch()
+        Raises:
+            DimmlError: a process dies though it has nothing to read.
+        """
+        with self._pool(job, 1) as pool:
+            try:
+                return _table(pool.submit(_score, rows).result())
+            except BrokenProcessPool as error:
+                if isinstance(rows[0].sample, InputError):
+                    raise DimmlError("the processes that score die as they start") from error
+        if len(rows) == 1:
+            say(f"row {rows[0].id}: the process that scored it died")
+            return self._score_again(job, [ScoreRow(rows[0].id, DEADLY)])
+        middle = len(rows) // 2
+        halves = [self._score_again(job, half) for half in (rows[:middle], rows[middle:])]
+        return pa.concat_tables(halves)
+
+    def _pool(self, job: Job, workers: int) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        arguments = (str(self._bundle), job, context.Value("i", 0), self._devices)
+        return ProcessPoolExecutor(workers, context, _start, arguments)
+
+
+def _table(content: bytes) -> pa.Table:
+    return pa.ipc.open_stream(content).read_all()
+
+
+def _broken() -> Future[bytes]:
+    future: Future[bytes] = Future()
+    future.set_exception(BrokenProcessPool())
+    return future
 
 
 _SCORER: Scorer | None = None

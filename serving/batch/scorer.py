@@ -97,7 +97,7 @@ def schema_of(modalities: Sequence[str], labels: Sequence[str]) -> pa.Schema:
     return pa.schema([*columns, *((name, text) for name in _LAST)])
 
 
-def joined(scores: pa.RecordBatch, kept: pa.Table, schema: pa.Schema) -> pa.Table:
+def joined(scores: pa.Table | pa.RecordBatch, kept: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of an output: scores, then what is kept of the input."""
     columns = [
         scores.column(name) if name in scores.schema.names else kept.column(name)
