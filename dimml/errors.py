@@ -47,6 +47,10 @@ class InputError(DimmlError):
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[InputErrorCode, str, str | None]]:
+        # An exception otherwise goes to another process by its message alone.
+        return InputError, (self.code, self.message, self.field)
+
 
 class UsageError(DimmlError):
     """The command or call was given something it cannot use (a path, an option, an extra)."""

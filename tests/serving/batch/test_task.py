@@ -98,6 +98,14 @@ class TestOutput:
         assert report["rows"] == 0
         assert scored(out / "part-00000.parquet") == []
 
+    def test_a_line_that_is_broken_fails_alone(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "in.csv").write_text("id,text,audio\na,one,\nb,two\nc,three,\n")
+        out = tmp_path / "out.jsonl"
+        score_tables(tiny_bundle, str(tmp_path / "in.csv"), out, None, ON_CPU)
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [row["error_code"] for row in rows] == [None, "invalid_request", None]
+        assert rows[1]["error_message"] == "line 3 has 2 cells, the header 3"
+
     def test_frames_and_free_names(self, frames_bundle: Path, tmp_path: Path) -> None:
         (tmp_path / "in.jsonl").write_text('{"clip": ["no.png", "no.png"], "words": "one"}\n')
         wanted = Wanted(columns={"text": "words"}, on_unreadable="absent")
