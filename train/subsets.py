@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dimml.samples import subsets
 
@@ -28,3 +29,14 @@ def subset_rows(
         rows = present[:, mask].all(dim=1)
         if rows.any():
             yield subset, rows, mask.expand(int(rows.sum()), -1)
+
+
+def drop_modalities(
+    present: Tensor, rate: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Which of the present modalities stay, bool [N, M]; of each row with any, at least one."""
+    kept = present & (torch.rand(present.shape, generator=generator).to(present.device) >= rate)
+    scores = torch.rand(present.shape, generator=generator).to(present.device)
+    last = scores.masked_fill(~present, -1.0).argmax(dim=1)
+    one = functional.one_hot(last, present.shape[1]).bool() & present
+    return torch.where(kept.any(dim=1, keepdim=True), kept, one)

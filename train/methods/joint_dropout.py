@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import pydantic
-import torch
 from torch import Tensor
 
 from dimml.nn.model import DetachedModel
@@ -20,6 +19,7 @@ from train.methods.base import Step, Trial
 from train.methods.joint import Joint
 from train.methods.joint import Options as JointOptions
 from train.readout import Readout, blank_absent
+from train.subsets import drop_modalities
 
 
 class Options(JointOptions):
@@ -46,14 +46,3 @@ class JointDropout(Joint):
 
     def references(self, model: DetachedModel) -> Mapping[str, Readout]:
         return {}
-
-
-def drop_modalities(
-    present: Tensor, rate: float, generator: torch.Generator | None = None
-) -> Tensor:
-    """Which of the present modalities stay, bool [N, M]; of each row with any, at least one."""
-    kept = present & (torch.rand(present.shape, generator=generator).to(present.device) >= rate)
-    scores = torch.rand(present.shape, generator=generator).to(present.device)
-    last = scores.masked_fill(~present, -1.0).argmax(dim=1)
-    one = torch.nn.functional.one_hot(last, present.shape[1]).bool() & present
-    return torch.where(kept.any(dim=1, keepdim=True), kept, one)
