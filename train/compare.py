@@ -9,42 +9,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dimml.errors import InterruptedRunError, UsageError
-
-SETTINGS = "compare.json"
-RESULTS = "results"
-TRIALS = "trials"
-WORK = "work"
-PROTOCOL = 1
-"""Changes with whatever makes old results incomparable."""
-
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dimml-no-shared": ("dimml", {"shared": False}),
-    "dimml-no-duc": ("dimml", {"duc": False}),
-    "dimml-stage2": ("dimml", {"fusion_head": True}),
-}
-"""Name of a run beside those of `METHODS`, to method and options."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be run.
-
-    Attributes:
-        runs: names of methods or variants.
-        seeds: of each.
-        trials: points of each method's grid that are tried on the first seed.
-    """
-
-    runs: tuple[str, ...]
-    seeds: tuple[int, ...]
-    trials: int
+from dimml.errors import InterruptedRunError
+from dimml.files import write_atomic
+from dimml.progress import say
+from train.config import Recipe, load_recipe
+from train.folder import locked_folder, sigterm_as_ctrl_c
+from train.methods import method_class
+from train.plan import (
+    RESULTS,
+    TRIALS,
+    WORK,
+    Plan,
+    check_trials,
+    claim,
+    fixed_settings,
+    known_runs,
+    method_of,
+)
 
 
 def compare(
@@ -73,8 +59,6 @@ def compare(
 
         dimml compare train/recipes/digits.yaml --methods dimml,joint --seeds 3
     """
-    from train.config import load_recipe
-
     loaded = load_recipe(recipe, settings)
     folder = out or Path("runs") / loaded.name / "compare"
     first = loaded.seed
@@ -84,24 +68,7 @@ def compare(
     typer.echo(json.dumps(summary, indent=2) if as_json else _table(summary, folder))
 
 
-def known_runs(names: str) -> tuple[str, ...]:
-    """The runs of a list joined by commas, each once; all methods of an empty one.
-
-    Raises:
-        UsageError: there is none of a name.
-    """
-    from train.methods import METHODS
-
-    given = tuple(dict.fromkeys(n for n in map(str.strip, names.split(",")) if n)) or (*METHODS,)
-    if unknown := [name for name in given if name not in METHODS and name not in VARIANTS]:
-        raise UsageError(
-            f"--methods: no method {', '.join(unknown)}; there are: "
-            f"{', '.join([*METHODS, *VARIANTS])}"
-        )
-    return given
-
-
-def compare_runs(recipe: Any, plan: Plan, folder: Path, overwrite: bool) -> None:
+def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> None:
     """Trains and measures what of the plan has no result in the folder yet.
 
     Raises:
@@ -109,11 +76,9 @@ def compare_runs(recipe: Any, plan: Plan, folder: Path, overwrite: bool) -> None
             it; or a method has fewer settings than there are trials.
         InterruptedRunError: stopped by Ctrl-C or SIGTERM.
     """
-    from train.folder import locked_folder, sigterm_as_ctrl_c
-
-    _check_trials(plan)
+    check_trials(plan)
     with locked_folder(folder), sigterm_as_ctrl_c():
-        _claim(folder, _fixed(recipe, plan), overwrite)
+        claim(folder, fixed_settings(recipe, plan), overwrite)
         try:
             _run_all(recipe, plan, folder)
         except KeyboardInterrupt:
@@ -124,54 +89,7 @@ def compare_runs(recipe: Any, plan: Plan, folder: Path, overwrite: bool) -> None
             ) from None
 
 
-def _check_trials(plan: Plan) -> None:
-    from train.methods import method_class
-
-    least = min(len(method_class(_method(run)[0]).TRIALS) for run in plan.runs)
-    if plan.trials > least:
-        raise UsageError(f"--trials {plan.trials}: every method has {least} settings to try")
-
-
-def _method(run: str) -> tuple[str, dict[str, Any]]:
-    return VARIANTS.get(run, (run, {}))
-
-
-def _fixed(recipe: Any, plan: Plan) -> dict[str, Any]:
-    """What all results of a folder have in common; seeds and methods may be added later."""
-    from dimml import __version__
-    from train.data import fingerprint
-
-    excluded = {"method", "options", "seed", "data"}
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude=excluded),
-        "data": fingerprint(recipe.data),
-        "trials": plan.trials,
-        "protocol": PROTOCOL,
-        "version": __version__,
-    }
-
-
-def _claim(folder: Path, fixed: Mapping[str, Any], overwrite: bool) -> None:
-    from dimml.files import write_atomic
-
-    path = folder / SETTINGS
-    found = json.loads(path.read_text()) if path.exists() else None
-    if found is not None and found != fixed:
-        changed = [key for key in fixed if found.get(key) != fixed[key]]
-        if not overwrite:
-            raise UsageError(
-                f"{folder} holds results of another comparison (other {', '.join(changed)}, see "
-                f"its {SETTINGS}): choose another folder with --out, or discard them with "
-                "--overwrite"
-            )
-        for name in (RESULTS, TRIALS, WORK):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    write_atomic(path, json.dumps(fixed, indent=2) + "\n")
-
-
-def _run_all(recipe: Any, plan: Plan, folder: Path) -> None:
-    from dimml.progress import say
-
+def _run_all(recipe: Recipe, plan: Plan, folder: Path) -> None:
     todo = [(r, s) for s in plan.seeds for r in plan.runs if not _result(folder, r, s).exists()]
     total = len(plan.seeds) * len(plan.runs)
     if not todo:
@@ -193,9 +111,7 @@ def _documents(
     laboratory: Any, run: str, seed: int, plan: Plan, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """Row to result. The first seed's is that of the trial that did best on validation."""
-    from train.methods import method_class
-
-    method, options = _method(run)
+    method, options = method_of(run)
     grid = method_class(method).TRIALS[: plan.trials]
     if len(grid) == 1:
         return dict(laboratory.run(run, method, options, grid[0], seed).documents)
@@ -218,8 +134,6 @@ def _result(folder: Path, row: str, seed: int) -> Path:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    from dimml.files import write_atomic
-
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
