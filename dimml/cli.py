@@ -30,6 +30,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "data": Command("train.commands:data", "Write a demonstration data set.", "train"),
     "train": Command("train.commands:train", "Train a recipe.", "train"),
+    "compare": Command("train.compare:compare", "Compare training methods.", "train"),
     "export": Command("export.bundle:export", "Turn a training run into a bundle.", "train"),
     "evaluate": Command("train.commands:evaluate", "Measure a bundle on a table.", "train"),
     "predict": Command("dimml.cli:predict", "Predict one sample."),

@@ -54,6 +54,12 @@ def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, An
     from train.run import load_run
 
     loaded = load_run(run)
+    if not loaded.method.exports:
+        raise UsageError(
+            f"the run in {run} was trained with the method {loaded.recipe.method} "
+            f"({loaded.recipe.options or 'its defaults'}), which is there to compare with and has "
+            "no bundle; train with `method: dimml` without `fusion_head`, or with `method: ume`"
+        )
     if precision == "fp32":
         _write_fp32(loaded, bundle)
         return None

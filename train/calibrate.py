@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -13,7 +14,7 @@ from torch.nn import functional
 from dimml.bundle import Conformal
 from dimml.nn.fusion import SharedClassifierFusion, subset_index
 from dimml.samples import subset_name, subsets
-from train.module import subset_mask
+from train.subsets import subset_mask
 
 FUSION_TEMPERATURES = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0)
 CONFORMAL_SHARE = 3
@@ -35,6 +36,7 @@ def calibrate(
     logits: Tensor,
     present: Tensor,
     labels: Tensor,
+    candidates: Sequence[float] = FUSION_TEMPERATURES,
 ) -> None:
     """Fits every temperature by the negative log-likelihood, and sets them.
 
@@ -47,16 +49,17 @@ def calibrate(
         logits: [N, M, K] of the shared classifier, not calibrated.
         present: bool [N, M].
         labels: int64 [N].
+        candidates: for the fusion temperature.
     """
     slots = len(modalities)
     modality = torch.ones(slots)
     for slot in range(slots):
         rows = present[:, slot]
         if rows.any():
-            modality[slot] = _fit(logits[rows, slot], labels[rows])
+            modality[slot] = fit_temperature(logits[rows, slot], labels[rows])
     scaled = logits / modality.unsqueeze(-1)
     options = []
-    for temperature in FUSION_TEMPERATURES:
+    for temperature in candidates:
         table = torch.ones(2**slots)
         likelihoods = []
         fusion.set_calibration(modality, temperature, table)
@@ -67,7 +70,7 @@ def calibrate(
                 continue
             probabilities, _ = fusion.fuse(scaled[rows], mask.expand(int(rows.sum()), -1))
             log_probabilities = probabilities.clamp_min(1e-12).log()
-            fitted = _fit(log_probabilities, labels[rows])
+            fitted = fit_temperature(log_probabilities, labels[rows])
             table[subset_index(mask)] = fitted
             likelihoods.append(_nll(log_probabilities / fitted, labels[rows]))
         options.append((float(np.mean(likelihoods or [0.0])), temperature, table))
@@ -76,7 +79,7 @@ def calibrate(
 
 
 def conformal(
-    fusion: SharedClassifierFusion,
+    answer: Callable[[Tensor, Tensor], Sequence[Any]],
     modalities: tuple[str, ...],
     features: Tensor,
     present: Tensor,
@@ -89,7 +92,7 @@ def conformal(
     arXiv 2107.07511); a subset with too few rows for it has none, and answers with every label.
 
     Args:
-        fusion: calibrated.
+        answer: calibrated; of features and mask, first the probabilities [n, K].
         modalities: names in slot order.
         features: [N, M, D] of rows that nothing else was fitted on.
         present: bool [N, M].
@@ -105,13 +108,13 @@ def conformal(
         if not count or rank > count:
             continue
         with torch.no_grad():
-            probabilities, _, _ = fusion(features[rows], mask.expand(count, -1))
+            probabilities = answer(features[rows], mask.expand(count, -1))[0]
         scores = 1 - probabilities[torch.arange(count), labels[rows]]
         thresholds[subset_name(subset)] = float(scores.sort().values[rank - 1])
     return Conformal(coverage=coverage, thresholds=thresholds)
 
 
-def _fit(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature of least negative log-likelihood, 0.05 to 20."""
     objective: Callable[[float], float] = lambda log_t: _nll(logits / float(np.exp(log_t)), labels)  # noqa: E731
     bounds = (np.log(0.05), np.log(20.0))

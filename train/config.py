@@ -14,6 +14,7 @@ from dimml.bundle import MAX_MODALITIES, ModalityName
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS
 from dimml.names import why_reserved
+from train.methods import METHODS, method_class
 
 Positive = Annotated[float, pydantic.Field(gt=0)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
@@ -105,7 +106,8 @@ class Recipe(_Model):
         data: the manifest (Parquet, CSV or JSON lines). As every path of a recipe and of `--set`,
             it is relative to the current folder.
         modalities: name to configuration; a word is short for that kind with its defaults.
-        method: how it is trained.
+        method: how it is trained, a key of `METHODS`.
+        options: the method's own settings, see its file.
         feature_dim: D.
         seed: of everything random.
         coverage: of the prediction sets.
@@ -117,7 +119,8 @@ class Recipe(_Model):
     modalities: Annotated[
         dict[ModalityName, ModalityConfig], pydantic.Field(min_length=1, max_length=MAX_MODALITIES)
     ]
-    method: Literal["dimml"] = "dimml"
+    method: str = "dimml"
+    options: dict[str, Any] = {}
     feature_dim: Annotated[int, pydantic.Field(ge=2)] = 128
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9
@@ -129,6 +132,23 @@ class Recipe(_Model):
         if not isinstance(value, dict):
             return value
         return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}
+
+    @pydantic.field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"no method {value!r}; there are: {', '.join(METHODS)}")
+        return value
+
+    @pydantic.field_validator("options")
+    @classmethod
+    def _valid_for_the_method(
+        cls, value: dict[str, Any], info: pydantic.ValidationInfo
+    ) -> dict[str, Any]:
+        # Only options that are given are worth importing the method for.
+        if value and "method" in info.data:
+            method_class(info.data["method"]).Options.model_validate(value)
+        return value
 
     @pydantic.field_validator("modalities")
     @classmethod
@@ -225,4 +245,6 @@ def _model_at(place: Sequence[str | int], document: Mapping[str, Any]) -> type[p
             return EncoderConfig
         case ["modalities", name, "preprocessing"]:
             return KINDS[document["modalities"][name]["kind"]].Config
+        case ["options"]:
+            return method_class(document.get("method", "dimml")).Options
     return Recipe

@@ -9,12 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-)
+from torchmetrics.functional.classification import multiclass_f1_score
 
 from dimml.answers import Prepared
 from dimml.bundle import Bundle
@@ -25,8 +20,7 @@ from dimml.runtime import available_cores
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row, column_names, missing_columns
 from train.data import read_split
-
-ECE_BINS = 15
+from train.measure import scores
 
 
 def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
@@ -162,15 +156,13 @@ def measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
     probabilities: Tensor = torch.tensor([p for p, _ in pairs])
     labels = torch.tensor([y for _, y in pairs])
     classes = probabilities.shape[1]
-    logs = probabilities.clamp_min(1e-12).log()
-    # torchmetrics keeps a bin of its own, the sixteenth, for a confidence of exactly 1.
-    below_one = probabilities.clamp_max(1 - 1e-7)
+    found = scores(probabilities, labels)
     return {
         "samples": len(pairs),
-        "accuracy": float(multiclass_accuracy(probabilities, labels, classes, average="micro")),
+        "accuracy": found["accuracy"],
         "macro_f1": float(multiclass_f1_score(probabilities, labels, classes, average="macro")),
-        "nll": float(functional.nll_loss(logs, labels)),
-        "ece": float(multiclass_calibration_error(below_one, labels, classes, ECE_BINS)),
+        "nll": found["nll"],
+        "ece": found["ece"],
     }
 
 

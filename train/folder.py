@@ -19,6 +19,19 @@ RUN = "run.json"
 
 
 @contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Takes SIGTERM for Ctrl-C in the block."""
+    # Python allows nobody else to handle signals.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
     """Takes SIGTERM for Ctrl-C, and says of a stopped run how it goes on.
 
@@ -26,20 +39,15 @@ def stoppable(folder: Path) -> Iterator[None]:
         InterruptedRunError: stopped, with an epoch to go on from.
         KeyboardInterrupt: stopped before that.
     """
-    # Python allows nobody else to handle signals.
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not (folder / LAST).exists():
-            raise
-        raise InterruptedRunError(
-            f"stopped; the same command with --resume goes on (the run is in {folder})"
-        ) from None
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+    with sigterm_as_ctrl_c():
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not (folder / LAST).exists():
+                raise
+            raise InterruptedRunError(
+                f"stopped; the same command with --resume goes on (the run is in {folder})"
+            ) from None
 
 
 def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:

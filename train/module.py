@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.model import DetachedModel
-from dimml.samples import subset_name, subsets
+from dimml.samples import subset_name
 from train.config import Recipe
 from train.data import Batch
-from train.methods.dimml import losses
+from train.methods.base import Method, Step
+from train.readout import blank_absent
+from train.subsets import subset_rows
 
 BEST = "val_accuracy"
 """Mean accuracy over the subsets of modalities: what the best epoch is chosen by."""
@@ -25,18 +28,21 @@ class DetachedModule(lightning.LightningModule):
     Args:
         model: what to train.
         recipe: how.
+        method: the recipe's, built for the model.
     """
 
-    def __init__(self, model: DetachedModel, recipe: Recipe) -> None:
+    def __init__(self, model: DetachedModel, recipe: Recipe, method: Method) -> None:
         super().__init__()
         self.model = model
+        self.method = method
+        self.automatic_optimization = not method.alternates
         self.recipe = recipe
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> Any:
         config = self.recipe.training
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self.parameters(),
             config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,
@@ -49,6 +55,8 @@ class DetachedModule(lightning.LightningModule):
         }
 
     def on_train_epoch_start(self) -> None:
+        if not self.method.uses_dimensions:
+            return
         config = self.recipe.training
         since = self.current_epoch - config.warm_up
         every = config.recompute_every
@@ -59,9 +67,11 @@ class DetachedModule(lightning.LightningModule):
         # Dropout is the only randomness left in torch; so seeded, a resumed run repeats it.
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
         features = self.model(batch.inputs, batch.present)
-        config = self.recipe.training
-        interact = self.current_epoch >= config.warm_up and config.lambda_duc > 0
-        terms = losses(self.model, features, batch.present, batch.labels, config, interact)
+        if self.method.alternates:
+            terms = self._alternate(features, batch)
+        else:
+            step = Step(self.recipe.training, self.current_epoch)
+            terms = self.method.objective(self.model, features, batch.present, batch.labels, step)
         loss = torch.stack(list(terms.values())).sum()
         for name, value in {**terms, "loss": loss}.items():
             self.log(
@@ -69,23 +79,32 @@ class DetachedModule(lightning.LightningModule):
             )
         return loss
 
+    def _alternate(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        optimizer: Any = self.optimizers()
+        # Its own steps bypass Lightning's count, which stays one per batch.
+        terms = self.method.alternate(
+            self.model, features, batch.present, batch.labels, optimizer.optimizer
+        )
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+        return terms
+
+    def on_after_backward(self) -> None:
+        self.method.adjust_gradients(self.model)
+
     def validation_step(self, batch: Batch, index: int) -> None:
         features = self.model(batch.inputs, batch.present)
-        logits = self.model.fusion.shared_classifier(features)
-        self._outputs.append((logits, batch.present, batch.labels))
+        self._outputs.append((features, batch.present, batch.labels))
 
     def on_validation_epoch_end(self) -> None:
-        logits, present, labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
+        features, present, labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
         self._outputs.clear()
         accuracies = {}
-        for subset in subsets(self.model.modalities):
-            mask = subset_mask(subset, self.model.modalities, present.device)
-            rows = present[:, mask].all(dim=1)
-            if rows.any():
-                kept = mask.expand(int(rows.sum()), -1)
-                probabilities, _ = self.model.fusion.fuse(logits[rows], kept)
-                right = probabilities.argmax(dim=1) == labels[rows]
-                accuracies[subset_name(subset)] = right.float().mean()
+        for subset, rows, mask in subset_rows(self.model.modalities, present):
+            said, _ = self.method.answer(self.model, blank_absent(features[rows], mask), mask)
+            right = said.argmax(dim=1) == labels[rows]
+            accuracies[subset_name(subset)] = right.float().mean()
         self.log(BEST, torch.stack(list(accuracies.values())).mean(), prog_bar=True)
         self.log_dict({f"{BEST}_{name}": value for name, value in accuracies.items()})
 
@@ -94,9 +113,8 @@ class DetachedModule(lightning.LightningModule):
         """Over the training split, in eval mode and without augmentation (method.md)."""
         self.model.eval()
         loader = self.trainer.datamodule.plain_train_dataloader()  # type: ignore[attr-defined]
-        parts = [(self.model(b.inputs, b.present), b.present, b.labels) for b in loader]
+        features, present, labels = encode(self.model, loader)
         self.model.train()
-        features, present, labels = (torch.cat(part) for part in zip(*parts, strict=True))
         classes = self.model.fusion.shared_classifier.out_features
         for slot in range(len(self.model.modalities)):
             rows = present[:, slot]
@@ -106,6 +124,9 @@ class DetachedModule(lightning.LightningModule):
                 )
 
 
-def subset_mask(subset: tuple[str, ...], modalities: tuple[str, ...], device: Any) -> Tensor:
-    """Bool [M]: which slots a subset has."""
-    return torch.tensor([name in subset for name in modalities], device=device)
+@torch.no_grad()
+def encode(model: DetachedModel, loader: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [N, M, D], present [N, M] and labels [N] of all of a loader's samples."""
+    parts = [(model(b.inputs, b.present), b.present, b.labels) for b in loader]
+    features, present, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return features, present, labels

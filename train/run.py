@@ -5,35 +5,38 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
-from dimml.errors import RecipeError, UsageError
+from dimml.errors import UsageError
 from dimml.files import locked_folder, write_atomic
-from dimml.modalities import KINDS, Kind
-from dimml.nn.encoders import backbone_config, build_encoder
+from dimml.modalities import Kind
+from dimml.nn.encoders import backbone_config
 from dimml.nn.model import DetachedModel
-from dimml.table import Row
-from train.cache import cached_split
-from train.calibrate import calibrate, conformal, conformal_rows
-from train.config import ModalityConfig, Recipe, load_recipe
-from train.data import fingerprint, read_training_splits, train_tokenizer
+from train.calibrate import conformal, conformal_rows
+from train.config import Recipe, load_recipe
+from train.data import fingerprint
 from train.fit import RunData, fit
 from train.folder import DATA, RECIPE, RUN, check_folder, stoppable
-from train.module import DetachedModule
+from train.methods.base import Method
+from train.module import DetachedModule, encode
+from train.prepare import build, prepare
+from train.readout import Readout
 
 WEIGHTS = "model.safetensors"
 CACHE = "cache"
 """Beside the run's folder: the decoded data, shared by the runs there."""
+_METHOD = "method."
+"""What the names of a method's own weights begin with."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Run:
     assets: Mapping[str, Mapping[str, bytes]]
     kinds: Mapping[str, Kind]
     model: DetachedModel
+    method: Method
     conformal: Conformal
     document: Mapping[str, Any]
 
@@ -69,31 +73,25 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
     check_folder(folder, _dump(recipe), table["sha256"], resume)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    names = {name: modality.kind for name, modality in recipe.modalities.items()}
-    rows = read_training_splits(recipe.data, names)
-    labels = tuple(sorted({str(row.label) for row in rows["train"]}))
-    specs, assets = _specifications(recipe, rows["train"])
-    kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
-    settings = json.dumps([spec.model_dump(mode="json") for spec in specs.values()]) + repr(assets)
-    splits = (
-        cached_split(given, kinds, labels, split, folder.parent / CACHE, settings)
-        for split, given in rows.items()
-    )
-    data = RunData(recipe, kinds, *splits)
-    module = DetachedModule(_model(recipe, kinds, len(labels)), recipe)
+    prepared = prepare(recipe, folder.parent / CACHE)
+    specs, kinds = prepared.specs, prepared.kinds
+    data = RunData(recipe, kinds, *prepared.splits.values())
+    model, method = build(recipe, kinds, len(prepared.labels))
+    module = DetachedModule(model, recipe, method)
     write_atomic(folder / RECIPE, _dump(recipe))
     write_atomic(folder / DATA, json.dumps(table) + "\n")
     best = fit(module, data, folder, resume)
-    model = module.model.cpu().eval()
+    module.cpu().eval()
+    finish(model, method, data)
     document = {
         "name": recipe.name,
         "seed": recipe.seed,
-        "labels": labels,
+        "labels": prepared.labels,
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         "data": table,
         "best": best,
         "backbones": _backbones(recipe, model),
-        "conformal": _calibrate(model, data, recipe.coverage).model_dump(mode="json"),
+        "conformal": _calibrate(model, method, data, recipe.coverage).model_dump(mode="json"),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
         "python": platform.python_version(),
@@ -101,8 +99,9 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     }
     for name, spec in specs.items():
         for asset, file in spec.assets.items():
-            write_atomic(folder / file, assets[name][asset])
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+            write_atomic(folder / file, prepared.assets[name][asset])
+    own = {f"{_METHOD}{key}": value for key, value in method.state_dict().items()}
+    state = {key: value.contiguous() for key, value in {**model.state_dict(), **own}.items()}
     save_file(state, folder / WEIGHTS)
     write_atomic(folder / RUN, json.dumps(document, indent=2) + "\n")
 
@@ -135,67 +134,20 @@ def load_run(folder: Path) -> Run:
         for name, spec in specs.items()
     }
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
-    model = _model(recipe, kinds, len(document["labels"]), document["backbones"])
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    model, method = build(recipe, kinds, len(document["labels"]), document["backbones"])
+    state = load_file(folder / WEIGHTS)
+    own = {key: state.pop(key) for key in list(state) if key.startswith(_METHOD)}
+    model.load_state_dict(state)
+    method.load_state_dict({key.removeprefix(_METHOD): value for key, value in own.items()})
     fitted = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
-    return Run(recipe, labels, specs, assets, kinds, model.eval(), fitted, document)
+    return Run(recipe, labels, specs, assets, kinds, model.eval(), method, fitted, document)
 
 
 def _dump(recipe: Recipe) -> str:
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-
-
-def _specifications(
-    recipe: Recipe, rows: Sequence[Row]
-) -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes]]]:
-    specs, assets = {}, {}
-    for name, config in recipe.modalities.items():
-        kind = KINDS[config.kind]
-        assets[name] = {}
-        if config.kind == "text":
-            texts = [row.sample[name] for row in rows if isinstance(row.sample[name], str)]
-            assets[name] = {"tokenizer.json": _tokenizer(name, config, texts)}
-        specs[name] = ModalitySpec(
-            kind=config.kind,
-            graph=f"{name}.onnx",
-            inputs=kind.input_names,
-            preprocessing=kind.Config.model_validate(config.preprocessing).model_dump(mode="json"),
-            encoder=config.encoder.preset,
-            assets={asset: f"{name}.{asset}" for asset in assets[name]},
-        )
-    return specs, assets
-
-
-def _tokenizer(name: str, config: ModalityConfig, texts: Sequence[str]) -> bytes:
-    if config.tokenizer is None:
-        return train_tokenizer(texts, config.vocab_size)
-    try:
-        return config.tokenizer.read_bytes()
-    except OSError as error:
-        raise RecipeError(
-            f"modalities.{name}.tokenizer: cannot read {config.tokenizer} ({error.strerror}); name "
-            "a tokenizer.json, or leave the key out to train one"
-        ) from error
-
-
-def _model(
-    recipe: Recipe,
-    kinds: Mapping[str, Kind],
-    classes: int,
-    backbones: Mapping[str, Mapping[str, Any]] | None = None,
-) -> DetachedModel:
-    known = backbones or {}
-    encoders = [
-        build_encoder(
-            kind,
-            recipe.feature_dim,
-            **recipe.modalities[name].encoder.model_dump(),
-            backbone=known.get(name),
-        )
-        for name, kind in kinds.items()
-    ]
-    return DetachedModel(list(kinds), encoders, recipe.feature_dim, classes)
+    # A run that was stopped before there were options goes on.
+    unset = None if recipe.options else {"options"}
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude=unset), sort_keys=False)
 
 
 def _backbones(recipe: Recipe, model: DetachedModel) -> dict[str, Any]:
@@ -207,13 +159,33 @@ def _backbones(recipe: Recipe, model: DetachedModel) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def _calibrate(model: DetachedModel, data: RunData, coverage: float) -> Conformal:
-    parts = [(model(b.inputs, b.present), b.present, b.labels) for b in data.val_dataloader()]
-    features, present, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+def finish(model: DetachedModel, method: Method, data: RunData) -> None:
+    """Whatever the method does with the training split's features once its encoders are final."""
+    if method.finishes:
+        method.finish(model, *encode(model, data.plain_train_dataloader()))
+
+
+def _calibrate(model: DetachedModel, method: Method, data: RunData, coverage: float) -> Conformal:
+    return calibrated(method.readout(model), model, encode(model, data.val_dataloader()), coverage)
+
+
+def calibrated(
+    readout: Readout,
+    model: DetachedModel,
+    validation: tuple[Tensor, Tensor, Tensor],
+    coverage: float,
+) -> Conformal:
+    """Calibrates on one part of the validation split, and fits the thresholds on the other.
+
+    Args:
+        readout: calibrated in place.
+        model: for the modalities' names.
+        validation: features, present and labels, see `encode`.
+        coverage: of the prediction sets.
+    """
+    features, present, labels = validation
     held = conformal_rows(len(labels))
-    logits = model.fusion.shared_classifier(features[~held])
-    calibrate(model.fusion, model.modalities, logits, present[~held], labels[~held])
+    readout.calibrate(model.modalities, features[~held], present[~held], labels[~held])
     return conformal(
-        model.fusion, model.modalities, features[held], present[held], labels[held], coverage
+        readout, model.modalities, features[held], present[held], labels[held], coverage
     )

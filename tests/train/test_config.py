@@ -159,7 +159,7 @@ class TestSet:
         ("training.epochs=0", "training.epochs: Input should be greater than or equal to 1"),
         ("training=fast", "training: Input should be a valid dictionary"),
         ("coverage=1", "coverage: Input should be less than 1"),
-        ("method=magic", "method: Input should be 'dimml'"),
+        ("method=magic", "method: no method 'magic'; there are: dimml, joint"),
         ("name=../up", "name: String should match pattern"),
         ("modalities={}", "modalities: Dictionary should have at least 1 item"),
         ("modalities=[text]", "modalities: Input should be a valid dictionary"),

@@ -116,3 +116,35 @@ def test_a_run_from_pretrained_weights_exports_without_them(
         {"front": recipe.data.parent / "front1.png"}
     )
     assert prediction.modalities["front"].present
+
+
+def test_an_ensemble_exports_and_gives_equal_weights(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, ["training.epochs=1", "method=ume"])
+    train_run(recipe, tmp_path / "run", resume=False)
+    export_run(tmp_path / "run", tmp_path / "bundle")
+
+    predictor = Predictor.load(tmp_path / "bundle", "cpu")
+    front = recipe.data.parent / "front1.png"
+    prediction = predictor.predict({"front": front, "note": "it was red"})
+    weights = {name: said.weight for name, said in prediction.modalities.items()}
+    assert weights == pytest.approx({"front": 0.5, "rear": 0.0, "note": 0.5}, abs=1e-5)
+
+
+def test_a_method_to_compare_with_trains_and_has_no_bundle(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    changes = ["training.epochs=1", "method=joint", "options={fill: mean}"]
+    train_run(load_recipe(recipe_file, changes), tmp_path / "run", resume=False)
+    run = load_run(tmp_path / "run")
+    mean = run.method.get_buffer("mean")
+    assert mean.any()
+    with pytest.raises(UsageError, match=r"method joint .*no bundle; train with `method: dimml`"):
+        export_run(tmp_path / "run", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_options_are_those_of_the_method(recipe_file: Path) -> None:
+    with pytest.raises(RecipeError, match=r"options\.rat: unknown key; did you mean rate"):
+        load_recipe(recipe_file, ["method=joint_dropout", "options={rat: 0.5}"])
+    with pytest.raises(RecipeError, match=r"options\.shared: unknown key"):
+        load_recipe(recipe_file, ["method=ume", "options={shared: true}"])

@@ -1,1 +1,35 @@
-"""Training methods: one file each."""
+"""Training methods: one file each, and a line in `METHODS`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dimml.nn.model import DetachedModel
+    from train.methods.base import Method
+
+METHODS: dict[str, str] = {
+    "dimml": "train.methods.dimml:Detached",
+    "joint": "train.methods.joint:Joint",
+    "joint_dropout": "train.methods.joint_dropout:JointDropout",
+    "ogm_ge": "train.methods.ogm_ge:GradientModulation",
+    "ume": "train.methods.ume:UnimodalEnsemble",
+    "mla": "train.methods.mla:AlternatingAdaptation",
+    "qmf": "train.methods.qmf:QualityAwareFusion",
+}
+"""Name, as in a recipe's `method`, to module and class; each is imported only when it is used."""
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method in `METHODS`."""
+    module, attribute = METHODS[name].split(":")
+    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def build_method(name: str, options: Mapping[str, Any], model: DetachedModel) -> Method:
+    """A method for a model, which it may give other heads: build it before the weights load."""
+    cls = method_class(name)
+    return cls(cls.Options.model_validate(dict(options)), model)

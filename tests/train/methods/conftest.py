@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dimml.nn.model import DetachedModel
+from train.methods import build_method
+from train.methods.base import Method
+
+NAMES = ("audio", "image", "text")
+WIDTH = 6
+CLASSES = 4
+
+
+@pytest.fixture
+def make() -> Callable[..., tuple[DetachedModel, Method]]:
+    """A method of a name, with options, and its model, whose encoders are linear."""
+
+    def build(name: str, **options: Any) -> tuple[DetachedModel, Method]:
+        torch.manual_seed(0)
+        encoders = [nn.Linear(5, WIDTH) for _ in NAMES]
+        model = DetachedModel(NAMES, encoders, WIDTH, CLASSES)
+        return model, build_method(name, options, model)
+
+    return build
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Features [64, 3, 6] with NaN where absent, present [64, 3] and labels [64]."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, CLASSES, (64,), generator=generator)
+    features = torch.randn(64, len(NAMES), WIDTH, generator=generator)
+    features[:, :, :CLASSES] += 2 * torch.eye(CLASSES)[labels].unsqueeze(1)
+    present = torch.rand(64, len(NAMES), generator=generator) < 0.7
+    present[torch.arange(64), torch.arange(64) % len(NAMES)] = True
+    return features.masked_fill(~present.unsqueeze(-1), float("nan")), present, labels

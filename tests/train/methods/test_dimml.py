@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from train.config import TrainingConfig
+from train.methods.base import Step
+
+Make = Callable[..., Any]
+Batch = tuple[Tensor, Tensor, Tensor]
+CONFIG = TrainingConfig(warm_up=2)
+
+
+def terms(make: Make, batch: Batch, epoch: int, **options: bool) -> dict[str, Tensor]:
+    model, method = make("dimml", **options)
+    model.effective[0] = True
+    found: dict[str, Tensor] = method.objective(model, *batch, Step(CONFIG, epoch))
+    return found
+
+
+def test_the_duc_loss_joins_after_the_warm_up(make: Make, batch: Batch) -> None:
+    assert list(terms(make, batch, epoch=1)) == ["isolated", "shared"]
+    assert list(terms(make, batch, epoch=2)) == ["isolated", "shared", "duc"]
+
+
+def test_the_switches_leave_a_term_out(make: Make, batch: Batch) -> None:
+    assert list(terms(make, batch, epoch=2, duc=False)) == ["isolated", "shared"]
+    assert list(terms(make, batch, epoch=2, shared=False)) == ["isolated", "duc"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_loss_but_duc_reaches_two_encoders(make: Make, batch: Batch, shared: bool) -> None:
+    model, method = make("dimml", shared=shared)
+    features, present, labels = batch
+    only_audio = present & torch.tensor([True, False, False])
+    leaf = features.clone().requires_grad_()
+    found = method.objective(model, leaf, only_audio, labels, Step(CONFIG, 0))
+    torch.stack(list(found.values())).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad[only_audio].any()
+    assert not leaf.grad[:, 1:].any()
+
+
+def test_without_the_shared_classifier_each_modality_has_its_own(make: Make) -> None:
+    model, _ = make("dimml", shared=False)
+    one = torch.randn(1, 1, model.feature_dim).expand(1, 3, -1)
+    logits = model.fusion.shared_classifier(one)
+    assert not logits[:, 0].allclose(logits[:, 1])
+
+
+def test_the_fusion_head_answers_only_where_everything_is_present(make: Make, batch: Batch) -> None:
+    model, method = make("dimml", fusion_head=True)
+    features, present, labels = batch
+    clean = features.nan_to_num()
+    before = [parameter.clone() for parameter in model.parameters()]
+    method.finish(model, clean, present, labels)
+    assert all(p.equal(b) for p, b in zip(model.parameters(), before, strict=True))
+    readout = method.readout(model)
+    readout.calibrate(method.modalities, *batch)
+    two = torch.tensor([[True, True, False]]).expand(len(labels), -1)
+    answers = []
+    for _ in range(2):
+        answers.append([readout(clean, mask)[0] for mask in (two, torch.ones_like(two))])
+        torch.nn.init.normal_(method.fusion_head.weight)
+    assert answers[0][0].equal(answers[1][0])
+    assert not answers[0][1].allclose(answers[1][1])
+
+
+def test_the_best_unimodal_row_gives_all_weight_to_the_best_that_is_present(
+    make: Make, batch: Batch
+) -> None:
+    model, method = make("dimml")
+    features, present, labels = batch
+    torch.nn.init.eye_(model.fusion.shared_classifier.weight)
+    torch.nn.init.zeros_(model.fusion.shared_classifier.bias)
+    skilled = features.clone()
+    skilled[:, 1, :4] += 9 * torch.eye(4)[labels]
+    skilled[:, 0, :4] -= 9 * torch.eye(4)[labels]
+    readout = method.references(model)["best-unimodal"]
+    readout.calibrate(method.modalities, skilled, present, labels)
+    _, weights = readout(skilled, present)
+    assert weights is not None
+    assert weights.argmax(dim=1)[present[:, 1]].unique().tolist() == [1]
+    audio_and_text = present & torch.tensor([True, False, True])
+    rows = audio_and_text[:, 0] & audio_and_text[:, 2]
+    _, weights = readout(skilled[rows], audio_and_text[rows])
+    assert weights is not None
+    assert weights.argmax(dim=1).unique().tolist() == [2]

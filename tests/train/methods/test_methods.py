@@ -1,0 +1,118 @@
+"""What holds of every method in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dimml.samples import subset_name, subsets
+from train.config import TrainingConfig
+from train.methods import METHODS, method_class
+from train.methods.base import Step
+from train.subsets import subset_mask
+
+NAMES = ("audio", "image", "text")
+STEP = Step(TrainingConfig(warm_up=0), epoch=0)
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in METHODS),
+    ("dimml", {"shared": False}),
+    ("dimml", {"duc": False}),
+    ("dimml", {"fusion_head": True}),
+    ("joint", {"fill": "mean"}),
+    ("ume", {"fusion": "certainty"}),
+]
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def gradients(make: Callable[..., Any], name: str, options: dict[str, Any], batch: Batch) -> Any:
+    """The terms of the loss, and every gradient after one step, of features that were `batch`'s."""
+    model, method = make(name, **options)
+    model.effective[0, :3], model.effective[1, 3:] = True, True
+    features = batch[0].clone().requires_grad_()
+    parameters = [*model.parameters(), *method.parameters()]
+    torch.manual_seed(1)
+    if method.alternates:
+        optimizer = torch.optim.SGD(parameters, 0.1)
+        terms = method.alternate(model, features, *batch[1:], optimizer)
+        found = [parameter.detach().clone() for parameter in parameters]
+    else:
+        terms = method.objective(model, features, *batch[1:], STEP)
+        torch.stack(list(terms.values())).sum().backward()
+        found = [p.grad for p in parameters if p.grad is not None]
+    assert features.grad is not None
+    return terms, [*found, features.grad]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+class TestEveryMethod:
+    def test_what_an_absent_modality_holds_changes_no_loss_and_no_gradient(
+        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+    ) -> None:
+        features, present, labels = batch
+        other = features.nan_to_num(nan=7.0)
+        terms, found = gradients(make, name, options, batch)
+        terms_again, found_again = gradients(make, name, options, (other, present, labels))
+        assert terms.keys() == terms_again.keys()
+        for one, two in zip(
+            [*terms.values(), *found], [*terms_again.values(), *found_again], strict=True
+        ):
+            assert one.isfinite().all()
+            assert one.equal(two)
+        assert not found[-1][~present].any()
+
+    def test_answers_any_subset_whatever_the_absent_slots_hold(
+        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+    ) -> None:
+        model, method = make(name, **options)
+        features, present, labels = batch
+        if method.finishes:
+            method.finish(model, features, present, labels)
+        readouts = {name: method.readout(model), **method.references(model)}
+        for readout in readouts.values():
+            readout.calibrate(NAMES, *batch)
+            for subset in subsets(NAMES):
+                mask = subset_mask(subset, NAMES).expand(len(labels), -1)
+                whole = torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
+                probabilities, weights = readout(whole, mask)
+                holed, _ = readout(whole.masked_fill(~mask.unsqueeze(-1), float("nan")), mask)
+                assert probabilities.equal(holed), subset_name(subset)
+                assert probabilities.sum(dim=1).allclose(torch.ones(len(labels)))
+                if weights is not None:
+                    assert not weights[~mask].any()
+                    assert weights.sum(dim=1).allclose(torch.ones(len(labels)))
+
+    def test_an_answer_does_not_depend_on_the_rest_of_the_batch(
+        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+    ) -> None:
+        model, method = make(name, **options)
+        readout = method.readout(model)
+        readout.calibrate(NAMES, *batch)
+        together, _ = readout(*batch[:2])
+        alone, _ = readout(batch[0][5:6], batch[1][5:6])
+        assert together[5:6].allclose(alone, atol=1e-6)
+
+    def test_a_row_that_has_nothing_teaches_nothing(
+        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+    ) -> None:
+        features, present, labels = batch
+        present = present.clone()
+        present[0] = False
+        terms, found = gradients(make, name, options, (features, present, labels))
+        assert all(bool(value.isfinite().all()) for value in [*terms.values(), *found])
+        assert not found[-1][0].any()
+
+
+def test_every_method_has_as_many_settings_to_try() -> None:
+    grids = [method_class(name).TRIALS for name in METHODS]
+    assert {len(grid) for grid in grids} == {3}
+    for name in METHODS:
+        cls = method_class(name)
+        assert cls.TRIALS[0].options == {}
+        assert cls.TRIALS[0].learning_rate == 1
+        assert len({cls.Options.model_validate(dict(t.options)) for t in cls.TRIALS}) > 1 or (
+            len({t.learning_rate for t in cls.TRIALS}) == 3
+        )

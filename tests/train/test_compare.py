@@ -1,0 +1,199 @@
+"""`dimml compare` on two text columns: what it writes, refuses and goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimml.errors import InterruptedRunError, UsageError
+from train.compare import compare_runs, summarise
+from train.config import Recipe
+from train.folder import locked_folder
+from train.methods.base import Trial
+from train.plan import Plan, known_runs
+from train.trial import Laboratory, Outcome
+
+HEADER = "id,split,label,title,note\n"
+SPLITS = ("train", "train", "validation", "test")
+
+
+def row(number: int) -> str:
+    label = ("red", "blue")[number // 4 % 2]
+    title = "" if number % 7 == 0 else f"{label} thing"
+    return f"{number},{SPLITS[number % 4]},{label},{title},it is {label}\n"
+
+
+def recipe_of(data: Path, **changes: Any) -> Recipe:
+    document = {
+        "name": "things",
+        "data": data,
+        "feature_dim": 8,
+        "modalities": {"title": "text", "note": "text"},
+        "training": {"epochs": 1, "warm_up": 0, "batch_size": 16},
+    }
+    return Recipe.model_validate({**document, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and the comparison of two methods by one seed."""
+    folder = tmp_path_factory.mktemp("things")
+    (folder / "data.csv").write_text(HEADER + "".join(map(row, range(160))))
+    plan = Plan(("dimml", "ume"), (0,), 1)
+    compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "things")
+    return tmp_path / "things"
+
+
+def result(folder: Path, name: str, seed: int = 0) -> Any:
+    return json.loads((folder / "compare" / "results" / name / f"seed-{seed}.json").read_text())
+
+
+class TestResults:
+    def test_each_row_has_a_file(self, finished: Path) -> None:
+        places = {path.parent.name for path in finished.rglob("seed-0.json")}
+        assert places == {"dimml", "best-unimodal", "logit-average", "ume", "ume+fusion"}
+        assert not (finished / "compare" / "work").exists()
+        assert set(summarise(finished / "compare", (0,))["rows"]) == places
+
+    def test_hold_every_measurement(self, finished: Path) -> None:
+        found = result(finished, "dimml")
+        assert (found["method"], found["seed"], found["epochs"]) == ("dimml", 0, 1)
+        assert list(found["subsets"]) == ["title", "note", "title+note"]
+        assert set(found["subsets"]["note"]) == {
+            *("samples", "accuracy", "nll", "ece"),
+            *("risk_coverage_area", "set_coverage", "set_size"),
+        }
+        assert list(found["missing"]) == ["0.0", "0.1", "0.3", "0.5", "0.7"]
+        assert set(found["corruption"]["title"]) == {"characters", "words"}
+        noisy = found["corruption"]["title"]["words"]["3"]
+        assert set(noisy) == {"accuracy", "nll", "ece", "weight", "confidence"}
+        assert 0 < noisy["weight"] < 1
+        assert set(found["reliability"]) == set(found["subsets"])
+        assert set(found["duc"]["selected"]) == {"title->note", "note->title"}
+        assert result(finished, "ume")["duc"] is None
+
+    def test_count_the_rows_that_have_the_subset(self, finished: Path) -> None:
+        samples = {n: s["samples"] for n, s in result(finished, "ume")["subsets"].items()}
+        titled = sum(number % 7 != 0 for number in range(3, 160, 4))
+        assert samples == {"title": titled, "note": 40, "title+note": titled}
+
+    def test_of_the_row_beside_it_come_from_the_same_training(self, finished: Path) -> None:
+        one, two = (result(finished, name) for name in ("ume", "ume+fusion"))
+        assert one["hyperparameters"] == two["hyperparameters"]
+        assert one["subsets"]["note"] == two["subsets"]["note"]
+        assert one["missing"].keys() == two["missing"].keys()
+
+
+class TestResuming:
+    def test_runs_nothing_twice(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Laboratory, "run", lambda *_: pytest.fail("ran again"))
+        plan = Plan(("dimml", "ume"), (0,), 1)
+        compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
+
+    def test_runs_what_was_added(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ran = _record(monkeypatch)
+        plan = Plan(("ume", "joint"), (0, 1), 1)
+        compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
+        assert ran == [("joint", 0), ("ume", 1), ("joint", 1)]
+
+    def test_a_stop_says_how_to_go_on_and_keeps_what_is_finished(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipe, plan = recipe_of(folder / "data.csv"), Plan(("ume", "joint", "qmf"), (0,), 1)
+        ran = _record(monkeypatch, stop_at="qmf")
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(InterruptedRunError, match="2 of 3 runs finished; the same command"):
+            compare_runs(recipe, plan, folder / "compare", overwrite=False)
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert (folder / "compare" / "results" / "joint" / "seed-0.json").exists()
+        ran.clear()
+        _record(monkeypatch, ran=ran)
+        compare_runs(recipe, plan, folder / "compare", overwrite=False)
+        assert ran == [("qmf", 0)]
+
+
+class TestRefusals:
+    def test_another_recipe_or_other_data(self, folder: Path) -> None:
+        plan, data = Plan(("ume",), (0,), 1), folder / "data.csv"
+        with pytest.raises(UsageError, match=r"other recipe, see its compare\.json"):
+            compare_runs(recipe_of(data, feature_dim=4), plan, folder / "compare", overwrite=False)
+        data.write_text(HEADER + "".join(map(row, range(156))))
+        with pytest.raises(UsageError, match="other data"):
+            compare_runs(recipe_of(data), plan, folder / "compare", overwrite=False)
+        assert (folder / "compare" / "results" / "ume" / "seed-0.json").exists()
+
+    def test_unless_it_is_to_be_overwritten(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran = _record(monkeypatch)
+        recipe = recipe_of(folder / "data.csv", feature_dim=4)
+        compare_runs(recipe, Plan(("ume",), (0,), 1), folder / "compare", overwrite=True)
+        assert ran == [("ume", 0)]
+        assert not (folder / "compare" / "results" / "dimml").exists()
+
+    def test_a_second_process(self, folder: Path) -> None:
+        plan = Plan(("ume",), (0,), 1)
+        with locked_folder(folder / "compare"), pytest.raises(UsageError, match="another process"):
+            compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
+
+    def test_names_that_are_no_methods(self) -> None:
+        assert known_runs("ume, dimml-no-duc,ume") == ("ume", "dimml-no-duc")
+        assert known_runs("")[0] == "dimml"
+        with pytest.raises(UsageError, match="no method magic; there are: dimml, joint"):
+            known_runs("ume,magic")
+
+    def test_more_trials_than_there_are(self, folder: Path) -> None:
+        recipe = recipe_of(folder / "data.csv")
+        with pytest.raises(UsageError, match="every method has 3 settings to try"):
+            compare_runs(recipe, Plan(("ume",), (0,), 4), folder / "compare", overwrite=False)
+
+
+def test_trials_are_chosen_on_validation_by_the_first_seed_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[float, int]] = []
+
+    def run(self: Any, name: str, method: str, options: Any, trial: Trial, seed: int) -> Outcome:
+        ran.append((trial.learning_rate, seed))
+        return Outcome(0.9 if trial.learning_rate == 0.5 else 0.1, {name: _document(trial)})
+
+    monkeypatch.setattr(Laboratory, "run", run)
+    plan = Plan(("ume",), (0, 1), 3)
+    compare_runs(recipe_of(folder / "data.csv"), plan, folder / "new", overwrite=False)
+    assert ran == [(1.0, 0), (0.5, 0), (2.0, 0), (0.5, 1)]
+    chosen = json.loads((folder / "new" / "results" / "ume" / "seed-0.json").read_text())
+    assert chosen["rate"] == 0.5
+
+
+def _document(trial: Trial) -> dict[str, Any]:
+    return {"rate": trial.learning_rate, "subsets": {"note": {"accuracy": 0.5}}}
+
+
+def _record(
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: str | None = None,
+    ran: list[tuple[str, int]] | None = None,
+) -> list[tuple[str, int]]:
+    """Puts a stand-in in the place of training, which notes what it was asked for."""
+    noted = [] if ran is None else ran
+
+    def run(self: Any, name: str, method: str, options: Any, trial: Trial, seed: int) -> Outcome:
+        if name == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        noted.append((name, seed))
+        return Outcome(0.5, {name: _document(trial)})
+
+    monkeypatch.setattr(Laboratory, "run", run)
+    return noted

@@ -1,0 +1,90 @@
+"""Measurements of probabilities against labels, each with its formula and source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
+
+BINS = 15
+"""Of confidence, equal in width."""
+
+
+def scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, NLL in nats, and ECE (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        probabilities: [N, K].
+        labels: int64 [N].
+    """
+    classes = probabilities.shape[1]
+    # torchmetrics keeps a bin of its own, the sixteenth, for a confidence of exactly 1.
+    below_one = probabilities.clamp_max(1 - 1e-7)
+    return {
+        "accuracy": float(multiclass_accuracy(probabilities, labels, classes, average="micro")),
+        "nll": float(functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels)),
+        "ece": float(multiclass_calibration_error(below_one, labels, classes, BINS)),
+    }
+
+
+def risk_coverage_area(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean error rate among the n most confident answers, over n = 1 .. N; lower is better.
+
+    Source: AURC, Geifman, Uziel, El-Yaniv, ICLR 2019, arXiv 1805.08206. Answers of equal
+    confidence count as in their order.
+
+    Args:
+        probabilities: [N, K].
+        labels: int64 [N].
+    """
+    confidence, said = probabilities.max(dim=1)
+    wrong = (said != labels)[confidence.argsort(descending=True, stable=True)].double()
+    return float((wrong.cumsum(dim=0) / torch.arange(1, len(wrong) + 1)).mean())
+
+
+def prediction_sets(
+    probabilities: Tensor, labels: Tensor, threshold: float | None
+) -> dict[str, float | None]:
+    """How often the sets hold the truth, and how many labels they hold on average.
+
+    A label is in the set when 1 - p <= threshold, and the most probable one always is.
+
+    Args:
+        probabilities: [N, K].
+        labels: int64 [N].
+        threshold: None where the subset has none: then nothing is measured.
+    """
+    if threshold is None:
+        return {"set_coverage": None, "set_size": None}
+    sets = probabilities >= 1 - threshold
+    sets = sets | functional.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]).bool()
+    return {
+        "set_coverage": float(sets[torch.arange(len(labels)), labels].double().mean()),
+        "set_size": float(sets.sum(dim=1).double().mean()),
+    }
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> dict[str, list[Any]]:
+    """Mean confidence, accuracy and count per bin of confidence; None in an empty bin.
+
+    Args:
+        probabilities: [N, K].
+        labels: int64 [N].
+    """
+    confidence, said = probabilities.double().max(dim=1)
+    bins = (confidence * BINS).long().clamp_max(BINS - 1)
+    counts = bins.bincount(minlength=BINS)
+    means = [
+        torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, values) / counts
+        for values in (confidence, (said == labels).double())
+    ]
+    confidences, accuracies = (
+        [float(v) if n else None for v, n in zip(mean, counts, strict=True)] for mean in means
+    )
+    return {"confidence": confidences, "accuracy": accuracies, "count": counts.tolist()}

@@ -1,0 +1,144 @@
+"""What every training method has: losses, an answer for any subset, and its hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from dimml.nn.losses import masked_cross_entropy
+from dimml.nn.model import DetachedModel
+from train.config import TrainingConfig
+from train.readout import Readout, blank_absent
+
+
+class Options(pydantic.BaseModel):
+    """Base of a method's own settings, a recipe's `options`: strict, unknown keys are errors."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Trial(NamedTuple):
+    """One point of a method's grid of hyper-parameters.
+
+    Attributes:
+        options: of the method; what is left out has its default.
+        learning_rate: what the recipe's is multiplied by.
+    """
+
+    options: Mapping[str, Any] = {}
+    learning_rate: float = 1.0
+
+
+class Step(NamedTuple):
+    """Where training is."""
+
+    config: TrainingConfig
+    epoch: int
+
+
+class Method(nn.Module):
+    """A way to train a model's encoders and heads, and to answer with them.
+
+    The encoders, the data, the optimizer and its schedule are the same for all. A method has the
+    parameters of its own heads, and is handed the model, so that no parameter belongs to both.
+
+    Attributes:
+        Options: the settings that a recipe may give.
+        TRIALS: the grid for `dimml compare --trials`, the published settings first; equally many
+            for every method.
+        alternates: the method takes its optimizer's steps itself, in `alternate`.
+        uses_dimensions: training needs the effective dimensions.
+        finishes: `finish` has something to do.
+        exports: what is served is all in the model's encoders and `fusion`.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    TRIALS: ClassVar[tuple[Trial, ...]] = (Trial(), Trial(learning_rate=0.5), Trial({}, 2.0))
+    alternates = False
+    uses_dimensions = False
+    finishes = False
+    exports = False
+
+    def __init__(self, options: Any, model: DetachedModel) -> None:
+        super().__init__()
+        self.options = options
+        self.modalities = model.modalities
+
+    def objective(
+        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+    ) -> dict[str, Tensor]:
+        """The weighted terms whose sum is the loss; absent slots may hold anything.
+
+        Args:
+            model: what is trained.
+            features: [N samples, M modalities, D].
+            present: bool [N, M].
+            labels: int64 [N].
+            step: where training is.
+        """
+        return self.losses(model, blank_absent(features, present), present, labels, step)
+
+    def losses(
+        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+    ) -> dict[str, Tensor]:
+        """As `objective`, of features that are 0 where absent."""
+        raise NotImplementedError
+
+    def alternate(
+        self,
+        model: DetachedModel,
+        features: Tensor,
+        present: Tensor,
+        labels: Tensor,
+        optimizer: torch.optim.Optimizer,
+    ) -> dict[str, Tensor]:
+        """Where `alternates`: all steps of a batch but the last, whose gradients it leaves."""
+        raise NotImplementedError
+
+    def adjust_gradients(self, model: DetachedModel) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
+    def finish(
+        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor
+    ) -> None:
+        """Where `finishes`: called once after training, with the training split's features."""
+
+    def answer(
+        self, model: DetachedModel, features: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the method says before calibration.
+
+        Args:
+            model: trained or in training.
+            features: [N, M, D], 0 where absent.
+            present: bool [N, M], at least one per row.
+
+        Returns:
+            Logits [N, K], and each modality's share in them [N, M] where the method has shares.
+        """
+        raise NotImplementedError
+
+    def readout(self, model: DetachedModel) -> Readout:
+        """The method's answer, to be calibrated."""
+        return Readout(lambda features, present: self.answer(model, features, present))
+
+    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
+        """Further rows for a comparison, out of the same training, by name."""
+        return {}
+
+
+def slot_cross_entropy(logits: Tensor, present: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each modality over the rows that have it, summed over modalities.
+
+    Args:
+        logits: [N, M, K].
+        present: bool [N, M].
+        labels: int64 [N].
+    """
+    slots = range(logits.shape[1])
+    terms = [masked_cross_entropy(logits[:, s], labels, present[:, s]) for s in slots]
+    return torch.stack(terms).sum()

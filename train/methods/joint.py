@@ -1,0 +1,82 @@
+"""Joint training: the features side by side, one linear head, one loss.
+
+    z = W [f_1; ...; f_M] + b,   L = CE(z, y)
+
+The baseline that every paper on modality competition starts from (Wang et al., "What Makes
+Training Multi-Modal Classification Networks Hard?", CVPR 2020, arXiv 1905.12681). An absent
+modality's slot holds zeros, in training as in answering; with `fill: mean` the answer puts the
+mean of the modality's training features there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dimml.nn.losses import masked_cross_entropy
+from dimml.nn.model import DetachedModel
+from train.methods.base import Method, Step
+from train.methods.base import Options as BaseOptions
+from train.readout import Readout, blank_absent
+
+
+class Options(BaseOptions):
+    """What stands in the slot of an absent modality when answering.
+
+    Attributes:
+        fill: `zeros`, or the `mean` training feature.
+    """
+
+    fill: Literal["zeros", "mean"] = "zeros"
+
+
+class Joint(Method):
+    """See the module.
+
+    Attributes:
+        head: from [N, M * D] to logits [N, K].
+        mean: [M, D], each modality's mean training feature, once training is over.
+    """
+
+    Options = Options
+    finishes = True
+    mean: Tensor
+
+    def __init__(self, options: Options, model: DetachedModel) -> None:
+        super().__init__(options, model)
+        slots, classes = len(model.modalities), model.fusion.shared_classifier.out_features
+        self.head = nn.Linear(slots * model.feature_dim, classes)
+        self.register_buffer("mean", torch.zeros(slots, model.feature_dim))
+
+    def losses(
+        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+    ) -> dict[str, Tensor]:
+        logits = self._head(features)
+        return {"joint": masked_cross_entropy(logits, labels, present.any(dim=1))}
+
+    def answer(
+        self, model: DetachedModel, features: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.options.fill == "mean":
+            return self._filled(features, present), None
+        return self._head(features), None
+
+    def finish(
+        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor
+    ) -> None:
+        """Keeps the mean feature of each modality over the samples that have it."""
+        total = blank_absent(features, present).sum(dim=0)
+        self.mean.copy_(total / present.sum(dim=0).clamp_min(1).unsqueeze(-1))
+
+    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
+        return {"joint-mean": Readout(lambda values, mask: (self._filled(values, mask), None))}
+
+    def _head(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features.flatten(1))
+        return logits
+
+    def _filled(self, features: Tensor, present: Tensor) -> Tensor:
+        return self._head(torch.where(present.unsqueeze(-1), features, self.mean))

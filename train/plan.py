@@ -1,0 +1,117 @@
+"""What a comparison runs, and whose folder it writes to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dimml import __version__
+from dimml.errors import UsageError
+from dimml.files import write_atomic
+from train.config import Recipe
+from train.methods import METHODS, method_class
+
+SETTINGS = "compare.json"
+RESULTS = "results"
+TRIALS = "trials"
+WORK = "work"
+PROTOCOL = 1
+"""Changes with whatever makes old results incomparable."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dimml-no-shared": ("dimml", {"shared": False}),
+    "dimml-no-duc": ("dimml", {"duc": False}),
+    "dimml-stage2": ("dimml", {"fusion_head": True}),
+}
+"""Name of a run beside those of `METHODS`, to method and options."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        runs: names of methods or variants.
+        seeds: of each.
+        trials: points of each method's grid that are tried on the first seed.
+    """
+
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trials: int
+
+
+def known_runs(names: str) -> tuple[str, ...]:
+    """The runs of a list joined by commas, each once; all methods of an empty one.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    given = tuple(dict.fromkeys(n for n in map(str.strip, names.split(",")) if n)) or (*METHODS,)
+    if unknown := [name for name in given if name not in METHODS and name not in VARIANTS]:
+        raise UsageError(
+            f"--methods: no method {', '.join(unknown)}; there are: "
+            f"{', '.join([*METHODS, *VARIANTS])}"
+        )
+    return given
+
+
+def check_trials(plan: Plan) -> None:
+    """Refuses more trials than each of the plan's methods has settings.
+
+    Raises:
+        UsageError: there are fewer.
+    """
+    least = min(len(method_class(method_of(run)[0]).TRIALS) for run in plan.runs)
+    if plan.trials > least:
+        raise UsageError(f"--trials {plan.trials}: every method has {least} settings to try")
+
+
+def method_of(run: str) -> tuple[str, dict[str, Any]]:
+    """The method of a run, and the options that make a variant of it."""
+    return VARIANTS.get(run, (run, {}))
+
+
+def fixed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """What all results of a folder have in common; seeds and methods may be added later."""
+    # It brings torch, which `--help` can do without.
+    from train.data import fingerprint
+
+    excluded = {"method", "options", "data"}
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude=excluded),
+        "data": fingerprint(recipe.data),
+        "trials": plan.trials,
+        "protocol": PROTOCOL,
+        "version": __version__,
+    }
+
+
+def claim(folder: Path, fixed: Mapping[str, Any], overwrite: bool) -> None:
+    """Makes a folder the comparison's own.
+
+    Args:
+        folder: locked.
+        fixed: see `fixed_settings`.
+        overwrite: whether results of another comparison are discarded.
+
+    Raises:
+        UsageError: it has results of another comparison.
+    """
+    path = folder / SETTINGS
+    found = json.loads(path.read_text()) if path.exists() else None
+    if found is not None and found != fixed:
+        changed = [key for key in fixed if found.get(key) != fixed[key]]
+        if not overwrite:
+            raise UsageError(
+                f"{folder} holds results of another comparison (other {', '.join(changed)}, see "
+                f"its {SETTINGS}): choose another folder with --out, or discard them with "
+                "--overwrite"
+            )
+        for name in (RESULTS, TRIALS, WORK):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    write_atomic(path, json.dumps(fixed, indent=2) + "\n")

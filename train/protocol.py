@@ -1,0 +1,204 @@
+"""What a comparison measures of one trained model: subsets, missing at random, corruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dimml.bundle import Conformal
+from dimml.errors import ManifestError
+from dimml.modalities import Kind
+from dimml.nn.model import DetachedModel
+from dimml.progress import say
+from dimml.samples import is_absent, subset_name
+from dimml.table import Row
+from train import corrupt
+from train.cache import Split, cached_split
+from train.config import Recipe
+from train.data import Collate, EpochSampler, SplitDataset, read_split
+from train.measure import prediction_sets, reliability, risk_coverage_area, scores
+from train.module import encode
+from train.prepare import Prepared
+from train.readout import Readout
+from train.subsets import drop_modalities, subset_rows
+
+RATES = (0.0, 0.1, 0.3, 0.5, 0.7)
+"""Of each present modality, the probability that it goes missing."""
+BATCH_SIZE = 256
+
+Key = tuple[str, str, int]
+"""Modality, corruption and level."""
+
+
+@dataclass(frozen=True)
+class TestData:
+    """The decoded test split, clean and corrupted.
+
+    Attributes:
+        kinds: the modalities.
+        clean: all of the split.
+        full: bool [N], the rows that have every modality.
+        corrupted: those rows in one modality, corrupted.
+    """
+
+    kinds: Mapping[str, Kind]
+    clean: Split
+    full: Tensor
+    corrupted: Mapping[Key, Split]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What one model's encoders make of the test split.
+
+    Attributes:
+        modalities: names in slot order.
+        features: [N, M, D].
+        present: bool [N, M].
+        labels: int64 [N].
+        full: bool [N].
+        corrupted: features [n, D] of the full rows in one modality.
+    """
+
+    modalities: tuple[str, ...]
+    features: Tensor
+    present: Tensor
+    labels: Tensor
+    full: Tensor
+    corrupted: Mapping[Key, Tensor]
+
+
+def read_test(recipe: Recipe, prepared: Prepared, cache: Path) -> TestData:
+    """Decodes the test split, clean and with every corruption, once for all methods and seeds.
+
+    Rows with a cell that cannot be read are left out, and said.
+
+    Raises:
+        ManifestError: there is no test split, or it has a label that training has not.
+    """
+    rows = read_split(recipe.data, {n: m.kind for n, m in recipe.modalities.items()}, "test")
+    if unknown := sorted({str(row.label) for row in rows} - set(prepared.labels)):
+        raise ManifestError(
+            f"the test split of {recipe.data} has labels that its train split has not: "
+            f"{', '.join(unknown[:5])}"
+        )
+    kinds, labels = prepared.kinds, prepared.labels
+    clean = cached_split(rows, kinds, labels, "test", cache, prepared.settings)
+    if clean.problems:
+        rows = [r for r in rows if not any(p.startswith(f"{r.id}: ") for p in clean.problems)]
+        say(f"test: the comparison leaves out rows with unreadable cells; {len(rows)} remain")
+        clean = cached_split(rows, kinds, labels, "test", cache, prepared.settings)
+    full = torch.tensor([not any(is_absent(v) for v in row.sample.values()) for row in rows])
+    complete = [row for row, whole in zip(rows, full.tolist(), strict=True) if whole]
+    corrupted = _corrupted(recipe, prepared, complete, cache) if complete else {}
+    return TestData(kinds, clean, full, corrupted)
+
+
+def _corrupted(
+    recipe: Recipe, prepared: Prepared, rows: list[Row], cache: Path
+) -> dict[Key, Split]:
+    constants = (corrupt.DECIBELS, corrupt.BLUR, corrupt.DEVIATION, corrupt.AREA)
+    found = {}
+    for name, modality in recipe.modalities.items():
+        for corruption in corrupt.CORRUPTIONS[modality.kind]:
+            for level in corrupt.LEVELS:
+                changed = corrupt.Corrupted(prepared.kinds[name], modality.kind, corruption, level)
+                settings = json.dumps([constants, corrupt.PROBABILITY]) + prepared.settings
+                label = f"test.{name}.{corruption}.{level}"
+                kinds = {name: cast(Kind, changed)}
+                split = cached_split(rows, kinds, prepared.labels, label, cache, settings)
+                if len(split) != len(rows):
+                    raise ManifestError(f"{label}: a corrupted cell cannot be read any more")
+                found[name, corruption, level] = split
+    return found
+
+
+@torch.no_grad()
+def encode_test(model: DetachedModel, data: TestData) -> Encoded:
+    """Runs the encoders over all test data, in eval mode."""
+    features, present, labels = encode(model, _loader(data.clean, data.kinds))
+    corrupted = {
+        (name, corruption, level): _encode_one(model, name, data.kinds[name], split)
+        for (name, corruption, level), split in data.corrupted.items()
+    }
+    return Encoded(model.modalities, features, present, labels, data.full, corrupted)
+
+
+def _encode_one(model: DetachedModel, name: str, kind: Kind, split: Split) -> Tensor:
+    encoder = model.encoders[model.modalities.index(name)]
+    parts = []
+    for batch in _loader(split, {name: kind}):
+        part = torch.zeros(len(batch.labels), model.feature_dim)
+        for rows, arrays in batch.inputs[name]:
+            part[rows] = encoder(**arrays)
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def _loader(split: Split, kinds: Mapping[str, Kind]) -> Any:
+    return DataLoader(
+        SplitDataset(split, kinds, {}, 0),
+        batch_size=BATCH_SIZE,
+        sampler=EpochSampler(len(split), 0, shuffle=False),
+        collate_fn=Collate(kinds, training=False),
+    )
+
+
+def measure_readout(
+    readout: Readout, data: Encoded, conformal: Conformal, seed: int
+) -> dict[str, Any]:
+    """The keys `subsets`, `missing`, `corruption` and `reliability` of a result.
+
+    Args:
+        readout: calibrated.
+        data: the test split.
+        conformal: the readout's thresholds.
+        seed: of the missing modalities; equal for all methods of a seed.
+    """
+    subsets, bins = {}, {}
+    for subset, rows, mask in subset_rows(data.modalities, data.present):
+        name = subset_name(subset)
+        probabilities, _ = readout(data.features[rows], mask)
+        labels = data.labels[rows]
+        subsets[name] = {
+            "samples": len(labels),
+            **scores(probabilities, labels),
+            "risk_coverage_area": risk_coverage_area(probabilities, labels),
+            **prediction_sets(probabilities, labels, conformal.thresholds.get(name)),
+        }
+        bins[name] = reliability(probabilities, labels)
+    missing = {}
+    for rate in RATES:
+        # One draw for every rate: what is missing at 10 % is missing at 30 % too.
+        kept = drop_modalities(data.present, rate, torch.Generator().manual_seed(seed))
+        missing[str(rate)] = scores(readout(data.features, kept)[0], data.labels)
+    corruption = _measure_corruption(readout, data)
+    return {
+        "subsets": subsets,
+        "missing": missing,
+        "corruption": corruption,
+        "reliability": bins,
+    }
+
+
+def _measure_corruption(readout: Readout, data: Encoded) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    labels, present = data.labels[data.full], data.present[data.full]
+    for (name, corruption, level), changed in data.corrupted.items():
+        slot = data.modalities.index(name)
+        features = data.features[data.full].clone()
+        features[:, slot] = changed
+        probabilities, weights = readout(features, present)
+        found.setdefault(name, {}).setdefault(corruption, {})[str(level)] = {
+            **scores(probabilities, labels),
+            "weight": None if weights is None else float(weights[:, slot].mean()),
+            "confidence": float(probabilities.amax(dim=1).mean()),
+        }
+    return found

@@ -1,0 +1,166 @@
+"""One method with one seed: trained, calibrated and measured."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+
+from dimml.bundle import Conformal
+from dimml.nn.model import DetachedModel
+from dimml.runtime import available_cores
+from train.config import Recipe
+from train.fit import RunData, fit
+from train.folder import LAST
+from train.methods import METHODS
+from train.methods.base import Method, Trial
+from train.module import BEST, DetachedModule, encode
+from train.prepare import build, prepare
+from train.protocol import encode_test, measure_readout, read_test
+from train.readout import Readout
+from train.run import calibrated, finish
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one training.
+
+    Attributes:
+        score: on validation, the mean accuracy over subsets.
+        documents: row to result; the run's own and those that come out of the same training.
+    """
+
+    score: float
+    documents: Mapping[str, dict[str, Any]]
+
+
+class Laboratory:
+    """Runs trainings on data that is decoded once.
+
+    Args:
+        recipe: its method, options and seed are replaced in each run.
+        work: folder for the checkpoints of the training under way.
+        cache: folder of the decoded data.
+    """
+
+    def __init__(self, recipe: Recipe, work: Path, cache: Path) -> None:
+        self._recipe = recipe
+        self._work = work
+        self._prepared = prepare(recipe, cache)
+        self._test = read_test(recipe, self._prepared, cache)
+
+    def run(
+        self, name: str, method: str, options: Mapping[str, Any], trial: Trial, seed: int
+    ) -> Outcome:
+        """Trains and measures; goes on where a training with the same settings was stopped.
+
+        Args:
+            name: of the run.
+            method: a key of `METHODS`.
+            options: of the method; they come before the trial's.
+            trial: hyper-parameters.
+            seed: of everything random.
+        """
+        started = time.monotonic()
+        recipe = self._recipe_of(method, {**trial.options, **options}, trial, seed)
+        folder = self._work / f"{name}-{seed}-{_slug(trial)}"
+        model, built, data, best = self._train(recipe, folder)
+        encoded = encode_test(model, self._test)
+        validation = encode(model, data.val_dataloader())
+        rows: dict[str, Readout] = {name: built.readout(model)}
+        # A variant's would have the names of the method's own.
+        rows |= built.references(model) if name in METHODS else {}
+        measured = {}
+        for row, readout in rows.items():
+            fitted: Conformal = calibrated(readout, model, validation, recipe.coverage)
+            measured[row] = measure_readout(readout, encoded, fitted, seed)
+        shared = {
+            "seed": seed,
+            "seconds": round(time.monotonic() - started, 1),
+            "epochs": recipe.training.epochs,
+            "hyperparameters": _hyperparameters(recipe, built, best),
+            "machine": _machine(),
+        }
+        duc = _selected(model) if built.uses_dimensions else None
+        documents = {
+            row: {"method": row, **shared, **found, "duc": duc if row == name else None}
+            for row, found in measured.items()
+        }
+        shutil.rmtree(folder, ignore_errors=True)
+        return Outcome(best[BEST], documents)
+
+    def _recipe_of(
+        self, method: str, options: Mapping[str, Any], trial: Trial, seed: int
+    ) -> Recipe:
+        training = self._recipe.training
+        rate = training.learning_rate * trial.learning_rate
+        return self._recipe.model_copy(
+            update={
+                "method": method,
+                "options": dict(options),
+                "seed": seed,
+                "training": training.model_copy(update={"learning_rate": rate}),
+            }
+        )
+
+    def _train(
+        self, recipe: Recipe, folder: Path
+    ) -> tuple[DetachedModel, Method, RunData, dict[str, Any]]:
+        folder.mkdir(parents=True, exist_ok=True)
+        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+        prepared = self._prepared
+        data = RunData(recipe, prepared.kinds, *prepared.splits.values())
+        model, method = build(recipe, prepared.kinds, len(prepared.labels))
+        module = DetachedModule(model, recipe, method)
+        best = fit(module, data, folder, resume=(folder / LAST).exists())
+        module.cpu().eval()
+        finish(model, method, data)
+        return model, method, data, best
+
+
+def _slug(trial: Trial) -> str:
+    settings = [f"{key}={value}" for key, value in sorted(trial.options.items())]
+    return "-".join([f"{trial.learning_rate:g}", *settings])
+
+
+def _hyperparameters(recipe: Recipe, method: Method, best: Mapping[str, Any]) -> dict[str, Any]:
+    training = recipe.training
+    return {
+        **method.options.model_dump(mode="json"),
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "batch_size": training.batch_size,
+        "best_epoch": best["epoch"] + 1,
+        "validation_accuracy": best[BEST],
+    }
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "architecture": platform.machine(),
+        "cores": available_cores(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _selected(model: DetachedModel) -> dict[str, Any]:
+    """How many dimensions are effective, and how many of a teacher's the student lacks."""
+    names, effective = model.modalities, model.effective
+    return {
+        "effective": {name: int(effective[slot].sum()) for slot, name in enumerate(names)},
+        "selected": {
+            f"{teacher}->{student}": int((effective[t] & ~effective[s]).sum())
+            for t, teacher in enumerate(names)
+            for s, student in enumerate(names)
+            if t != s
+        },
+    }
