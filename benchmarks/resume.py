@@ -30,6 +30,7 @@ from dimml.table import read_rows
 
 RESULT = Path(__file__).parent / "results" / "resume.json"
 PART_ROWS = 250
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def write_table(path: Path, bundle: Path, data: Path, rows: int) -> None:
@@ -60,7 +61,7 @@ def killed(command: Sequence[str], out: Path, kills: int, seed: int) -> dict[str
     moments, parts = [], []
     for _ in range(kills):
         seconds = chosen.uniform(0.2, 2.5)
-        with subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen([*command, str(out)], **QUIET) as process:
             time.sleep(seconds)
             if process.poll() is not None:
                 raise RuntimeError("it ended before it was killed: give it more rows")
@@ -69,7 +70,7 @@ def killed(command: Sequence[str], out: Path, kills: int, seed: int) -> dict[str
         psutil.wait_procs(started, timeout=10)
         moments.append(round(seconds, 2))
         parts.append(len(digests(out)))
-    subprocess.run([*command, str(out)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*command, str(out)], check=True, **QUIET)
     return {"killed_after_s": moments, "parts_there": parts}
 
 
@@ -91,7 +92,7 @@ def main() -> None:
             command += ["--part-rows", str(PART_ROWS), "--on-unreadable", mode]
             command += ["--providers", "cpu"]
             whole, out = folder / "whole", folder / "out"
-            subprocess.run([*command, str(whole)], check=True, stderr=subprocess.DEVNULL)
+            subprocess.run([*command, str(whole)], check=True, **QUIET)
             found = killed(command, out, given.kills, seed)
             expected = digests(whole)
             report[mode] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,9 @@ class Kind(ABC):
         try:
             if not path.is_file():
                 raise self.error("unreadable", f"no such file: {path}")
-            with path.open("rb") as file:
-                return file.read(self.limits.bytes + 1)
+            with path.open("rb", buffering=0) as file:
+                # Python makes room for as many bytes as are asked for, before it reads.
+                size = os.fstat(file.fileno()).st_size
+                return file.read(min(size, self.limits.bytes) + 1) or b""
         except (OSError, ValueError) as error:
             raise self.error("unreadable", f"cannot read {path}: {error}") from error
