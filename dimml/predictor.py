@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,23 +14,35 @@ from dimml.answers import Outputs, Prepared, build_predictions
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, InputError, UsageError
 from dimml.fits import check_fits
-from dimml.modalities import Kind, Limits
+from dimml.modalities import Arrays, Kind, Limits
 from dimml.runtime import Graph, choose_provider
 from dimml.samples import Prediction, Sample, is_absent
 
 OnUnreadable = Literal["error", "absent"]
-Made = TypeVar("Made")
+Request = tuple[Sample, OnUnreadable]
 BATCH_SIZE = 64
 LARGE = 4_000_000
-"""Bytes of a decoded sample over which it is preprocessed at once, not with its batch."""
+"""Bytes of a decoded value over which it is preprocessed at once, not with its batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Decoded:
-    """One sample after decoding: the raw form of what is present, warnings of what was given."""
+    """One sample on its way from its values to the arrays of its encoders.
 
-    raw: Mapping[str, Any]
-    warnings: Mapping[str, tuple[str, ...]]
+    Attributes:
+        sample, on_unreadable: what was asked.
+        raw: the decoded form of what is present.
+        arrays: what of it is preprocessed already.
+        warnings: of what was given.
+        error: why there is no answer.
+    """
+
+    sample: Sample
+    on_unreadable: OnUnreadable
+    raw: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Arrays] = field(default_factory=dict)
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    error: InputError | None = None
 
 
 @dataclass(frozen=True)
@@ -129,10 +141,8 @@ class Predictor:
             raise UsageError(f"on_unreadable is 'error' or 'absent', not {on_unreadable!r}")
         answers: list[Prediction | InputError] = []
         for start in range(0, len(samples), BATCH_SIZE):
-            given = samples[start : start + BATCH_SIZE]
-            # Stage by stage, as code and data then stay in the processor's caches.
-            read = [attempt(self.read, sample, on_unreadable) for sample in given]
-            answers += self.predict_prepared([attempt(self.preprocess, item) for item in read])
+            given = [(sample, on_unreadable) for sample in samples[start : start + BATCH_SIZE]]
+            answers += self.predict_prepared(self.preprocess(self.decode(given)))
         return answers
 
     def predict_prepared(
@@ -145,47 +155,38 @@ class Predictor:
 
     def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> Prepared | InputError:
         """Decodes and preprocesses what a sample has."""
-        return attempt(self.preprocess, attempt(self.read, sample, on_unreadable))
+        [prepared] = self.preprocess(self.decode([(sample, on_unreadable)]))
+        return prepared
 
-    def read(self, sample: Sample, on_unreadable: OnUnreadable) -> Decoded | Prepared:
-        """Decodes a sample, and preprocesses it where a batch of its like would take gigabytes.
+    def decode(self, requests: Sequence[Request | InputError]) -> list[Decoded | InputError]:
+        """Reads what samples have, one modality after the other.
 
-        Raises:
-            InputError: as `decode`.
+        In that order code and data stay in the processor's caches. A sample that has no modality,
+        an unknown one or an unreadable value becomes its error, and an error stays one.
         """
-        decoded = self.decode(sample, on_unreadable)
-        size = sum(self.kinds[name].memory(raw) for name, raw in decoded.raw.items())
-        return self.preprocess(decoded) if size > LARGE else decoded
-
-    def decode(self, sample: Sample, on_unreadable: OnUnreadable) -> Decoded:
-        """Reads what a sample has.
-
-        Raises:
-            InputError: the sample has no modality, an unknown one, or an unreadable value.
-        """
-        self._check_names(sample)
-        raw: dict[str, Any] = {}
-        warnings: dict[str, tuple[str, ...]] = {}
+        found = [r if isinstance(r, InputError) else Decoded(*r) for r in requests]
+        for item in found:
+            if isinstance(item, Decoded):
+                item.error = self._wrong_name(item.sample)
         for name, kind in self.kinds.items():
-            if is_absent(value := sample.get(name)):
-                continue
-            try:
-                raw[name] = kind.decode(value)
-                warnings[name] = kind.warnings(raw[name])
-            except InputError as error:
-                if on_unreadable == "error":
-                    raise
-                warnings[name] = (f"{error.code}: {error.message}",)
-        if not raw:
-            raise self._nothing_present(warnings)
-        return Decoded(raw, warnings)
+            for item in found:
+                if isinstance(item, Decoded) and item.error is None:
+                    _read(item, name, kind)
+        for item in found:
+            if isinstance(item, Decoded) and not (item.error or item.raw or item.arrays):
+                item.error = self._nothing_present(item.warnings)
+        return [item.error if isinstance(item, Decoded) and item.error else item for item in found]
 
-    def preprocess(self, decoded: Decoded | Prepared) -> Prepared:
-        """Turns what was read into the arrays that the encoders take."""
-        if isinstance(decoded, Prepared):
-            return decoded
-        arrays = {name: self.kinds[name].preprocess(raw) for name, raw in decoded.raw.items()}
-        return Prepared(arrays, decoded.warnings)
+    def preprocess(self, decoded: Sequence[Decoded | InputError]) -> list[Prepared | InputError]:
+        """Turns what was read into the arrays that the encoders take; errors stay."""
+        for name, kind in self.kinds.items():
+            for item in decoded:
+                if isinstance(item, Decoded) and name in item.raw:
+                    item.arrays[name] = kind.preprocess(item.raw.pop(name))
+        return [
+            item if isinstance(item, InputError) else Prepared(item.arrays, item.warnings)
+            for item in decoded
+        ]
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Runs each encoder once per group of equal shapes, on the samples that have its input."""
@@ -223,25 +224,35 @@ class Predictor:
             + (f" ({broken})" if broken else ""),
         )
 
-    def _check_names(self, sample: Sample) -> None:
+    def _wrong_name(self, sample: Sample) -> InputError | None:
         if not isinstance(sample, Mapping):
-            raise InputError(
+            return InputError(
                 "invalid_request",
                 f"a sample maps modality names to values; got {type(sample).__name__}",
             )
         if unknown := [name for name in sample if name not in self.kinds]:
-            raise InputError(
+            return InputError(
                 "unknown_field",
                 f"the bundle has no modality of this name; it has {', '.join(self.kinds)}",
                 str(unknown[0]),
             )
+        return None
 
 
-def attempt(function: Callable[..., Made], item: Any, *more: Any) -> Made | InputError:
-    """What a function makes of an item, or the error; an error in place of an item passes."""
-    if isinstance(item, InputError):
-        return item
+def _read(item: Decoded, name: str, kind: Kind) -> None:
+    """Decodes one modality of a sample; a large one is made small at once."""
+    if is_absent(value := item.sample.get(name)):
+        return
     try:
-        return function(item, *more)
+        raw = kind.decode(value)
+        item.warnings[name] = kind.warnings(raw)
     except InputError as error:
-        return error
+        if item.on_unreadable == "error":
+            item.error = error
+        item.warnings[name] = (f"{error.code}: {error.message}",)
+        return
+    # A batch of large pictures, all decoded, would take gigabytes.
+    if kind.memory(raw) > LARGE:
+        item.arrays[name] = kind.preprocess(raw)
+    else:
+        item.raw[name] = raw

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dimml.answers import Prepared
 from dimml.errors import InputError
-from dimml.predictor import Decoded, OnUnreadable, Predictor, attempt
-from dimml.samples import Prediction, Sample
+from dimml.predictor import Predictor, Request
+from dimml.samples import Prediction
 from serving.metrics import BATCH, STAGES, count_predictions
 from serving.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.settings import Settings
 
+Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
@@ -64,9 +65,9 @@ class Pipeline:
         BATCH.observe(len(requests))
         trace: dict[str, float] = {"batch": len(requests)}
         with _timed("parse", trace):
-            parsed = [attempt(self._parse, request) for request in requests]
+            parsed = [self._parse(request) for request in requests]
         with _timed("decode", trace):
-            decoded = self._each(self._read, parsed)
+            decoded = self._each(self._predictor.decode, parsed)
         with _timed("preprocess", trace):
             prepared = self._each(self._predictor.preprocess, decoded)
         predictions = iter(self._predict([p for p in prepared if isinstance(p, Prepared)], trace))
@@ -83,18 +84,20 @@ class Pipeline:
         count_predictions(predictions)
         return predictions
 
-    def _parse(self, request: RawRequest) -> tuple[Sample, OnUnreadable]:
-        on_unreadable = parse_query(request.query)
-        return self._parse_body(request.content_type, request.body), on_unreadable
-
-    def _read(self, parsed: tuple[Sample, OnUnreadable]) -> Decoded | Prepared:
-        return self._predictor.read(*parsed)
+    def _parse(self, request: RawRequest) -> Request | InputError:
+        try:
+            on_unreadable = parse_query(request.query)
+            return self._parse_body(request.content_type, request.body), on_unreadable
+        except InputError as error:
+            return error
 
     def _each(
-        self, function: Callable[[Any], Made], items: Sequence[Any]
-    ) -> list[Made | InputError]:
-        run = self._pool.map if self._pool else map
-        return list(run(lambda item: attempt(function, item), items))
+        self, stage: Callable[[Sequence[Given]], list[Made]], items: Sequence[Given]
+    ) -> list[Made]:
+        """A stage of all items: at once, or where there are threads, shared out among them."""
+        if self._pool is None:
+            return stage(items)
+        return list(self._pool.map(lambda item: stage([item])[0], items))
 
 
 @contextmanager

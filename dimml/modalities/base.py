@@ -144,7 +144,8 @@ class Kind(ABC):
     def _read_file(self, path: Path) -> bytes:
         try:
             if not path.is_file():
-                raise self.error("unreadable", f"no such file: {path}")
+                what = "not a regular file" if path.exists() else "no such file"
+                raise self.error("unreadable", f"{what}: {path}")
             with path.open("rb", buffering=0) as file:
                 # Python makes room for as many bytes as are asked for, before it reads.
                 size = os.fstat(file.fileno()).st_size

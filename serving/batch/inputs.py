@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 import os
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,19 +16,32 @@ import pyarrow.parquet
 
 from dimml.errors import InputError, ManifestError, UsageError
 from dimml.samples import Sample, is_absent
-from dimml.table import SUFFIXES, cell, check_table, column_names, missing_columns, open_parquet
+from dimml.table import cell, check_table, column_names, missing_columns, open_parquet
+from serving.batch.lines import (
+    Broken,
+    Record,
+    checked,
+    csv_records,
+    id_of,
+    json_records,
+    read_header,
+)
+from serving.batch.plain import plain
 from serving.batch.remote import RemoteFile, is_url, open_path, parent_url
 
 READ_ROWS = 256
-# A cell of a CSV file may hold a whole text; what is too long for a modality is refused there.
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One row to score: its id, and its sample or why it has none."""
+    """One row to score: its id, and its sample or why it has none.
 
-    id: str
+    Attributes:
+        id: None where the table has ids and this row's cannot be read.
+        sample: what is predicted.
+    """
+
+    id: str | None
     sample: Sample | InputError
 
 
@@ -99,13 +110,17 @@ class Inputs:
     def _names(self, table: str) -> Iterator[str]:
         """The columns of a table, those of JSON lines as far as they are asked for."""
         path = open_path(table, self.schemes)
-        if _suffix(table) in (".parquet", ".csv"):
+        check_table(path)
+        if _suffix(table) == ".parquet":
             yield from column_names(path)
             return
-        check_table(path)
+        if _suffix(table) == ".csv":
+            with self._open(table) as file:
+                yield from read_header(csv.reader(file, strict=True), table)
+            return
         seen = set[str]()
         for record in self._lines(table):
-            names = [] if isinstance(record, InputError) else [n for n in record if n not in seen]
+            names = [] if isinstance(record, Broken) else [n for n in record if n not in seen]
             seen.update(names)
             yield from names
 
@@ -189,20 +204,29 @@ class Inputs:
             if skip and skip >= (found := self._rows_of(table)):
                 skip -= found
                 continue
+            numbered = not self._has_ids(table)
             for records, kept in self._records(table, skip, schema):
-                yield [self._row(r, number + i, table) for i, r in enumerate(records)], kept
+                rows = [
+                    ScoreRow(str(number + i) if numbered else id_of(r), self._sample(r, table))
+                    for i, r in enumerate(records)
+                ]
+                yield rows, kept
                 number += len(records)
             skip = 0
 
-    def _row(self, record: Mapping[str, Any] | InputError, number: int, table: str) -> ScoreRow:
-        if isinstance(record, InputError):
-            return ScoreRow(str(number), record)
-        identifier = record.get("id")
-        sample = {
+    def _has_ids(self, table: str) -> bool:
+        if _suffix(table) in (".parquet", ".csv"):
+            return "id" in self._names(table)
+        records = (record for record in self._lines(table) if not isinstance(record, Broken))
+        return "id" in next(records, {})
+
+    def _sample(self, record: Record, table: str) -> Sample | InputError:
+        if isinstance(record, Broken):
+            return record.error
+        return {
             name: self._cell(record.get(self.columns[name]), kind, table)
             for name, kind in self.kinds.items()
         }
-        return ScoreRow(str(number) if is_absent(identifier) else str(identifier), sample)
 
     def _cell(self, value: Any, kind: str, table: str) -> Any:
         if isinstance(value, Mapping) and value.get("bytes") is None:
@@ -250,64 +274,25 @@ class Inputs:
                 for batch in file.iter_batches(READ_ROWS, groups, columns):
                     batch, skip = batch.slice(skip), max(0, skip - len(batch))
                     kept = [batch.column(name) for name in self.keep.values()]
-                    yield batch.select(wanted).to_pylist(), _table(kept, schema, len(batch))
+                    records = plain(pa.table(batch.select(wanted))).to_pylist()
+                    yield records, _table(kept, schema, len(batch))
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise ManifestError(f"{table} cannot be read: {error}") from error
+                reason = " ".join(str(error).split())
+                raise ManifestError(f"{table} cannot be read: {reason}") from error
 
-    def _lines(self, table: str) -> Iterator[Mapping[str, Any] | InputError]:
+    def _lines(self, table: str) -> Iterator[Record]:
         """Records of a CSV or JSON lines table; one that cannot be read fails alone."""
-        read = _csv_lines if _suffix(table) == ".csv" else _json_lines
-        path = open_path(table, self.schemes)
         try:
-            # What is not UTF-8 becomes lone surrogates, which `_checked` finds.
-            with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-                yield from (_checked(record) for record in read(file))
+            with self._open(table) as file:
+                read = csv_records(file, table) if _suffix(table) == ".csv" else json_records(file)
+                yield from (checked(record) for record in read)
         except OSError as error:
             raise ManifestError(f"{table} cannot be read: {error}") from error
 
-
-def find_tables(
-    given: str, schemes: Sequence[str], leave_out: Sequence[Path] = ()
-) -> tuple[str, ...]:
-    """The tables that a path, a folder, a pattern or a URL stands for, in the order of their names.
-
-    Args:
-        given: which.
-        schemes: URL schemes that may be read.
-        leave_out: files and folders that a folder or a pattern does not stand for.
-
-    Raises:
-        UsageError: there are none, or the URL's scheme is not allowed.
-    """
-    if is_url(given):
-        open_path(given, schemes)
-        return (given,)
-    # A job may be taken up from another folder, and its processes may run in another.
-    given = os.path.abspath(given)
-    if Path(given).is_dir():
-        root = Path(given)
-        paths = [p for p in root.rglob("*") if not _is_hidden(p, root)]
-        what = f"the folder {given} holds no table"
-    elif Path(given).exists() or not glob.has_magic(given):
-        return (given,)
-    else:
-        paths = [Path(p) for p in glob.glob(given, recursive=True)]
-        what = f"no table matches {given}"
-    not_these = {path.resolve() for path in leave_out}
-    found = sorted(
-        str(path)
-        for path in paths
-        if path.is_file()
-        and _suffix(path.name) in SUFFIXES
-        and not not_these & {path.resolve(), *path.resolve().parents}
-    )
-    if not found:
-        raise UsageError(f"{what} ({', '.join(SUFFIXES)})")
-    return tuple(found)
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    return any(name.startswith((".", "_")) for name in path.relative_to(root).parts)
+    def _open(self, table: str) -> Any:
+        # What is not UTF-8 becomes lone surrogates, which `checked` finds.
+        path = open_path(table, self.schemes)
+        return path.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _suffix(table: str) -> str:
@@ -333,54 +318,8 @@ def _groups_after(file: pyarrow.parquet.ParquetFile, skip: int) -> tuple[list[in
     return groups, skip
 
 
-def _csv_lines(file: Any) -> Iterator[Mapping[str, Any] | InputError]:
-    reader = csv.reader(file)
-    header = next(reader, [])
-    while True:
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield _broken(f"line {reader.line_num} is not CSV: {error}")
-            continue
-        if len(values) == len(header):
-            yield dict(zip(header, values, strict=True))
-        elif values:
-            yield _broken(
-                f"line {reader.line_num} has {len(values)} cells, the header {len(header)}"
-            )
-
-
-def _json_lines(file: Any) -> Iterator[Mapping[str, Any] | InputError]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield _broken(f"line {number} is not JSON: {getattr(error, 'msg', error)}")
-            continue
-        yield record if isinstance(record, dict) else _broken(f"line {number} is no JSON object")
-
-
-def _checked(record: Mapping[str, Any] | InputError) -> Mapping[str, Any] | InputError:
-    if isinstance(record, InputError):
-        return record
-    for name, value in record.items():
-        try:
-            str(value).encode()
-        except UnicodeEncodeError:
-            return _broken(f"the cell of {name.encode(errors='replace').decode()} is not UTF-8")
-    return record
-
-
-def _broken(message: str) -> InputError:
-    return InputError("invalid_request", message)
-
-
-def _kept_text(record: Mapping[str, Any] | InputError, column: str) -> str | None:
-    value = None if isinstance(record, InputError) else record.get(column)
+def _kept_text(record: Record, column: str) -> str | None:
+    value = None if isinstance(record, Broken) else record.get(column)
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)

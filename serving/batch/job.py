@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ import pydantic
 
 from dimml.errors import DimmlError, UsageError
 from dimml.files import LOCK, locked_folder, new_file, write_atomic
+from dimml.progress import say
 from serving.batch.remote import open_path
 
 JOB, SUCCESS = "_job.json", "_SUCCESS.json"
@@ -25,6 +26,7 @@ PART_ROWS, WINDOW_ROWS = 10_000, 32
 Part = tuple[int, Iterable[pa.Table]]
 """A part's number and its windows, in the columns of the output."""
 
+_URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _ENDS = 65_536
 
@@ -110,12 +112,16 @@ class Workspace:
             return self.out / SUCCESS
         return self.out.with_name(self.out.name + ".success.json")
 
-    def check(self, tables: Sequence[str]) -> None:
-        """Refuses an output that could not be told from the input, or from a folder.
+    def check(self, tables: Sequence[str], overwrite: bool) -> None:
+        """Refuses an output that is taken, or could not be told from the input.
 
         Raises:
             UsageError: it is such a one.
         """
+        if _URL_AS_PATH.match(str(self.out)):
+            raise UsageError(f"{self.out}: the output is a local path; copy it from there")
+        if str(self.out) == ".":
+            raise UsageError("name a file or a folder for the output")
         if self.out.suffix and self.is_folder and not self.out.is_dir():
             raise UsageError(
                 f"{self.out}: the output is a .parquet, .jsonl or .csv file, or a folder, which "
@@ -128,6 +134,14 @@ class Workspace:
                 raise UsageError(f"{self.out} is the table itself: name another output")
             if self.folder.resolve() in Path(table).resolve().parents:
                 raise UsageError(f"{self.folder} holds the table {table}: name another output")
+        if not self._is_known():
+            # Before the lock, which would leave a file there.
+            self._check_is_free(overwrite)
+
+    def _is_known(self) -> bool:
+        """Whether this command wrote what is there."""
+        in_file = not self.is_folder and self.success.is_file()
+        return in_file or (self.folder / JOB).is_file()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -138,6 +152,9 @@ class Workspace:
         """
         with locked_folder(self.folder, "writing", "another OUTPUT"):
             yield
+        if not self.is_folder:
+            with suppress(OSError):
+                self.folder.rmdir()
 
     def prepare(self, job: Job, overwrite: bool) -> set[int]:
         """Takes up the job that was begun here, or begins this one.
@@ -150,12 +167,12 @@ class Workspace:
         """
         if overwrite:
             self._clear()
+        self._remove_damaged()
         for path in self.folder.glob(".*.parquet.*"):
             # Of a process that was killed while it wrote.
             path.unlink()
         before = self.stored()
         if before is None:
-            self._check_is_free()
             write_atomic(self.folder / JOB, job.model_dump_json(indent=1) + "\n")
         elif differing := before.differences(job):
             raise UsageError(
@@ -172,26 +189,47 @@ class Workspace:
         """
         if (self.folder / JOB).is_file():
             content: Any = (self.folder / JOB).read_text()
-        elif self.success.is_file() and (self.is_folder or self.out.is_file()):
-            content = json.dumps(json.loads(self.success.read_text())["job"])
+        elif not self.is_folder and self.out.is_file() and self.success.is_file():
+            content = json.dumps((self._read_report() or {}).get("job"))
         else:
             return None
         try:
             return Job.model_validate_json(content)
         except pydantic.ValidationError as error:
             raise UsageError(
-                f"{self.folder / JOB} is of another version or damaged; add --overwrite"
+                f"what {self.out} was scored with is of another version or damaged; add --overwrite"
             ) from error
 
     def report(self) -> dict[str, Any] | None:
-        """What the finished job reported; None where it is not finished."""
-        whole = self.success.is_file() and (self.is_folder or self.out.is_file())
-        return dict(json.loads(self.success.read_text())) if whole else None
+        """What the finished job reported; None where it is not finished, or parts are gone."""
+        found = self._read_report()
+        if found is None or not (self.is_folder or self.out.is_file()):
+            return None
+        return None if self.is_folder and len(self._parts()) != found["parts"] else found
+
+    def _read_report(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads(self.success.read_text())
+        except (OSError, ValueError):
+            return None
+        return (
+            found if isinstance(found, dict) and {"job", "parts", "rows"} <= found.keys() else None
+        )
+
+    def _remove_damaged(self) -> None:
+        for path in self._parts().values():
+            try:
+                pyarrow.parquet.read_table(path, page_checksum_verification=True)
+            except (pa.ArrowException, OSError):
+                say(f"{path} was damaged; it is scored again")
+                path.unlink()
 
     def write_part(self, number: int, table: pa.Table) -> None:
         """Writes one part, whole or not at all; the same rows are the same bytes."""
         with _writing(self.folder), new_file(self.folder / _name(number)) as temporary:
-            pyarrow.parquet.write_table(table, temporary, row_group_size=max(1, len(table)))
+            pyarrow.parquet.write_table(
+                table, temporary, row_group_size=max(1, len(table)), write_page_checksum=True
+            )
 
     def errors(self) -> dict[str, int]:
         """Rows of the parts that are there by error code, and under "rows" all of them."""
@@ -221,14 +259,14 @@ class Workspace:
         found = {int(m[1]): p for p in self.folder.glob("*") if (m := _PART.fullmatch(p.name))}
         return dict(sorted(found.items()))
 
-    def _check_is_free(self) -> None:
-        taken = [p.name for p in self.folder.iterdir() if p.name != LOCK]
-        if taken:
+    def _check_is_free(self, overwrite: bool) -> None:
+        inside = self.folder.iterdir() if self.folder.is_dir() else ()
+        if taken := sorted(path.name for path in inside if path.name != LOCK):
             raise UsageError(
                 f"{self.folder} holds {taken[0]!r} and no scores of this command: name another "
                 "output, or a folder that is empty"
             )
-        if not self.is_folder and self.out.exists():
+        if not self.is_folder and self.out.exists() and not overwrite:
             raise UsageError(f"{self.out} exists: name another output, or add --overwrite")
 
     def _clear(self) -> None:

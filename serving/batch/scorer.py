@@ -52,7 +52,7 @@ class Scorer:
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def _columns(
-        self, ids: Sequence[str], answers: Sequence[Prediction | InputError]
+        self, ids: Sequence[str | None], answers: Sequence[Prediction | InputError]
     ) -> Mapping[str, list[Any]]:
         columns: dict[str, list[Any]] = {field.name: [None] * len(ids) for field in self._schema}
         columns["id"] = list(ids)

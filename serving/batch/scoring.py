@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -117,7 +118,7 @@ def score(
 
 def _at_least(least: int, **given: float | None) -> None:
     for name, value in given.items():
-        if value is not None and value < least:
+        if value is not None and not least <= value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} is a number from {least}, not {value}")
 
 

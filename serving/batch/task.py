@@ -18,7 +18,8 @@ from dimml import __version__, runtime
 from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
 from dimml.progress import say
-from serving.batch.inputs import Inputs, find_tables
+from serving.batch.find import find_tables
+from serving.batch.inputs import Inputs
 from serving.batch.job import PART_ROWS, WINDOW_ROWS, Job, Part, Workspace, fingerprint
 from serving.batch.local import Local
 from serving.batch.meter import Meter
@@ -122,7 +123,7 @@ def score_tables(
     wanted, machine = wanted or Wanted(), machine or Machine()
     loaded, space = Bundle.load(bundle), Workspace(out)
     tables = find_tables(table, wanted.schemes, leave_out=(out, space.folder))
-    space.check(tables)
+    space.check(tables, overwrite)
     inputs = _inputs(loaded, tables, wanted)
     schema = _schema(loaded, inputs, wanted)
     with space.locked():
@@ -131,10 +132,12 @@ def score_tables(
         done = space.prepare(job, overwrite)
         if report := space.report():
             say(f"{out} is complete already; --overwrite scores it again")
-            _finished_meter(report, as_json).event("done", output=str(out))
+            meter = Meter(report["rows"], report["rows"], sum(report["errors"].values()), as_json)
+            meter.event("done", output=str(out), errors_by_code=report["errors"])
+            _check_errors(meter, max_errors)
             return report
         if done:
-            say(f"going on after {len(done):,} parts in {space.folder}")
+            say(f"going on; parts in {space.folder}: {len(done):,}")
         counts = space.errors()
         rows = counts.pop("rows")
         engine = _engine(loaded, machine, job)
@@ -225,9 +228,11 @@ def _counted(windows: Iterable[pa.Table], meter: Meter) -> list[pa.Table]:
 
 def _report(space: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
     counts = space.errors()
+    rows = counts.pop("rows")
     return {
         "bundle": job.bundle,
-        "rows": counts.pop("rows"),
+        "rows": rows,
+        "parts": max(1, -(-rows // job.part_rows)),
         "errors": dict(sorted(counts.items())),
         "last_run": {
             "rows": meter.scored,
@@ -242,10 +247,6 @@ def _report(space: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
         },
         "job": job.model_dump(mode="json"),
     }
-
-
-def _finished_meter(report: Mapping[str, Any], as_json: bool) -> Meter:
-    return Meter(report["rows"], report["rows"], sum(report["errors"].values()), as_json)
 
 
 def _check_errors(meter: Meter, most: int | None) -> None:

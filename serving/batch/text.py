@@ -10,7 +10,10 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet
+
+from serving.batch.plain import plain
 
 
 def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
@@ -33,7 +36,7 @@ def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
 def _rows(parts: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
     for part in parts:
         for batch in pyarrow.parquet.ParquetFile(part).iter_batches(1_000):
-            yield from batch.to_pylist()
+            yield from plain(pa.table(batch)).to_pylist()
 
 
 def _cell(value: Any) -> Any:

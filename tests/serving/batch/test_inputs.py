@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from dimml.errors import InputError, ManifestError, UsageError
-from serving.batch.inputs import Inputs, ScoreRow, find_tables
+from serving.batch.find import find_tables
+from serving.batch.inputs import Inputs, ScoreRow
 from serving.batch.remote import RemoteFile
 
 KINDS = {"audio": "audio", "text": "text"}
@@ -111,7 +112,7 @@ class TestBrokenLines:
         table = tmp_path / "t.csv"
         table.write_bytes(b'id,text\na,one\nb,two,three\nc\n\nd,"caf\xe9"\ne,"a\nb"\n')
         found = rows(inputs(str(table)))
-        assert [row.id for row in found] == ["a", "1", "2", "3", "e"]
+        assert [row.id for row in found] == ["a", "b", "c", "d", "e"]
         assert found[4].sample == {"audio": None, "text": "a\nb"}
         said = [str(row.sample) for row in found if isinstance(row.sample, InputError)]
         assert said == [
@@ -129,6 +130,16 @@ class TestBrokenLines:
         assert [isinstance(row.sample, InputError) for row in found] == [False, True, True, True, 0]
         # The columns are found though a line is broken and one is missing.
         assert "no column for audio" in str(given.check())
+
+    def test_a_quote_that_is_never_closed_is_refused_with_its_line(self, tmp_path: Path) -> None:
+        table = tmp_path / "t.csv"
+        table.write_text('id,text\na,one\nb,"two\nc,three\n')
+        with pytest.raises(ManifestError, match="line 3: a quote is opened and never closed"):
+            inputs(str(table)).count()
+
+    def test_an_id_that_cannot_be_read_is_none_and_no_other_row_s(self, tmp_path: Path) -> None:
+        (tmp_path / "t.jsonl").write_text('{"id": "1", "text": "x"}\n{\n{"text": "y"}\n')
+        assert [row.id for row in rows(inputs(str(tmp_path / "t.jsonl")))] == ["1", None, None]
 
 
 class TestCells:
@@ -159,6 +170,13 @@ class TestCells:
         given = inputs(table, keep={"at": "when", "tags": "tags"})
         [window] = given.windows(4, 3)
         assert window.kept.to_pylist() == [{"at": when, "tags": ["a"]}]
+
+    def test_nanoseconds_as_id_and_text_need_no_pandas(self, tmp_path: Path) -> None:
+        when = pa.array([1_700_000_000_000_000_001], pa.timestamp("ns"))
+        pyarrow.parquet.write_table(pa.table({"id": when, "text": when}), tmp_path / "t.parquet")
+        [row] = rows(inputs(str(tmp_path / "t.parquet")))
+        assert row.id == "2023-11-14 22:13:20.000000001"
+        assert row.sample["text"] == row.id  # type: ignore[index]
 
     def test_kept_values_of_json_are_text(self, tmp_path: Path) -> None:
         table = write(tmp_path / "t.jsonl", [{"text": "x", "n": 1}, {"text": "y", "n": None}])

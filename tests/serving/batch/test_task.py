@@ -167,6 +167,35 @@ class TestGoingOn:
         report = score_tables(tiny_bundle, str(table), path, None, ON_CPU, overwrite=True)
         assert report["rows"] == 6
 
+    @pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+    def test_a_damaged_part_is_scored_again_though_the_job_was_complete(
+        self, tiny_bundle: Path, table: Path, tmp_path: Path, damage: str
+    ) -> None:
+        out = tmp_path / "out"
+        score_tables(tiny_bundle, str(table), out, Wanted(part_rows=2), ON_CPU)
+        part = out / "part-00001.parquet"
+        content = part.read_bytes()
+        part.unlink()
+        if damage != "gone":
+            cut = content[:100] if damage == "cut" else content[:40] + bytes(20) + content[60:]
+            part.write_bytes(cut)
+        report = score_tables(tiny_bundle, str(table), out, None, ON_CPU)
+        assert report["last_run"]["rows"] == 2
+        assert part.read_bytes() == content
+
+    def test_a_damaged_report_is_written_again(
+        self, tiny_bundle: Path, table: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        first = score_tables(tiny_bundle, str(table), out, None, ON_CPU)
+        (out / "_SUCCESS.json").write_text("{")
+        assert score_tables(tiny_bundle, str(table), out, None, ON_CPU)["rows"] == first["rows"]
+        single = tmp_path / "out.csv"
+        score_tables(tiny_bundle, str(table), single, None, ON_CPU)
+        (tmp_path / "out.csv.success.json").write_text("{")
+        with pytest.raises(UsageError, match="damaged; add --overwrite"):
+            score_tables(tiny_bundle, str(table), single, None, ON_CPU)
+
     def test_too_many_errors_stop_it_and_a_higher_number_goes_on(
         self, tiny_bundle: Path, table: Path, tmp_path: Path
     ) -> None:
@@ -179,6 +208,8 @@ class TestGoingOn:
             score_tables(tiny_bundle, str(table), out, wanted, ON_CPU)
         report = score_tables(tiny_bundle, str(table), out, None, ON_CPU, max_errors=3)
         assert report["rows"] == 5
+        with pytest.raises(DimmlError, match="3 rows have errors"):
+            score_tables(tiny_bundle, str(table), out, None, ON_CPU, max_errors=2)
 
 
 class TestRefusals:
@@ -205,6 +236,9 @@ class TestRefusals:
         (tmp_path / "out/notes.txt").write_text("mine")
         with pytest.raises(UsageError, match=r"holds 'notes\.txt'"):
             score_tables(tiny_bundle, str(table), tmp_path / "out", None, ON_CPU)
+        with pytest.raises(UsageError, match=r"holds 'notes\.txt'"):
+            score_tables(tiny_bundle, str(table), tmp_path / "out", None, ON_CPU, overwrite=True)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
     def test_a_file_that_this_command_did_not_write(
         self, tiny_bundle: Path, table: Path, tmp_path: Path
@@ -225,13 +259,21 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("out", "message"),
-        [("out.txt", "named without a suffix"), ("in.csv/out", "is a file")],
+        [
+            ("out.txt", "named without a suffix"),
+            ("in.csv/out", "is a file"),
+        ],
     )
     def test_an_output_that_cannot_be(
         self, tiny_bundle: Path, table: Path, tmp_path: Path, out: str, message: str
     ) -> None:
         with pytest.raises(UsageError, match=message):
             score_tables(tiny_bundle, str(table), tmp_path / out, None, ON_CPU)
+
+    @pytest.mark.parametrize("out", ["s3://bucket/out", "s3://bucket/out.csv", ""])
+    def test_an_output_that_is_no_path(self, tiny_bundle: Path, table: Path, out: str) -> None:
+        with pytest.raises(UsageError, match="the output"):
+            score_tables(tiny_bundle, str(table), Path(out), None, ON_CPU)
 
     def test_a_kept_column_of_a_name_that_scores_have(
         self, tiny_bundle: Path, tmp_path: Path
