@@ -1,0 +1,70 @@
+"""The report on a comparison: compare.json, report.md and report.html.
+
+`python -m train.report OUT` makes it again from the results in OUT.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimml.errors import DimmlError
+from dimml.files import write_atomic
+from dimml.progress import say
+from train.plots import figures
+from train.render import html, markdown
+from train.sections import TITLE, sections
+from train.summary import Summary, summarise
+
+DOCUMENT = "compare.json"
+MARKDOWN = "report.md"
+PAGE = "report.html"
+
+
+def write_report(out: Path) -> Summary:
+    """Writes the document, its Markdown and its page beside the results.
+
+    Args:
+        out: the folder that holds `results/<method>/seed-<n>.json`.
+
+    Returns:
+        The document of compare.json, see `summarise`.
+
+    Raises:
+        UsageError: there is no result, or one cannot be read; nothing is written.
+    """
+    document = summarise(out)
+    blocks = sections(document)
+    page = html(TITLE, blocks, figures(document))
+    write_atomic(out / DOCUMENT, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_atomic(out / MARKDOWN, markdown(TITLE, blocks))
+    write_atomic(out / PAGE, page)
+    return document
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Also write the Markdown here, as docs/results.md.")
+    ] = None,
+) -> None:
+    """Write the report of a comparison again.
+
+    Examples:
+        python -m train.report runs/digits/compare --results docs/results.md
+    """
+    try:
+        write_report(out)
+        if results is not None:
+            write_atomic(results, (out / MARKDOWN).read_text(encoding="utf-8"))
+    except (DimmlError, OSError) as error:
+        say(f"error: {error}")
+        raise typer.Exit(getattr(error, "exit_code", 1)) from None
+    typer.echo(out / PAGE)
+
+
+if __name__ == "__main__":
+    typer.run(main)

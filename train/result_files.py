@@ -1,0 +1,182 @@
+"""The results of a comparison as they lie on disk: one JSON file per method and seed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dimml.errors import UsageError
+
+RESULTS = "results"
+TABLES = {
+    "hyperparameters": 0,
+    "machine": 0,
+    "subsets": 1,
+    "missing": 1,
+    "reliability": 1,
+    "corruption": 3,
+}
+"""Fields, and how deep tables lie in them; null instead of a table is an empty one."""
+Corruption = tuple[str, str, str]
+"""Modality, kind of corruption, level."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method measured with one seed. A figure that could not be measured is None.
+
+    Attributes:
+        method: its name.
+        seed: of the training.
+        seconds: of training, calibration and evaluation together.
+        epochs: trained.
+        hyperparameters: as chosen on validation.
+        machine: what it ran on.
+        subsets: subset name to accuracy, nll, ece, risk_coverage_area, set_coverage, set_size.
+        missing: rate to accuracy, nll, ece.
+        corruption: modality to kind to level to accuracy, nll, ece, weight, confidence.
+        reliability: subset name to confidence, accuracy and count per bin.
+        duc: sizes of the dimension sets; None for a method without any.
+    """
+
+    method: str
+    seed: int
+    seconds: float | None
+    epochs: int | None
+    hyperparameters: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    subsets: Mapping[str, Mapping[str, Any]]
+    missing: Mapping[str, Mapping[str, Any]]
+    corruption: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+    reliability: Mapping[str, Mapping[str, list[Any]]]
+    duc: Mapping[str, Mapping[str, Any]] | None
+
+    def corrupted(self, key: Corruption) -> Mapping[str, Any]:
+        """The figures under one corruption; empty if it was not measured."""
+        modality, kind, level = key
+        return self.corruption.get(modality, {}).get(kind, {}).get(level, {})
+
+
+@dataclass(frozen=True)
+class Scope:
+    """All that any of the results measured, in the order of their first appearance.
+
+    A mean over less than the whole of it is not comparable, so it is not made.
+
+    Attributes:
+        full: the subset of most modalities.
+        subsets: names.
+        rates: of missing modalities, as written and ascending.
+        corruptions: every modality, kind and level.
+        seeds: ascending.
+    """
+
+    full: str
+    subsets: tuple[str, ...]
+    rates: tuple[str, ...]
+    corruptions: tuple[Corruption, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def singles(self) -> tuple[str, ...]:
+        """The subsets of one modality."""
+        return tuple(name for name in self.subsets if len(modalities(name)) == 1)
+
+
+def modalities(subset: str) -> list[str]:
+    """The names that `dimml.samples.subset_name` joined."""
+    return subset.split("+")
+
+
+def read_results(out: Path) -> list[Result]:
+    """Every `results/<method>/seed-<n>.json`, by method and seed.
+
+    Raises:
+        UsageError: there is none, one cannot be read, or two are of the same method and seed.
+    """
+    paths = sorted((out / RESULTS).glob("*/seed-*.json"))
+    if not paths:
+        raise UsageError(
+            f"{out / RESULTS}: no <method>/seed-<n>.json; run `dimml compare RECIPE --out {out}`"
+        )
+    found: dict[tuple[str, int], Result] = {}
+    for path in paths:
+        result = read_result(path)
+        if (key := (result.method, result.seed)) in found:
+            raise UsageError(f"{path}: a second result of {key[0]}, seed {key[1]}; remove one")
+        found[key] = result
+    return [found[key] for key in sorted(found)]
+
+
+def read_result(path: Path) -> Result:
+    """One result.
+
+    Raises:
+        UsageError: it is not a JSON object with a method and a seed.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {error}; remove it and run `dimml compare` again") from error
+    fields = clean(content)
+    if not isinstance(fields, dict) or not _named(fields):
+        raise UsageError(f"{path}: no object with a method and a seed; remove it and compare again")
+    return Result(
+        method=fields["method"],
+        seed=fields["seed"],
+        seconds=fields.get("seconds"),
+        epochs=fields.get("epochs"),
+        duc=fields.get("duc"),
+        **{name: _tables(fields.get(name), depth) for name, depth in TABLES.items()},
+    )
+
+
+def clean(value: Any) -> Any:
+    """A JSON value without its NaN and infinities (None instead)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    return value
+
+
+def scope_of(results: Sequence[Result]) -> Scope:
+    """What the results measured between them.
+
+    Raises:
+        UsageError: none measured any subset.
+    """
+    subsets = tuple(dict.fromkeys(name for result in results for name in result.subsets))
+    if not subsets:
+        raise UsageError("no result measured a subset; run `dimml compare` again")
+    rates = {rate for result in results for rate in result.missing}
+    return Scope(
+        full=max(subsets, key=lambda name: len(modalities(name))),
+        subsets=tuple(sorted(subsets, key=lambda name: len(modalities(name)))),
+        rates=tuple(sorted(rates, key=float)),
+        corruptions=tuple(dict.fromkeys(_corruptions(results))),
+        seeds=tuple(sorted({result.seed for result in results})),
+    )
+
+
+def _tables(value: Any, depth: int) -> dict[str, Any]:
+    table = value if isinstance(value, dict) else {}
+    return {key: _tables(item, depth - 1) for key, item in table.items()} if depth else table
+
+
+def _corruptions(results: Sequence[Result]) -> Iterable[Corruption]:
+    for result in results:
+        for modality, kinds in result.corruption.items():
+            for kind, levels in kinds.items():
+                for level in sorted(levels, key=float):
+                    yield modality, kind, level
+
+
+def _named(fields: Mapping[str, Any]) -> bool:
+    return isinstance(fields.get("method"), str) and type(fields.get("seed")) is int
