@@ -1,14 +1,15 @@
 """`dimml compare`: training methods on the same data, seeds and budget, by one protocol.
 
-The folder: `compare.json` (what may not change), `results/<row>/seed-<n>.json`, with several
-trials `trials/<run>/<number>.json`, and `work`, checkpoints of the training that is under way.
+The folder: `settings.json` (what may not change), `results/<row>/seed-<n>.json`, with several
+trials `trials/<run>/<number>.json`, `work`, checkpoints of the training that is under way, and the
+report: `compare.json`, `report.md` and `report.html`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,8 +65,12 @@ def compare(
     first = loaded.seed
     plan = Plan(known_runs(methods), tuple(range(first, first + seeds)), trials)
     compare_runs(loaded, plan, folder, overwrite)
-    summary = summarise(folder, plan.seeds)
-    typer.echo(json.dumps(summary, indent=2) if as_json else _table(summary, folder))
+    from train.report import MARKDOWN, PAGE, write_report
+
+    document = write_report(folder)
+    shown = json.dumps(document, indent=2) if as_json else (folder / MARKDOWN).read_text()
+    typer.echo(shown.rstrip())
+    say(f"with figures: {folder / PAGE}")
 
 
 def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> None:
@@ -136,38 +141,3 @@ def _result(folder: Path, row: str, seed: int) -> Path:
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def summarise(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Per row, means over the seeds: accuracy over subsets, of the worst, and with everything."""
-    rows: dict[str, Any] = {}
-    for place in sorted((folder / RESULTS).iterdir()):
-        files = [place / f"seed-{seed}.json" for seed in seeds]
-        found = [json.loads(file.read_text()) for file in files if file.exists()]
-        accuracies = [[s["accuracy"] for s in d["subsets"].values()] for d in found]
-        if not found:
-            continue
-        rows[place.name] = {
-            "seeds": len(found),
-            "mean_over_subsets": _mean([_mean(values) for values in accuracies]),
-            "worst_subset": _mean([min(values) for values in accuracies]),
-            "full": _mean([values[-1] for values in accuracies]),
-        }
-    return {"folder": str(folder), "rows": rows}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _table(summary: Mapping[str, Any], folder: Path) -> str:
-    lines = [
-        "| method | seeds | mean over subsets | worst subset | full |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in summary["rows"].items():
-        lines.append(
-            f"| {name} | {row['seeds']} | {row['mean_over_subsets']:.4f} "
-            f"| {row['worst_subset']:.4f} | {row['full']:.4f} |"
-        )
-    return "\n".join([*lines, "", str(folder / RESULTS)])

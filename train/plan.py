@@ -15,7 +15,7 @@ from dimml.files import write_atomic
 from train.config import Recipe
 from train.methods import METHODS, method_class
 
-SETTINGS = "compare.json"
+SETTINGS = "settings.json"
 RESULTS = "results"
 TRIALS = "trials"
 WORK = "work"

@@ -238,6 +238,8 @@ class Inputs:
                 return RemoteFile(value, self.schemes)
             if is_url(table):
                 return RemoteFile(f"{parent_url(table)}/{value}", self.schemes)
+            # A string goes to another process in a fraction of the time of a `Path`.
+            return os.path.join(os.path.dirname(table), value)
         return cell(value, kind, Path(table).parent)
 
     def _rows_of(self, table: str) -> int:

@@ -22,7 +22,7 @@ from serving.batch.remote import open_path
 
 JOB, SUCCESS = "_job.json", "_SUCCESS.json"
 FORMATS = (".parquet", ".jsonl", ".csv")
-PART_ROWS, WINDOW_ROWS = 10_000, 32
+PART_ROWS, WINDOW_ROWS = 10_000, 64
 Part = tuple[int, Iterable[pa.Table]]
 """A part's number and its windows, in the columns of the output."""
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from dimml.errors import InterruptedRunError, UsageError
-from train.compare import compare_runs, summarise
+from train.compare import compare_runs
 from train.config import Recipe
 from train.folder import locked_folder
 from train.methods.base import Trial
 from train.plan import Plan, known_runs
+from train.report import write_report
 from train.trial import Laboratory, Outcome
 
 HEADER = "id,split,label,title,note\n"
@@ -65,7 +66,7 @@ class TestResults:
         places = {path.parent.name for path in finished.rglob("seed-0.json")}
         assert places == {"dimml", "best-unimodal", "logit-average", "ume", "ume+fusion"}
         assert not (finished / "compare" / "work").exists()
-        assert set(summarise(finished / "compare", (0,))["rows"]) == places
+        assert set(write_report(finished / "compare")["methods"]) == places
 
     def test_hold_every_measurement(self, finished: Path) -> None:
         found = result(finished, "dimml")

@@ -86,7 +86,7 @@ class TestEveryFormat:
     ) -> None:
         table = write(tmp_path / f"t{suffix}", [{"clip": "a/1.wav", "title": "seven"}])
         [row] = rows(inputs(table, columns={"audio": "clip", "text": "title"}))
-        assert row.sample == {"audio": tmp_path / "a/1.wav", "text": "seven"}
+        assert row.sample == {"audio": str(tmp_path / "a/1.wav"), "text": "seven"}
 
     def test_a_column_that_is_named_and_not_there(self, tmp_path: Path, suffix: str) -> None:
         table = write(tmp_path / f"t{suffix}", [{"titel": "seven", "audio": "x"}])
@@ -148,7 +148,7 @@ class TestCells:
         table = tmp_path / "t.parquet"
         pyarrow.parquet.write_table(pa.table({"audio": audio, "text": ["x", "y", "z"]}), table)
         found = [row.sample["audio"] for row in rows(inputs(str(table)))]  # type: ignore[index]
-        assert found == [b"RIFF", tmp_path / "b.wav", None]
+        assert found == [b"RIFF", str(tmp_path / "b.wav"), None]
 
     def test_a_url_is_read_only_where_its_scheme_is_allowed(self, tmp_path: Path) -> None:
         (tmp_path / "a.wav").write_bytes(b"RIFF")
