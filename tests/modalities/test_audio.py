@@ -201,7 +201,7 @@ BROKEN = {
     "three axes": (np.zeros((2, 9, 2)), "unreadable", "[samples, channels]"),
     "channels first": (np.zeros((2, RATE)), "unreadable", "at most 64 channels"),
     "no file": (Path("no/such.wav"), "unreadable", "no such file"),
-    "a folder": (Path(), "unreadable", "no such file"),
+    "a folder": (Path(), "unreadable", "not a regular file"),
     "a null byte": ("a\0b", "unreadable", "no such file"),
     "a number": (3, "unreadable", "expected bytes, a path or an open binary file, got int"),
     "a text file": (io.StringIO("text"), "unreadable", "expected bytes"),

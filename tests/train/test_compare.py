@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dimml.errors import InterruptedRunError, UsageError
+from dimml.files import locked_folder
 from train.compare import compare_runs
 from train.config import Recipe
-from train.folder import locked_folder
 from train.methods.base import Trial
 from train.plan import Plan, known_runs
 from train.report import write_report
@@ -128,7 +128,7 @@ class TestResuming:
 class TestRefusals:
     def test_another_recipe_or_other_data(self, folder: Path) -> None:
         plan, data = Plan(("ume",), (0,), 1), folder / "data.csv"
-        with pytest.raises(UsageError, match=r"other recipe, see its compare\.json"):
+        with pytest.raises(UsageError, match=r"other recipe, see its settings\.json"):
             compare_runs(recipe_of(data, feature_dim=4), plan, folder / "compare", overwrite=False)
         data.write_text(HEADER + "".join(map(row, range(156))))
         with pytest.raises(UsageError, match="other data"):
@@ -146,7 +146,8 @@ class TestRefusals:
 
     def test_a_second_process(self, folder: Path) -> None:
         plan = Plan(("ume",), (0,), 1)
-        with locked_folder(folder / "compare"), pytest.raises(UsageError, match="another process"):
+        lock = locked_folder(folder / "compare", "comparing in", "another")
+        with lock, pytest.raises(UsageError, match="another process"):
             compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
 
     def test_names_that_are_no_methods(self) -> None:
