@@ -2,6 +2,10 @@
 
 Run as `python -m benchmarks.reliability [--seconds 10] [--soak-minutes 15]`; writes
 `benchmarks/results/reliability.json`. Needs `wrk` and the bundle and data of `make demo`.
+
+Overload is measured twice. *Apart*, the service has one half of the cores and its clients the
+other, as they would on two machines. *Shared*, both have all of them, so that clients that ask more
+also take more of the processor from the service.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import random
 import signal
 import statistics
@@ -17,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,11 +37,12 @@ from benchmarks.servers import OURS, Running, Server, get, running
 from dimml.bundle import Bundle
 
 RESULT = Path(__file__).parent / "results" / "reliability.json"
-CAPACITY, OVERLOAD, FLOOD = 32, 320, 160
-"""Connections: those that ask again as soon as they are answered give the capacity; those of an
-overload pause, so that together they ask `TIMES` that; those of a flood ask again at once, whatever
-the answer."""
+CAPACITY, OVERLOAD, FLOOD = 16, 320, 160
+"""Connections: so many for each worker, that ask again as soon as they are answered, give the
+capacity; those of an overload pause, so that together they ask `TIMES` that; those of a flood ask
+again at once, whatever the answer."""
 TIMES = 5
+PAUSE_TRIALS = 3
 PROBES = 4
 
 
@@ -96,26 +102,39 @@ class Probe:
 
 def overload(server: Running, bodies: Path, body: bytes, seconds: float) -> dict[str, Any]:
     """Capacity, requests at five times its rate, a flood, and what comes after."""
-    capacity = _phase(server, bodies, body, seconds, CAPACITY)
+    usual = CAPACITY * len(_workers(server))
+    capacity = _phase(server, bodies, body, seconds, usual)
     report: dict[str, Any] = {"capacity": capacity}
     for phase, connections in (("overload", OVERLOAD), ("flood", FLOOD)):
-        pause_ms = _pause_ms(capacity) if phase == "overload" else 0.0
+        pause_ms = _pause_ms(server, bodies, capacity) if phase == "overload" else 0.0
         found = _phase(server, bodies, body, seconds, connections, pause_ms)
-        after = [round(run_wrk(server.url, bodies, CAPACITY, 1).per_second) for _ in range(5)]
-        report[phase] = {**_relative(found, capacity), "after_per_second": after}
+        after = [round(_accepted_in(server, bodies, usual, 1)) for _ in range(5)]
+        report[phase] = {**_relative(found, capacity), "accepted_after_per_second": after}
     return report
 
 
-def overload_of_a_short_queue(
-    server: Running, bodies: Path, body: bytes, seconds: float, capacity: dict[str, Any]
-) -> dict[str, Any]:
-    """The same overload, put to a service in which one request may wait."""
-    found = _phase(server, bodies, body, seconds, OVERLOAD, _pause_ms(capacity))
-    return _relative(found, capacity)
+@contextmanager
+def _apart() -> Iterator[Callable[[], None]]:
+    """What is started in the block has half of the cores; what is called in it takes the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("apart from its clients the service needs a second core")
+    half = len(cores) // 2
+    os.sched_setaffinity(0, cores[:half])
+    try:
+        yield lambda: os.sched_setaffinity(0, cores[half:])
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
-def _pause_ms(capacity: dict[str, Any]) -> float:
-    return 1000 * OVERLOAD / (TIMES * capacity["accepted_per_second"])
+def _pause_ms(server: Running, bodies: Path, capacity: dict[str, Any]) -> float:
+    """How long each connection is to pause, found by trying: what an answer takes is not known."""
+    wanted = 1000 * OVERLOAD / (TIMES * capacity["accepted_per_second"])
+    pause = wanted
+    for _ in range(PAUSE_TRIALS):
+        load = run_wrk(server.url, bodies, OVERLOAD, 2, max(1.0, pause))
+        pause -= 1000 * OVERLOAD * load.seconds / load.requests - wanted
+    return max(1.0, pause)
 
 
 def _relative(found: dict[str, Any], capacity: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +159,7 @@ def _phase(
     with probe.asking(), _memory(server) as memory:
         load = run_wrk(server.url, bodies, connections, seconds, pause_ms)
     return {
+        "workers": len(_workers(server)),
         "connections": connections,
         "accepted_per_second": round((_accepted(server) - accepted) / load.seconds),
         "refused_per_second": round(load.not_2xx / load.seconds),
@@ -151,6 +171,11 @@ def _phase(
         "socket_errors": load.socket_errors,
         "peak_pss_mib": round(max(memory)),
     }
+
+
+def _accepted_in(server: Running, bodies: Path, connections: int, seconds: float) -> float:
+    load = run_wrk(server.url, bodies, connections, seconds)
+    return (load.requests - load.not_2xx) / load.seconds
 
 
 def kill(server: Running, body: bytes) -> dict[str, Any]:
@@ -283,13 +308,15 @@ def main() -> None:
         inside.mkdir()
         rounds = []
         for _ in range(options.repeats):
+            with (
+                _apart() as take_the_others,
+                running(Server(OURS, command), whole[0], inside) as server,
+            ):
+                take_the_others()
+                apart = overload(server, folder / "bodies", whole[0], options.seconds)
             with running(Server(OURS, command), whole[0], inside) as server:
-                found = overload(server, folder / "bodies", whole[0], options.seconds)
-            with running(Server(OURS, command, {"DIMML_QUEUE": "1"}), whole[0], inside) as server:
-                found["overload_of_a_short_queue"] = overload_of_a_short_queue(
-                    server, folder / "bodies", whole[0], options.seconds, found["capacity"]
-                )
-            rounds.append(found)
+                shared = overload(server, folder / "bodies", whole[0], options.seconds)
+            rounds.append({"apart": apart, "shared": shared})
         with running(Server(OURS, command), whole[0], inside) as server:
             killed = kill(server, whole[0])
             soaked = soak(server, folder / "bodies", whole, inside, options.soak_minutes)
@@ -297,8 +324,11 @@ def main() -> None:
         "machine": machine(),
         "bundle": bundle.id,
         "p99_ratio": {
-            phase: statistics.median(r[phase]["p99_ratio"] for r in rounds)
-            for phase in ("overload", "overload_of_a_short_queue", "flood")
+            cores: {
+                phase: statistics.median(r[cores][phase]["p99_ratio"] for r in rounds)
+                for phase in ("overload", "flood")
+            }
+            for cores in ("apart", "shared")
         },
         "overload": rounds,
         "kill": killed,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dimml.answers import Outputs, Prepared, build_predictions
+from dimml.answers import Fused, Outputs, Prepared, build_predictions
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, InputError, UsageError
 from dimml.fits import check_fits
@@ -206,8 +206,12 @@ class Predictor:
 
     def classify(self, batch: Sequence[Prepared], encoded: Encoded) -> list[Prediction]:
         """Fuses the features of a batch into its predictions."""
+        return build_predictions(self.bundle, batch, self.fuse(encoded))
+
+    def fuse(self, encoded: Encoded) -> Fused:
+        """Fuses the features of a batch into its answers, as arrays."""
         outputs = self._classifier.run({"features": encoded.features, "present": encoded.present})
-        return build_predictions(self.bundle, batch, Outputs(*outputs))
+        return Fused.of(self.bundle, encoded.present, Outputs(*outputs))
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Runs every graph once on example inputs, through the path of real samples."""

@@ -20,6 +20,9 @@ TURNS = 3
 PATIENCE = 0.1
 """Seconds in the queue after which a client is asked whether it still waits."""
 
+TIGHT_SECONDS = 2.0
+"""How long a queue stays short after more were refused than computed."""
+
 
 class QueueFull(Exception):  # noqa: N818 (as in the standard library)
     """No more can wait; try again shortly."""
@@ -44,6 +47,10 @@ class Batcher(Generic[Item, Result]):
     thread is free, all that wait are taken, up to `most`. Items whose caller was cancelled, or
     whose client is gone, are dropped before they cost anything.
 
+    While far more is asked than can be computed, one item may wait beside a full batch: a long
+    queue would only make each wait longer. Every `TIGHT_SECONDS` its whole length is tried again,
+    for clients that ask again at once keep a short one full though there are few of them.
+
     Args:
         compute: a batch to its results, in order. Where it raises, each item is computed alone,
             so that one that breaks it does not fail its neighbours.
@@ -61,6 +68,9 @@ class Batcher(Generic[Item, Result]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._running: asyncio.Task[None] | None = None
         self._computing = 0
+        self._refused = 0
+        self._is_tight = False
+        self._tight_until = 0.0
 
     @property
     def depth(self) -> int:
@@ -70,7 +80,13 @@ class Batcher(Generic[Item, Result]):
     @property
     def room(self) -> int:
         """Items that could be submitted now; the places that a small batch leaves are free."""
-        return self._capacity + self._most - len(self._queue) - self._computing
+        is_tight = self._is_tight and time.monotonic() < self._tight_until
+        capacity = min(1, self._capacity) if is_tight else self._capacity
+        return capacity + self._most - len(self._queue) - self._computing
+
+    def note_refusal(self) -> None:
+        """Counts one that was not submitted for want of room."""
+        self._refused += 1
 
     async def submit(self, item: Item, is_gone: IsGone | None = None) -> Result:
         """The result of one item.
@@ -84,6 +100,7 @@ class Batcher(Generic[Item, Result]):
             Abandoned: `is_gone` said so.
         """
         if self.room <= 0:
+            self.note_refusal()
             raise QueueFull
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(item, future, is_gone, time.monotonic()))
@@ -116,6 +133,7 @@ class Batcher(Generic[Item, Result]):
     async def _take(self) -> list[_Waiting[Item, Result]]:
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        self._adapt()
         batch: list[_Waiting[Item, Result]] = []
         late = time.monotonic() - PATIENCE
         while self._queue and len(batch) < self._most:
@@ -127,6 +145,15 @@ class Batcher(Generic[Item, Result]):
                 continue
             batch.append(waiting)
         return batch
+
+    def _adapt(self) -> None:
+        """Decides for the next batch how many may wait."""
+        now = time.monotonic()
+        if self._is_tight:
+            self._is_tight = now < self._tight_until
+        elif self._refused > self._most:
+            self._is_tight, self._tight_until = True, now + TIGHT_SECONDS
+        self._refused = 0
 
     def _outcomes(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         try:

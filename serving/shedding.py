@@ -56,6 +56,7 @@ class Shedder:
         if service is None:
             return False
         if self._admitted >= service.batcher.room:
+            service.batcher.note_refusal()
             return True
         # What has come at once is admitted before the first of it is queued: that is done by its
         # task, which runs in the next turn of the loop, right after `_settle`.

@@ -97,6 +97,52 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_it_has_room() -> None
     assert asyncio.run(run()) == 12
 
 
+def test_while_more_are_refused_than_computed_only_one_may_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving.batching, "TIGHT_SECONDS", 60.0)
+    work = Work()
+
+    async def run() -> None:
+        batcher = Batcher(work, 2, 3)
+        first = await busy(work, batcher)
+        waiting = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3, 4)]
+        await asyncio.sleep(0)
+        batcher.note_refusal()
+        batcher.note_refusal()
+        with pytest.raises(QueueFull):
+            await batcher.submit(5)
+        work.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert batcher.room == 3
+        # What is refused meanwhile does not count: few clients that ask again at once would
+        # otherwise keep it short for ever.
+        for _ in range(100):
+            batcher.note_refusal()
+        monkeypatch.setattr(serving.batching.time, "monotonic", lambda: now + 61)
+        assert batcher.room == 5
+        await batcher.submit(6)
+        assert batcher.room == 5
+
+    now = serving.batching.time.monotonic()
+    asyncio.run(run())
+
+
+def test_a_few_refusals_leave_the_queue_as_it_is() -> None:
+    work = Work()
+
+    async def run() -> None:
+        batcher = Batcher(work, 2, 3)
+        batcher.note_refusal()
+        batcher.note_refusal()
+        await batcher.submit(1)
+        batcher.note_refusal()
+        await batcher.submit(2)
+        assert batcher.room == 5
+
+    asyncio.run(run())
+
+
 def test_a_caller_that_was_cancelled_costs_nothing() -> None:
     work = Work()
 

@@ -19,6 +19,8 @@ import httpx
 import PIL.Image
 import pytest
 
+from serving.batching import TIGHT_SECONDS
+
 FORM = {"text": "seven"}
 
 
@@ -132,6 +134,8 @@ class TestOverload:
                     url_of(small_queue) + "/predict", data=FORM, timeout=httpx.Timeout(30, read=0.1)
                 )
 
+        # The tests before this one made the queue short.
+        time.sleep(TIGHT_SECONDS)
         predictions = 'dimml_predictions_total{subset="text"}'
         before = metric(small_queue, predictions)
         with ThreadPoolExecutor(3) as pool:
