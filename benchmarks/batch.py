@@ -197,9 +197,9 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("runs/digits/bundle"))
     parser.add_argument("--run", type=Path, default=Path("runs/digits/run"))
     parser.add_argument("--data", type=Path, default=Path("runs/digits/data"))
-    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--torch-rows", type=int, default=6_000)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
