@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.optimize
@@ -12,11 +12,37 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimml.bundle import Conformal
-from dimml.nn.fusion import SharedClassifierFusion, subset_index
+from dimml.nn.fusion import (
+    SharedClassifierFusion,
+    blank_absent,
+    certainty_weights,
+    subset_index,
+)
 from dimml.samples import subset_name, subsets
-from train.subsets import subset_mask
+from train.subsets import subset_mask, subset_rows
 
-FUSION_TEMPERATURES = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0)
+UNIFORM = 1e6
+"""A temperature of the certainty weights at which they are equal to about 1e-6."""
+
+Rule = Literal["paper", "average", "certainty", "pooled"]
+"""How the modalities' logits are joined, always by `certainty_weights` and a sum.
+
+- paper: the shared classifier's logits as they are, T of 1 or 3; nothing is calibrated. Source:
+  DI-MML, arXiv 2407.19514.
+- average: calibrated per modality and per subset, with equal weights.
+- certainty: likewise, with T chosen on validation.
+- pooled: likewise, with T and a bias per modality fitted: log-linear pooling (Genest and Zidek
+  1986, Statistical Science 1, 114-135) whose weights follow certainty.
+"""
+
+FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
+    "paper": (1.0, 3.0),
+    "average": (UNIFORM,),
+    "certainty": (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0),
+    "pooled": (0.1, 0.3, 1.0, 10.0),
+}
+PENALTY = 1e-3
+"""Of the squares of what `pooled` fits, so that what the data leave open stays where it was."""
 CONFORMAL_SHARE = 3
 """One validation row in this many is kept for the conformal thresholds alone."""
 
@@ -36,12 +62,12 @@ def calibrate(
     logits: Tensor,
     present: Tensor,
     labels: Tensor,
-    candidates: Sequence[float] = FUSION_TEMPERATURES,
+    rule: Rule = "certainty",
 ) -> None:
-    """Fits every temperature by the negative log-likelihood, and sets them.
+    """Fits everything that a rule leaves open by the negative log-likelihood, and sets it.
 
-    First one per modality (Guo et al. 2017, arXiv 1706.04599), then the fusion temperature on the
-    mean over subsets, then one per subset of two modalities or more.
+    First one temperature per modality (Guo et al. 2017, arXiv 1706.04599), then the fusion
+    temperature on the mean over subsets, then one per subset of two modalities or more.
 
     Args:
         fusion: what to calibrate.
@@ -49,17 +75,17 @@ def calibrate(
         logits: [N, M, K] of the shared classifier, not calibrated.
         present: bool [N, M].
         labels: int64 [N].
-        candidates: for the fusion temperature.
+        rule: how they are joined.
     """
     slots = len(modalities)
     modality = torch.ones(slots)
     for slot in range(slots):
         rows = present[:, slot]
-        if rows.any():
+        if rows.any() and rule != "paper":
             modality[slot] = fit_temperature(logits[rows, slot], labels[rows])
     scaled = logits / modality.unsqueeze(-1)
     options = []
-    for temperature in candidates:
+    for temperature in FUSION_TEMPERATURES[rule]:
         table = torch.ones(2**slots)
         likelihoods = []
         fusion.set_calibration(modality, temperature, table)
@@ -70,12 +96,58 @@ def calibrate(
                 continue
             probabilities, _ = fusion.fuse(scaled[rows], mask.expand(int(rows.sum()), -1))
             log_probabilities = probabilities.clamp_min(1e-12).log()
-            fitted = fit_temperature(log_probabilities, labels[rows])
+            fitted = 1.0 if rule == "paper" else fit_temperature(log_probabilities, labels[rows])
             table[subset_index(mask)] = fitted
             likelihoods.append(_nll(log_probabilities / fitted, labels[rows]))
         options.append((float(np.mean(likelihoods or [0.0])), temperature, table))
     _, temperature, table = min(options, key=lambda option: option[0])
     fusion.set_calibration(modality, temperature, table)
+    if rule == "pooled":
+        _pool(fusion, modalities, blank_absent(scaled, present), present, labels)
+
+
+def _pool(
+    fusion: SharedClassifierFusion,
+    modalities: tuple[str, ...],
+    logits: Tensor,
+    present: Tensor,
+    labels: Tensor,
+) -> None:
+    """Fits biases, fusion temperature and subset temperatures together, from where they are."""
+    groups = [
+        (logits[rows].double(), mask, labels[rows], int(subset_index(mask[0])))
+        for subset, rows, mask in subset_rows(modalities, present)
+        if len(subset) > 1
+    ]
+    if not groups:
+        return
+    temperatures = torch.cat([fusion.fusion_temperature[None], fusion.subset_temperature])
+    start = torch.cat([fusion.modality_bias, temperatures.log()]).double()
+    moved = torch.zeros_like(start, requires_grad=True)
+    split = [len(modalities), 1, len(fusion.subset_temperature)]
+    optimizer = torch.optim.LBFGS([moved], max_iter=200, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        bias, log_temperature, log_table = (start + moved).split(split)
+        total = PENALTY * moved.square().sum()
+        for values, mask, wanted, index in groups:
+            weights = certainty_weights(values, mask, log_temperature.exp(), bias)
+            fused = (weights.unsqueeze(-1) * values).sum(dim=1) / log_table[index].exp()
+            total = total + functional.cross_entropy(fused, wanted) / len(groups)
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(objective)  # type: ignore[no-untyped-call]
+    bias, log_temperature, log_table = (start + moved.detach()).split(split)
+    # Equal biases do nothing.
+    fusion.set_calibration(
+        fusion.modality_temperature.clone(),
+        log_temperature[0].exp(),
+        log_table.exp(),
+        bias - bias.mean(),
+    )
 
 
 def conformal(

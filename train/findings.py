@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from train.tables import NOTHING
 
 HEADLINE = ("mean", "worst", "full")
 ECE_LIMIT = 0.02
+SET_LIMIT = 1.05
 """On full input, and above the expected ECE on each subset."""
 MINUS = "\N{MINUS SIGN}"
 
@@ -133,6 +135,8 @@ def claims(document: Summary) -> list[tuple[str, str, str]]:
         _not_behind(document, ours),
         _calibrated(document, ours),
         _calibrated_per_subset(document, ours),
+        *(_covered(document, ours, prefix) for prefix in ("", "high_")),
+        _small_sets(document, ours),
     ]
 
 
@@ -185,6 +189,42 @@ def _calibrated_per_subset(document: Summary, ours: Summary) -> tuple[str, str, 
     worst = max(excess, key=excess.__getitem__)
     most = PLAIN.write(excess[worst], "+").replace("-", MINUS)
     return claim, f"at most {most} ({worst})", _verdict(excess[worst] <= ECE_LIMIT)
+
+
+def _covered(document: Summary, ours: Summary, prefix: str) -> tuple[str, str, str]:
+    """Both splits are finite: the standard error is sqrt(c (1 - c) (1 / n + 1 / m))."""
+    short = {}
+    nominal = None
+    for name, figures in ours["subsets"].items():
+        coverage, nominal = (figures[f"{prefix}set_{k}"]["mean"] for k in ("coverage", "nominal"))
+        rows, samples = figures["set_rows"]["mean"], document["samples"].get(name)
+        if coverage is not None and nominal and rows and samples:
+            error = math.sqrt(nominal * (1 - nominal) * (1 / rows + 1 / samples))
+            short[name] = (nominal - coverage) / error
+    share = f"{100 * nominal:g} %" if nominal else "the coverage asked for"
+    claim = f"Prediction sets hold the label in {share}, on each subset, up to 3 standard errors"
+    if not short or len(short) < len(document["subsets"]):
+        return claim, NOTHING, "not known"
+    worst = max(short, key=short.__getitem__)
+    measured = f"short by {short[worst]:.1f} standard errors at most ({worst})"
+    if short[worst] <= 0:
+        measured = "short on no subset"
+    return claim, measured, _verdict(short[worst] <= 3)
+
+
+def _small_sets(document: Summary, ours: Summary) -> tuple[str, str, str]:
+    claim = f"Mean size of at most {SET_LIMIT} where accuracy exceeds the coverage"
+    sizes = {}
+    for name, figures in ours["subsets"].items():
+        size, accuracy, nominal = (
+            figures[key]["mean"] for key in ("set_size", "accuracy", "set_nominal")
+        )
+        if size is not None and accuracy is not None and nominal and accuracy > nominal:
+            sizes[name] = size
+    if not sizes:
+        return claim, NOTHING, "not known"
+    worst = max(sizes, key=sizes.__getitem__)
+    return claim, f"at most {sizes[worst]:.3f} ({worst})", _verdict(sizes[worst] <= SET_LIMIT)
 
 
 def _verdict(holds: bool) -> str:

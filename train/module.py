@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from dimml.nn.dimensions import effective_dimensions
+from dimml.nn.fusion import blank_absent
 from dimml.nn.model import DetachedModel
 from dimml.samples import subset_name
 from train.config import Recipe
 from train.data import Batch
 from train.methods.base import Method, Step
-from train.readout import blank_absent
 from train.subsets import subset_rows
 
 BEST = "val_accuracy"

@@ -19,7 +19,7 @@ SETTINGS = "settings.json"
 RESULTS = "results"
 TRIALS = "trials"
 WORK = "work"
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes with whatever makes old results incomparable."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from dimml.samples import is_absent, subset_name
 from dimml.table import Row
 from train import corrupt
 from train.cache import Split, cached_split
+from train.calibrate import conformal_rows
 from train.config import Recipe
 from train.data import Collate, EpochSampler, SplitDataset, read_split
 from train.measure import prediction_sets, reliability, risk_coverage_area, scores
@@ -32,6 +33,8 @@ from train.subsets import drop_modalities, subset_rows
 RATES = (0.0, 0.1, 0.3, 0.5, 0.7)
 """Of each present modality, the probability that it goes missing."""
 BATCH_SIZE = 256
+HIGH_COVERAGE = 0.99
+"""Of prediction sets, beside the recipe's."""
 
 Key = tuple[str, str, int]
 """Modality, corruption and level."""
@@ -151,15 +154,55 @@ def _loader(split: Split, kinds: Mapping[str, Kind]) -> Any:
     )
 
 
+def coverages(recipe: Recipe) -> tuple[float, ...]:
+    """Coverages at which prediction sets are measured, the recipe's first."""
+    return tuple(dict.fromkeys((recipe.coverage, HIGH_COVERAGE)))
+
+
+def cross_validated(
+    readout: Readout, modalities: tuple[str, ...], validation: tuple[Tensor, Tensor, Tensor]
+) -> dict[str, float]:
+    """Accuracy and NLL, means over subsets, on validation rows that calibration did not see.
+
+    By two halves of the part that calibration may see, in turn; what to ship is chosen by them.
+    The readout is left calibrated on one of them.
+    """
+    features, present, labels = (part[~conformal_rows(len(part))] for part in validation)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    halves = order.chunk(2)
+    found: dict[str, list[float]] = {"accuracy": [], "nll": []}
+    for fitted, held in (halves, halves[::-1]):
+        readout.calibrate(modalities, features[fitted], present[fitted], labels[fitted])
+        for _, rows, mask in subset_rows(modalities, present[held]):
+            probabilities, _ = readout(features[held][rows], mask)
+            measured = scores(probabilities, labels[held][rows])
+            for key, values in found.items():
+                values.append(measured[key])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def held_rows(modalities: tuple[str, ...], present: Tensor) -> dict[str, int]:
+    """Subset to the validation rows that its conformal threshold is fitted on."""
+    held = present[conformal_rows(len(present))]
+    return {
+        subset_name(subset): int(rows.sum()) for subset, rows, _ in subset_rows(modalities, held)
+    }
+
+
 def measure_readout(
-    readout: Readout, data: Encoded, conformal: Conformal, seed: int
+    readout: Readout,
+    data: Encoded,
+    conformals: Sequence[Conformal],
+    held: Mapping[str, int],
+    seed: int,
 ) -> dict[str, Any]:
     """The keys `subsets`, `missing`, `corruption` and `reliability` of a result.
 
     Args:
         readout: calibrated.
         data: the test split.
-        conformal: the readout's thresholds.
+        conformals: the readout's thresholds, see `coverages`.
+        held: subset to the rows that these were fitted on, see `held_rows`.
         seed: of the missing modalities; equal for all methods of a seed.
     """
     subsets, bins = {}, {}
@@ -171,7 +214,8 @@ def measure_readout(
             "samples": len(labels),
             **scores(probabilities, labels),
             "risk_coverage_area": risk_coverage_area(probabilities, labels),
-            **prediction_sets(probabilities, labels, conformal.thresholds.get(name)),
+            **_sets(probabilities, labels, name, conformals),
+            "set_rows": held.get(name, 0),
         }
         bins[name] = reliability(probabilities, labels)
     missing = {}
@@ -186,6 +230,18 @@ def measure_readout(
         "corruption": corruption,
         "reliability": bins,
     }
+
+
+def _sets(
+    probabilities: Tensor, labels: Tensor, subset: str, conformals: Sequence[Conformal]
+) -> dict[str, float | None]:
+    """Of the recipe's coverage `set_coverage` and `set_size`, of the high one `high_set_...`."""
+    found: dict[str, float | None] = {}
+    for prefix, conformal in zip(("", "high_"), conformals, strict=False):
+        measured = prediction_sets(probabilities, labels, conformal.thresholds.get(subset))
+        measured["set_nominal"] = conformal.coverage
+        found |= {f"{prefix}{key}": value for key, value in measured.items()}
+    return found
 
 
 def _measure_corruption(readout: Readout, data: Encoded) -> dict[str, Any]:

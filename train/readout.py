@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from dimml.nn.fusion import SharedClassifierFusion, certainty_weights, subset_index
-from train.calibrate import FUSION_TEMPERATURES, calibrate, fit_temperature
+from dimml.nn.fusion import (
+    SharedClassifierFusion,
+    blank_absent,
+    certainty_weights,
+    subset_index,
+)
+from train.calibrate import Rule, calibrate, fit_temperature
 from train.subsets import subset_rows
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Features [N, M, D], 0 where absent, and present [N, M] to logits [N, K] and weights [N, M]."""
-
-UNIFORM = 1e6
-"""A temperature of the certainty weights at which they are equal to about 1e-6."""
-
-
-def blank_absent(values: Tensor, present: Tensor) -> Tensor:
-    """Absent slots of [N, M, ...] as 0; multiplying by 0 would keep their NaN."""
-    return torch.where(present.unsqueeze(-1), values, torch.zeros_like(values))
 
 
 class Readout:
@@ -66,23 +63,19 @@ class FusionReadout(Readout):
 
     Args:
         fusion: calibrated in place.
-        temperatures: candidates for the certainty weights' temperature.
+        rule: how the modalities are joined.
     """
 
-    def __init__(
-        self,
-        fusion: SharedClassifierFusion,
-        temperatures: Sequence[float] = FUSION_TEMPERATURES,
-    ) -> None:
+    def __init__(self, fusion: SharedClassifierFusion, rule: Rule = "certainty") -> None:
         self.fusion = fusion
-        self._candidates = temperatures
+        self._rule = rule
 
     @torch.no_grad()
     def calibrate(
         self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
     ) -> None:
         logits = self.fusion.shared_classifier(features)
-        calibrate(self.fusion, modalities, logits, present, labels, self._candidates)
+        calibrate(self.fusion, modalities, logits, present, labels, self._rule)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:

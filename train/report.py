@@ -16,7 +16,7 @@ from dimml.files import write_atomic
 from dimml.progress import say
 from train.plots import figures
 from train.render import html, markdown
-from train.sections import TITLE, sections
+from train.sections import TITLE, sections, without_ablations
 from train.summary import Summary, summarise
 
 DOCUMENT = "compare.json"
@@ -38,7 +38,7 @@ def write_report(out: Path) -> Summary:
     """
     document = summarise(out)
     blocks = sections(document)
-    page = html(TITLE, blocks, figures(document))
+    page = html(TITLE, blocks, figures(without_ablations(document)))
     write_atomic(out / DOCUMENT, json.dumps(document, indent=2, allow_nan=False) + "\n")
     write_atomic(out / MARKDOWN, markdown(TITLE, blocks))
     write_atomic(out / PAGE, page)

@@ -15,6 +15,7 @@ RESULTS = "results"
 TABLES = {
     "hyperparameters": 0,
     "machine": 0,
+    "validation": 0,
     "subsets": 1,
     "missing": 1,
     "reliability": 1,
@@ -36,7 +37,10 @@ class Result:
         epochs: trained.
         hyperparameters: as chosen on validation.
         machine: what it ran on.
-        subsets: subset name to accuracy, nll, ece, risk_coverage_area, set_coverage, set_size.
+        validation: accuracy and nll, means over subsets on rows that calibration did not see.
+        subsets: subset name to accuracy, nll, ece, risk_coverage_area; set_coverage, set_size and
+            set_nominal of prediction sets, and with `high_` before them those of a high coverage;
+            set_rows, on which the sets' thresholds were fitted.
         missing: rate to accuracy, nll, ece.
         corruption: modality to kind to level to accuracy, nll, ece, weight, confidence.
         reliability: subset name to confidence, accuracy and count per bin.
@@ -49,6 +53,7 @@ class Result:
     epochs: int | None
     hyperparameters: Mapping[str, Any]
     machine: Mapping[str, Any]
+    validation: Mapping[str, Any]
     subsets: Mapping[str, Mapping[str, Any]]
     missing: Mapping[str, Mapping[str, Any]]
     corruption: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from train.findings import answers, claims, losses, show
 from train.render import Answers, Block, Bullets, Heading, Paragraph, Picture, Strong, Table
-from train.summary import MEASURES, SUBSET_MEASURE, Summary
+from train.summary import MEASURES, PLAIN, SUBSET_MEASURE, Scale, Summary
 from train.tables import (
     NOTHING,
     PER_CENT,
@@ -21,6 +21,7 @@ from train.tables import (
 )
 
 TITLE = "Methods compared under missing modalities"
+PERCENT = Scale(100, 0)
 ACCURACIES = ("full", "mean", "worst", "missing_area", "robustness")
 CONFIDENCES = ("ece_full", "ece_mean", "nll_full", "nll_mean", "risk_full", "risk_mean")
 READING = (
@@ -35,8 +36,60 @@ READING = (
 def sections(document: Summary) -> list[Block]:
     """The whole report, the answers first."""
     parts = (_first, _losses, _claims, _accuracy, _differences, _missing, _corruption)
-    more = (_confidence, _prediction_sets, _duc, _settings)
-    return [block for part in (*parts, *more) for block in part(document)]
+    methods = [
+        block for part in (*parts, _confidence) for block in part(without_ablations(document))
+    ]
+    more = (_ablation, _prediction_sets, _duc, _settings)
+    return [*methods, *(block for part in more for block in part(document))]
+
+
+def without_ablations(document: Summary) -> Summary:
+    """The document of the methods alone, without `dimml` with a change."""
+    fewer = {
+        part: {n: v for n, v in document[part].items() if n not in document["ablations"]}
+        for part in ("methods", "differences")
+    }
+    return {**document, **fewer}
+
+
+def _ablation(document: Summary) -> Iterator[Block]:
+    reference = document["reference"]
+    names = [reference, *document["ablations"]]
+    shown = {name: document["methods"][name] for name in names if name in document["methods"]}
+    if len(shown) < 2:
+        return
+    yield Heading(f"{reference} with one change at a time")
+    yield Paragraph(
+        "+paper: the source's weighting, not calibrated. +certainty: calibrated per modality and "
+        "subset, then weighted by certainty. +pooled: with a learned weight per modality too. "
+        "+both-heads: the private heads answer beside the shared one. +stage2: the source's fusion "
+        "head, where all modalities are present. +stage2-dropout: such a head alone, trained with "
+        "modalities left out. -no-shared, -no-duc: trained without. What is shipped is chosen by "
+        "the columns of validation, measured on rows that calibration did not see."
+    )
+    part = {**document, "methods": shown}
+    columns = [
+        Column("validation: accuracy", lambda method: method["validation"]["accuracy"]),
+        Column("NLL", lambda method: method["validation"]["nll"], higher=False, scale=PLAIN),
+        *(_test_column(key) for key in ("mean", "full", "worst", "robustness")),
+        *(_test_column(key) for key in ("nll_mean", "ece_mean")),
+    ]
+    yield method_table(part, columns)
+    yield Paragraph(f"Paired differences on test: {reference} less the other.")
+    keys = ("mean", "full", "robustness", "nll_mean")
+    rows = [
+        [name, *(show(found["measures"][key], MEASURES[key], unit=False) for key in keys)]
+        for name, found in document["differences"].items()
+        if name in shown
+    ]
+    yield Table(["method", *(MEASURES[key].title for key in keys)], rows)
+
+
+def _test_column(key: str) -> Column:
+    one = MEASURES[key]
+    return Column(
+        f"test: {one.title}", lambda method: method["measures"][key], one.higher, one.scale
+    )
 
 
 def _first(document: Summary) -> Iterator[Block]:
@@ -168,21 +221,30 @@ def _confidence(document: Summary) -> Iterator[Block]:
 
 
 def _prediction_sets(document: Summary) -> Iterator[Block]:
-    keys = ("set_coverage", "set_size")
-    shown = {
+    found = [(prefix, _with_sets(document, prefix)) for prefix in ("", "high_")]
+    if not any(shown for _, shown in found):
+        return
+    yield Heading("Prediction sets")
+    yield Paragraph("Share of sets that hold the true label in %, then the mean size of a set.")
+    for prefix, shown in found:
+        if not shown:
+            continue
+        nominal = next(iter(shown.values()))["subsets"][document["full"]][f"{prefix}set_nominal"]
+        yield Paragraph(f"At a coverage of {mean_text(nominal, PERCENT)} %:")
+        rows = [
+            [name, *(_coverage(method["subsets"][s], prefix) for s in document["subsets"])]
+            for name, method in shown.items()
+        ]
+        yield Table(["method", *document["subsets"]], rows)
+
+
+def _with_sets(document: Summary, prefix: str) -> Summary:
+    keys = (f"{prefix}set_coverage", f"{prefix}set_size")
+    return {
         name: method
         for name, method in document["methods"].items()
         if any(one[key]["mean"] is not None for one in method["subsets"].values() for key in keys)
     }
-    if not shown:
-        return
-    yield Heading("Prediction sets")
-    yield Paragraph("Share of sets that hold the true label in %, then the mean size of a set.")
-    rows = [
-        [name, *(_coverage(method["subsets"][subset]) for subset in document["subsets"])]
-        for name, method in shown.items()
-    ]
-    yield Table(["method", *document["subsets"]], rows)
 
 
 def _duc(document: Summary) -> Iterator[Block]:
@@ -220,10 +282,10 @@ def _levels(levels: Summary) -> str:
     return " / ".join(NOTHING if mean is None else f"{100 * mean:.1f}" for mean in means)
 
 
-def _coverage(figures: Summary) -> str:
-    size = figures["set_size"]["mean"]
+def _coverage(figures: Summary, prefix: str) -> str:
+    size = figures[f"{prefix}set_size"]["mean"]
     shown = NOTHING if size is None else f"{size:.2f}"
-    return f"{spread_text(figures['set_coverage'], PER_CENT)}; {shown}"
+    return f"{spread_text(figures[f'{prefix}set_coverage'], PER_CENT)}; {shown}"
 
 
 def _rate(rate: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,18 @@ from train.estimates import (
 from train.result_files import Result, Scope, modalities, read_results, scope_of
 
 REFERENCE = "dimml"
-SUBSET_FIGURES = ("accuracy", "nll", "ece", "risk_coverage_area", "set_coverage", "set_size")
+SET_FIGURES = ("set_coverage", "set_size", "set_nominal")
+SUBSET_FIGURES = (
+    *("accuracy", "nll", "ece", "risk_coverage_area", "set_rows"),
+    *SET_FIGURES,
+    *(f"high_{name}" for name in SET_FIGURES),
+)
+VALIDATION_FIGURES = ("accuracy", "nll")
 MISSING_FIGURES = ("accuracy", "nll", "ece")
 CORRUPTION_FIGURES = ("accuracy", "nll", "ece", "weight", "confidence")
 Summary = dict[str, Any]
+ABLATION = re.compile(rf"{REFERENCE}[+-]")
+"""How the name of a row begins that is `dimml` with a change."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ def summarise(out: Path) -> Summary:
         "seeds": list(scope.seeds),
         "samples": {name: _samples(results, name) for name in scope.subsets},
         "methods": {name: methods[name] for name in order},
+        "ablations": [name for name in order if ABLATION.match(name)],
         "differences": {
             name: _differences(ours, by_method[name], scope)
             for name in order
@@ -159,6 +169,7 @@ def _method(results: Sequence[Result], scope: Scope) -> Summary:
             name: pooled_reliability([r.reliability.get(name, {}) for r in results])
             for name in scope.subsets
         },
+        "validation": _figures(VALIDATION_FIGURES, [r.validation for r in results]),
         "duc": _duc(results),
     }
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 
-from dimml.bundle import Conformal
 from dimml.nn.model import DetachedModel
 from dimml.runtime import available_cores
 from train.config import Recipe
@@ -23,7 +22,14 @@ from train.methods import METHODS
 from train.methods.base import Method, Trial
 from train.module import BEST, DetachedModule, encode
 from train.prepare import build, prepare
-from train.protocol import encode_test, measure_readout, read_test
+from train.protocol import (
+    coverages,
+    cross_validated,
+    encode_test,
+    held_rows,
+    measure_readout,
+    read_test,
+)
 from train.readout import Readout
 from train.run import calibrated, finish
 
@@ -76,11 +82,17 @@ class Laboratory:
         validation = encode(model, data.val_dataloader())
         rows: dict[str, Readout] = {name: built.readout(model)}
         # A variant's would have the names of the method's own.
-        rows |= built.references(model) if name in METHODS else {}
+        if name in METHODS:
+            rows |= built.references(model, lambda: encode(model, data.plain_train_dataloader()))
+        held = held_rows(model.modalities, validation[1])
         measured = {}
         for row, readout in rows.items():
-            fitted: Conformal = calibrated(readout, model, validation, recipe.coverage)
-            measured[row] = measure_readout(readout, encoded, fitted, seed)
+            found = cross_validated(readout, model.modalities, validation)
+            fitted = [calibrated(readout, model, validation, c) for c in coverages(recipe)]
+            measured[row] = {
+                "validation": found,
+                **measure_readout(readout, encoded, fitted, held, seed),
+            }
         shared = {
             "seed": seed,
             "seconds": round(time.monotonic() - started, 1),

@@ -29,22 +29,30 @@ def certainty(logits: Tensor) -> Tensor:
     return logits.softmax(dim=-1).amax(dim=-1)
 
 
-def certainty_weights(logits: Tensor, present: Tensor, temperature: float | Tensor) -> Tensor:
-    """The share of each modality in the answer: w = softmax over the present m of (c_m / T).
+def certainty_weights(
+    logits: Tensor,
+    present: Tensor,
+    temperature: float | Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The share of each modality in the answer: w = softmax over the present m of (c_m / T + b_m).
 
     Every row is weighted by itself, so an answer never depends on the rest of the batch.
-    Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting; the mask is ours.
+    Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting; the mask and b are ours.
 
     Args:
         logits: [N samples, M modalities, K classes]; absent slots may hold NaN.
         present: bool [N samples, M modalities].
         temperature: T, positive; high means equal shares.
+        bias: b, [M modalities]; what one modality counts for beside another of equal certainty.
 
     Returns:
         [N samples, M modalities]; rows sum to 1, absent modalities have exactly 0. A row with
         nothing present has no answer: NaN.
     """
-    scores = certainty(_blank_absent(logits, present)) / temperature
+    scores = certainty(blank_absent(logits, present)) / temperature
+    if bias is not None:
+        scores = scores + bias
     return scores.masked_fill(~present, float("-inf")).softmax(dim=-1)
 
 
@@ -64,8 +72,8 @@ def subset_index(present: Tensor) -> Tensor:
 class SharedClassifierFusion(nn.Module):
     """All of `classifier.onnx`: shared classifier, calibration, certainty weighting and mask.
 
-    Temperatures are buffers, not parameters: they are fitted on the validation split after
-    training and set by `set_calibration`; until then all are 1.
+    What calibration finds are buffers, not parameters: they are fitted on the validation split
+    after training and set by `set_calibration`; until then temperatures are 1 and biases 0.
 
     Attributes:
         shared_classifier: g, linear from D dimensions to K classes.
@@ -74,11 +82,13 @@ class SharedClassifierFusion(nn.Module):
         subset_temperature: [2 ** M subsets], numbered by `subset_index`; divides the fused logits.
             That of a one-modality subset is always 1, so that such a subset answers exactly what
             its modality's logits say. That of the empty subset (index 0) is never used.
+        modality_bias: [M modalities]; the b of `certainty_weights`.
     """
 
     modality_temperature: Tensor
     fusion_temperature: Tensor
     subset_temperature: Tensor
+    modality_bias: Tensor
 
     def __init__(self, feature_dim: int, num_classes: int, num_modalities: int) -> None:
         """Builds an uncalibrated head for D = `feature_dim`, K = `num_classes` and M modalities.
@@ -96,6 +106,7 @@ class SharedClassifierFusion(nn.Module):
         self.register_buffer("modality_temperature", torch.ones(num_modalities))
         self.register_buffer("fusion_temperature", torch.tensor(1.0))
         self.register_buffer("subset_temperature", torch.ones(2**num_modalities))
+        self.register_buffer("modality_bias", torch.zeros(num_modalities))
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Answers from the features of whichever modalities are present.
@@ -113,8 +124,8 @@ class SharedClassifierFusion(nn.Module):
             ValueError: the number of modalities is not M.
         """
         self._check_modalities(features, present)
-        logits = self.shared_classifier(_blank_absent(features, present))
-        logits = _blank_absent(logits / self.modality_temperature.unsqueeze(-1), present)
+        logits = self.shared_classifier(blank_absent(features, present))
+        logits = blank_absent(logits / self.modality_temperature.unsqueeze(-1), present)
         probabilities, weights = self.fuse(logits, present)
         return probabilities, weights, logits
 
@@ -134,8 +145,8 @@ class SharedClassifierFusion(nn.Module):
             ValueError: the number of modalities is not M.
         """
         self._check_modalities(modality_logits, present)
-        logits = _blank_absent(modality_logits, present)
-        weights = certainty_weights(logits, present, self.fusion_temperature)
+        logits = blank_absent(modality_logits, present)
+        weights = certainty_weights(logits, present, self.fusion_temperature, self.modality_bias)
         fused = (weights.unsqueeze(-1) * logits).sum(dim=1)
         temperature = self.subset_temperature[subset_index(present)]
         return (fused / temperature.unsqueeze(-1)).softmax(dim=-1), weights
@@ -145,18 +156,20 @@ class SharedClassifierFusion(nn.Module):
         modality_temperature: Sequence[float] | Tensor,
         fusion_temperature: float | Tensor,
         subset_temperature: Sequence[float] | Tensor,
+        modality_bias: Sequence[float] | Tensor | None = None,
     ) -> None:
-        """Sets the three kinds of temperature, all of them or, on an error, none.
+        """Sets the three kinds of temperature and the biases, all of them or, on an error, none.
 
         Args:
             modality_temperature: [M modalities].
             fusion_temperature: scalar.
             subset_temperature: [2 ** M subsets], numbered by `subset_index`; 1 for each subset of
                 one modality, whose calibration is that of its modality.
+            modality_bias: [M modalities]; 0 for each if None.
 
         Raises:
-            ValueError: a length is wrong, a temperature is not positive and finite, or that of a
-                one-modality subset is not 1.
+            ValueError: a length is wrong, a temperature is not positive and finite, that of a
+                one-modality subset is not 1, or a bias is not finite.
         """
         checked = {
             "modality_temperature": self._as_temperatures(
@@ -166,6 +179,10 @@ class SharedClassifierFusion(nn.Module):
             "subset_temperature": self._as_temperatures("subset_temperature", subset_temperature),
         }
         _check_singletons(checked["subset_temperature"], len(self.modality_temperature))
+        bias = torch.zeros_like(self.modality_bias) if modality_bias is None else modality_bias
+        checked["modality_bias"] = self._like("modality_bias", bias)
+        if not bool(checked["modality_bias"].isfinite().all()):
+            raise ValueError(f"modality_bias must be finite, got {bias}")
         for name, values in checked.items():
             self.get_buffer(name).copy_(values)
 
@@ -179,15 +196,20 @@ class SharedClassifierFusion(nn.Module):
             )
 
     def _as_temperatures(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
-        """`values` as a tensor like the buffer `name`, checked after rounding to its precision."""
+        """As `_like`, checked after rounding to the buffer's precision."""
+        tensor = self._like(name, values)
+        if not bool((tensor.isfinite() & (tensor > 0)).all()):
+            raise ValueError(f"{name} must be positive and finite, got {tensor.tolist()}")
+        return tensor
+
+    def _like(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
+        """`values` as a tensor of the shape and type of the buffer `name`."""
         buffer = self.get_buffer(name)
         tensor = torch.as_tensor(values, dtype=buffer.dtype, device=buffer.device).detach()
         if tensor.shape != buffer.shape:
             raise ValueError(
                 f"{name} must have shape {list(buffer.shape)}, got {list(tensor.shape)}"
             )
-        if not bool((tensor.isfinite() & (tensor > 0)).all()):
-            raise ValueError(f"{name} must be positive and finite, got {tensor.tolist()}")
         return tensor
 
 
@@ -200,6 +222,6 @@ def _check_singletons(subset_temperature: Tensor, num_modalities: int) -> None:
         )
 
 
-def _blank_absent(values: Tensor, present: Tensor) -> Tensor:
+def blank_absent(values: Tensor, present: Tensor) -> Tensor:
     """Replaces absent slots of [N, M, ...] by 0; multiplying by 0 would keep their NaN."""
     return torch.where(present.unsqueeze(-1), values, torch.zeros_like(values))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import groupby
+from itertools import groupby, islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from serving.batch.inputs import Inputs, ScoreRow, Window
 from serving.batch.job import Job, Part
 from serving.batch.scorer import Scorer, joined
 
-AHEAD = 3
-"""Windows that are read and wait, or are computed, for each process."""
+TOGETHER = 4
+"""Windows that go to a process and come back in one message: each costs the parent time."""
+
+AHEAD = 2
+"""Messages that wait, or are computed, for each process."""
 
 DEADLY = InputError(
     "unreadable",
@@ -69,26 +72,27 @@ class Local:
         self, windows: Iterator[Window], job: Job, schema: pa.Schema
     ) -> Iterator[tuple[int, pa.Table]]:
         pool = self._pool(job, self._workers)
-        pending: deque[tuple[Window, Future[bytes]]] = deque()
+        pending: deque[tuple[Sequence[Window], Future[bytes]]] = deque()
 
         def finished() -> tuple[int, pa.Table]:
             nonlocal pool
-            window, future = pending.popleft()
+            message, future = pending.popleft()
             try:
                 scores = _table(future.result())
             except BrokenProcessPool:
-                scores = self._score_again(job, window.rows)
+                scores = pa.concat_tables(self._score_again(job, w.rows) for w in message)
                 pool = self._pool(job, self._workers)
                 for number, (other, _) in enumerate(pending):
-                    pending[number] = other, pool.submit(_score, other.rows)
-            return window.part, joined(scores, window.kept, schema)
+                    pending[number] = other, pool.submit(_score, [w.rows for w in other])
+            kept = pa.concat_tables(window.kept for window in message)
+            return message[0].part, joined(scores, kept, schema)
 
         try:
-            for window in windows:
+            for message in _messages(windows):
                 try:
-                    pending.append((window, pool.submit(_score, window.rows)))
+                    pending.append((message, pool.submit(_score, [w.rows for w in message])))
                 except BrokenProcessPool:
-                    pending.append((window, _broken()))
+                    pending.append((message, _broken()))
                 if len(pending) >= AHEAD * self._workers:
                     yield finished()
             while pending:
@@ -104,7 +108,7 @@ class Local:
         """
         with self._pool(job, 1) as pool:
             try:
-                return _table(pool.submit(_score, rows).result())
+                return _table(pool.submit(_score, [rows]).result())
             except BrokenProcessPool as error:
                 if isinstance(rows[0].sample, InputError):
                     raise DimmlError("the processes that score die as they start") from error
@@ -119,6 +123,13 @@ class Local:
         context = multiprocessing.get_context("spawn")
         arguments = (str(self._bundle), job, context.Value("i", 0), self._devices)
         return ProcessPoolExecutor(workers, context, _start, arguments)
+
+
+def _messages(windows: Iterator[Window]) -> Iterator[list[Window]]:
+    """Windows of one part, a few at a time."""
+    for _, of_part in groupby(windows, lambda window: window.part):
+        while message := list(islice(of_part, TOGETHER)):
+            yield message
 
 
 def _table(content: bytes) -> pa.Table:
@@ -152,11 +163,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _score(rows: Sequence[ScoreRow]) -> bytes:
+def _score(windows: Sequence[Sequence[ScoreRow]]) -> bytes:
     assert _SCORER is not None
-    batch = _SCORER.score(rows)
+    batches = [_SCORER.score(rows) for rows in windows]
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     content: bytes = sink.getvalue().to_pybytes()
     return content

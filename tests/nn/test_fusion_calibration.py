@@ -17,7 +17,7 @@ def assert_close(actual: Tensor, expected: object) -> None:
 
 
 class TestCalibration:
-    good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0])
+    good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0], [0.3, -0.3])
 
     def test_is_stored_in_the_state_beside_the_classifier(self) -> None:
         fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
@@ -29,10 +29,12 @@ class TestCalibration:
             "modality_temperature",
             "fusion_temperature",
             "subset_temperature",
+            "modality_bias",
         }
         assert_close(state["modality_temperature"], self.good[0])
         assert_close(state["fusion_temperature"], self.good[1])
         assert_close(state["subset_temperature"], self.good[2])
+        assert_close(state["modality_bias"], self.good[3])
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_takes_fitted_tensors_and_keeps_no_hold_on_them(self, dtype: torch.dtype) -> None:
@@ -67,6 +69,8 @@ class TestCalibration:
             (2, [1.0, 1.0, 1.0, -3.0], "subset_temperature must be positive and finite"),
             (2, [1.0, 1.1, 1.0, 3.0], "one-modality subsets"),
             (2, [1.0, 1.0, 0.9, 3.0], "one-modality subsets"),
+            (3, [0.1], r"modality_bias must have shape \[2\], got \[1\]"),
+            (3, [0.1, NAN], "modality_bias must be finite"),
         ],
     )
     def test_is_refused_as_a_whole_when_any_of_it_is_wrong(
@@ -77,8 +81,22 @@ class TestCalibration:
         arguments[position] = value
         with pytest.raises(ValueError, match=message):
             fusion.set_calibration(*arguments)
-        for buffer in fusion.buffers():
-            assert (buffer == 1).all()
+        fresh = SharedClassifierFusion(DIMS, CLASSES, 2)
+        for buffer, untouched in zip(fusion.buffers(), fresh.buffers(), strict=True):
+            assert buffer.equal(untouched)
+
+    def test_without_biases_has_none(self) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion.set_calibration(*self.good)
+        fusion.set_calibration(*self.good[:3])
+        assert fusion.modality_bias.tolist() == [0, 0]
+
+    def test_a_bias_is_what_a_modality_counts_for_beside_another_as_certain(self) -> None:
+        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion.set_calibration([1, 1], 0.7, [1, 1, 1, 1], [0.5, -0.5])
+        logits = torch.randn(1, 1, CLASSES).expand(3, 2, CLASSES)
+        _, weights = fusion.fuse(logits, torch.tensor([[True, True]] * 3))
+        assert_close(weights, [[0.7310586, 0.2689414]] * 3)
 
 
 @pytest.mark.parametrize("modalities", [0, 11])

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dimml.nn.fusion import SharedClassifierFusion
 from dimml.samples import subset_name, subsets
-from train.calibrate import calibrate, conformal, conformal_rows
+from train.calibrate import Rule, calibrate, conformal, conformal_rows
 
 NAMES = ("audio", "image")
 SUBSETS = list(subsets(NAMES))
 CLASSES = 5
+RULES: tuple[Rule, ...] = ("average", "certainty", "pooled")
 DISTORTION = torch.tensor([3.0, 0.5])
 """What each modality's true logits are multiplied by: one over-confident, one too modest."""
 
@@ -173,3 +174,42 @@ class TestConformalRows:
         shares = conformal_rows(900).float()
         by_class = [float(shares[labels == label].mean()) for label in range(classes)]
         assert by_class == pytest.approx([1 / 3] * classes, abs=0.15)
+
+
+class TestRules:
+    @pytest.mark.parametrize("rule", ["average", "certainty", "pooled"])
+    def test_calibrate_all_but_the_source_s(self, rule: Rule) -> None:
+        fusion = fresh()
+        calibrate(fusion, NAMES, *evidence(2000, seed=0), rule)
+        assert fusion.modality_temperature.tolist() == pytest.approx([3.0, 0.5], rel=0.15)
+        assert fusion.subset_temperature[3] != 1
+
+    def test_the_source_s_leaves_logits_as_they_are(self) -> None:
+        fusion = fresh()
+        calibrate(fusion, NAMES, *evidence(500, seed=0), "paper")
+        assert fusion.modality_temperature.tolist() == [1, 1]
+        assert fusion.subset_temperature.tolist() == [1, 1, 1, 1]
+        assert fusion.fusion_temperature.item() in (1, 3)
+
+    def test_pooling_learns_which_modality_repeats_what_another_says(self) -> None:
+        """Two copies of one modality beside an independent one: each copy should count half."""
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.randint(0, 3, (4000,), generator=generator)
+        noise = torch.randn(4000, 2, 3, generator=generator)
+        one, other = (torch.eye(3)[labels] + noise[:, i] for i in (0, 1))
+        logits = torch.stack([one, one, other], dim=1)
+        present = torch.ones(4000, 3, dtype=torch.bool)
+        names = ("one", "copy", "other")
+        likelihood = {}
+        for rule in RULES:
+            fusion = SharedClassifierFusion(4, 3, 3)
+            calibrate(fusion, names, logits[:2000], present[:2000], labels[:2000], rule)
+            scaled = logits[2000:] / fusion.modality_temperature.unsqueeze(-1)
+            probabilities, weights = fusion.fuse(scaled, present[2000:])
+            likelihood[rule] = float(probabilities[torch.arange(2000), labels[2000:]].log().mean())
+        assert likelihood["pooled"] > likelihood["average"]
+        assert likelihood["pooled"] > likelihood["certainty"]
+        mean = weights.mean(dim=0).tolist()
+        assert mean[2] > 1.2 * mean[0]
+        assert mean[0] == pytest.approx(mean[1], abs=0.01)
+        assert float(fusion.modality_bias.sum()) == pytest.approx(0, abs=1e-5)

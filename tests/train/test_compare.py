@@ -64,7 +64,11 @@ def result(folder: Path, name: str, seed: int = 0) -> Any:
 class TestResults:
     def test_each_row_has_a_file(self, finished: Path) -> None:
         places = {path.parent.name for path in finished.rglob("seed-0.json")}
-        assert places == {"dimml", "best-unimodal", "logit-average", "ume", "ume+fusion"}
+        fusions = ("paper", "certainty", "pooled", "both-heads", "stage2", "stage2-dropout")
+        assert places == {
+            *("dimml", "best-unimodal", "logit-average", "ume", "ume+fusion"),
+            *(f"dimml+{name}" for name in fusions),
+        }
         assert not (finished / "compare" / "work").exists()
         assert set(write_report(finished / "compare")["methods"]) == places
 
@@ -74,8 +78,10 @@ class TestResults:
         assert list(found["subsets"]) == ["title", "note", "title+note"]
         assert set(found["subsets"]["note"]) == {
             *("samples", "accuracy", "nll", "ece"),
-            *("risk_coverage_area", "set_coverage", "set_size"),
+            *("risk_coverage_area", "set_coverage", "set_size", "set_nominal", "set_rows"),
+            *("high_set_coverage", "high_set_size", "high_set_nominal"),
         }
+        assert set(found["validation"]) == {"accuracy", "nll"}
         assert list(found["missing"]) == ["0.0", "0.1", "0.3", "0.5", "0.7"]
         assert set(found["corruption"]["title"]) == {"characters", "words"}
         noisy = found["corruption"]["title"]["words"]["3"]

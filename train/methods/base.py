@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import pydantic
 import torch
 from torch import Tensor, nn
 
+from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import DetachedModel
 from train.config import TrainingConfig
-from train.readout import Readout, blank_absent
+from train.readout import Readout
 
 
 class Options(pydantic.BaseModel):
@@ -31,6 +32,10 @@ class Trial(NamedTuple):
 
     options: Mapping[str, Any] = {}
     learning_rate: float = 1.0
+
+
+Training: TypeAlias = Callable[[], tuple[Tensor, Tensor, Tensor]]
+"""Features [N, M, D], present [N, M] and labels [N] of the training split, computed when called."""
 
 
 class Step(NamedTuple):
@@ -126,8 +131,13 @@ class Method(nn.Module):
         """The method's answer, to be calibrated."""
         return Readout(lambda features, present: self.answer(model, features, present))
 
-    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
-        """Further rows for a comparison, out of the same training, by name."""
+    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+        """Further rows for a comparison, out of the same training, by name.
+
+        Args:
+            model: trained.
+            training: the features, present and labels of the training split.
+        """
         return {}
 
 

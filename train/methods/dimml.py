@@ -9,36 +9,50 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dimml.nn.fusion import blank_absent
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import DetachedModel
-from train.methods.base import Method, Step, Trial, slot_cross_entropy
+from train.calibrate import Rule
+from train.methods.base import Method, Step, Training, Trial, slot_cross_entropy
 from train.methods.base import Options as BaseOptions
-from train.readout import UNIFORM, BestUnimodal, FusionHeadReadout, FusionReadout, Readout
+from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
+from train.subsets import drop_modalities
 
 FUSION_HEAD_EPOCHS = 20
 FUSION_HEAD_BATCH = 96
 FUSION_HEAD_LEARNING_RATE = 1e-3
+MODALITY_DROPOUT = 0.3
+RULES: dict[str, Rule] = {
+    "logit-average": "average",
+    "dimml+paper": "paper",
+    "dimml+certainty": "certainty",
+    "dimml+pooled": "pooled",
+}
+"""Row of a comparison to the rule that joins the modalities in it."""
 
 
 class Options(BaseOptions):
-    """Switches for an ablation.
+    """Switches for an ablation, and how the modalities are joined.
 
     Attributes:
         shared: the shared classifier is trained and answers; without it each modality's own head.
         duc: the DUC loss takes part after the warm-up.
         fusion_head: a second stage trains a linear head on all features together, the encoders
             frozen, which joins the answer where every modality is present.
+        fusion: the rule, see `train.calibrate`; `paper` is that of the source.
     """
 
     shared: bool = True
     duc: bool = True
     fusion_head: bool = False
+    fusion: Rule = "certainty"
 
 
 class Detached(Method):
@@ -93,21 +107,76 @@ class Detached(Method):
     ) -> None:
         """Stage 2: the head on the samples that have every modality; nothing else changes."""
         full = present.all(dim=1)
-        joined, labels = features[full].flatten(1), labels[full]
-        optimizer = torch.optim.AdamW(self.fusion_head.parameters(), FUSION_HEAD_LEARNING_RATE)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(FUSION_HEAD_EPOCHS):
-            order = torch.randperm(len(labels), generator=generator)
-            for rows in order.split(FUSION_HEAD_BATCH):
-                optimizer.zero_grad()
-                functional.cross_entropy(self.fusion_head(joined[rows]), labels[rows]).backward()
-                optimizer.step()
+        train_head(self.fusion_head, features[full], present[full], labels[full])
 
     def readout(self, model: DetachedModel) -> Readout:
         if self.options.fusion_head:
             return FusionHeadReadout(model.fusion, self.fusion_head)
-        return FusionReadout(model.fusion)
+        return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
-        average = FusionReadout(copy.deepcopy(model.fusion), (UNIFORM,))
-        return {"best-unimodal": BestUnimodal(model.fusion), "logit-average": average}
+    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+        """The simplest answers, and the ablation of the fusion, one change at a time."""
+        rows: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
+        for name, rule in RULES.items():
+            rows[name] = FusionReadout(copy.deepcopy(model.fusion), rule)
+        both = copy.deepcopy(model.fusion)
+        both.shared_classifier = both_heads(model)
+        rows["dimml+both-heads"] = FusionReadout(both, self.options.fusion)
+        features, present, labels = training()
+        full = present.all(dim=1)
+        if full.any():
+            head = self._new_head(model)
+            train_head(head, features[full], present[full], labels[full])
+            rows["dimml+stage2"] = FusionHeadReadout(copy.deepcopy(model.fusion), head)
+        dropped = self._new_head(model)
+        train_head(dropped, features, present, labels, dropout=MODALITY_DROPOUT)
+        rows["dimml+stage2-dropout"] = Readout(lambda f, _: (dropped(f.flatten(1)), None))
+        return rows
+
+    def _new_head(self, model: DetachedModel) -> nn.Linear:
+        width = len(model.modalities) * model.feature_dim
+        # Nothing else may draw other numbers for it.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return nn.Linear(width, model.fusion.shared_classifier.out_features)
+
+
+def train_head(
+    head: nn.Linear, features: Tensor, present: Tensor, labels: Tensor, dropout: float = 0.0
+) -> None:
+    """Trains a linear head on all features together, as stage 2 of DI-MML, arXiv 2407.19514.
+
+    Args:
+        head: from [N, M * D] to logits [N, K].
+        features: [N, M, D], anything where absent.
+        present: bool [N, M].
+        labels: int64 [N].
+        dropout: the probability that a present modality is left out, at least one staying.
+    """
+    optimizer = torch.optim.AdamW(head.parameters(), FUSION_HEAD_LEARNING_RATE)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(FUSION_HEAD_EPOCHS):
+        for rows in torch.randperm(len(labels), generator=generator).split(FUSION_HEAD_BATCH):
+            kept = drop_modalities(present[rows], dropout, generator)
+            optimizer.zero_grad()
+            logits = head(blank_absent(features[rows], kept).flatten(1))
+            functional.cross_entropy(logits, labels[rows]).backward()
+            optimizer.step()
+
+
+def both_heads(model: DetachedModel) -> PrivateClassifiers:
+    """Each modality's private head and the shared one as one: the mean of their logits."""
+    shared = model.fusion.shared_classifier
+    private: list[Any] = list(model.private_heads)
+    joined = PrivateClassifiers(len(private), model.feature_dim, shared.out_features)
+    with torch.no_grad():
+        for slot, head in enumerate(private):
+            joined.weight[slot] = (head.weight + _of_slot(shared.weight, slot, 2)) / 2
+            joined.bias[slot] = (head.bias + _of_slot(shared.bias, slot, 1)) / 2
+    return joined
+
+
+def _of_slot(values: Any, slot: int, dimensions: int) -> Tensor:
+    """What a head of all modalities, or heads of each, have for one."""
+    found: Tensor = values if values.ndim == dimensions else values[slot]
+    return found

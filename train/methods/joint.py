@@ -16,11 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import DetachedModel
-from train.methods.base import Method, Step
+from train.methods.base import Method, Step, Training
 from train.methods.base import Options as BaseOptions
-from train.readout import Readout, blank_absent
+from train.readout import Readout
 
 
 class Options(BaseOptions):
@@ -71,7 +72,7 @@ class Joint(Method):
         total = blank_absent(features, present).sum(dim=0)
         self.mean.copy_(total / present.sum(dim=0).clamp_min(1).unsqueeze(-1))
 
-    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
+    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
         return {"joint-mean": Readout(lambda values, mask: (self._filled(values, mask), None))}
 
     def _head(self, features: Tensor) -> Tensor:

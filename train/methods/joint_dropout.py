@@ -14,11 +14,12 @@ from typing import Annotated
 import pydantic
 from torch import Tensor
 
+from dimml.nn.fusion import blank_absent
 from dimml.nn.model import DetachedModel
-from train.methods.base import Step, Trial
+from train.methods.base import Step, Training, Trial
 from train.methods.joint import Joint
 from train.methods.joint import Options as JointOptions
-from train.readout import Readout, blank_absent
+from train.readout import Readout
 from train.subsets import drop_modalities
 
 
@@ -44,5 +45,5 @@ class JointDropout(Joint):
         kept = drop_modalities(present, self.options.rate)
         return super().losses(model, blank_absent(features, kept), kept, labels, step)
 
-    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
+    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
         return {}

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dimml.nn.fusion import blank_absent
 from dimml.nn.model import DetachedModel
 from train.methods.base import Method
-from train.readout import blank_absent
 
 RIDGE = 1e-6
 """eps, of the mean squared length of A's columns."""

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dimml.nn.model import DetachedModel
-from train.methods.base import Step, Trial
+from train.methods.base import Step, Training, Trial
 from train.methods.joint import Joint
 from train.methods.joint import Options as JointOptions
 from train.readout import Readout
@@ -73,7 +73,7 @@ class GradientModulation(Joint):
                 if self.options.noise:
                     parameter.grad.add_(torch.randn_like(parameter.grad) * deviation)
 
-    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
+    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
         return {}
 
 

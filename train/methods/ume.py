@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Literal
 
 from torch import Tensor
 
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.model import DetachedModel
-from train.calibrate import FUSION_TEMPERATURES
-from train.methods.base import Method, Step, slot_cross_entropy
+from train.calibrate import UNIFORM, Rule
+from train.methods.base import Method, Step, Training, slot_cross_entropy
 from train.methods.base import Options as BaseOptions
-from train.readout import UNIFORM, FusionReadout, Readout
+from train.readout import FusionReadout, Readout
 
 
 class Options(BaseOptions):
     """How the modalities' answers are joined.
 
     Attributes:
-        fusion: `average`, or our `certainty` weighting.
+        fusion: the rule, see `train.calibrate`.
     """
 
-    fusion: Literal["average", "certainty"] = "average"
+    fusion: Rule = "average"
 
 
 class UnimodalEnsemble(Method):
@@ -44,7 +43,6 @@ class UnimodalEnsemble(Method):
         super().__init__(options, model)
         slots, classes = len(model.modalities), model.fusion.shared_classifier.out_features
         model.fusion.shared_classifier = PrivateClassifiers(slots, model.feature_dim, classes)
-        self._candidates = (UNIFORM,) if options.fusion == "average" else FUSION_TEMPERATURES
         if options.fusion == "average":
             model.fusion.fusion_temperature.fill_(UNIFORM)
 
@@ -61,7 +59,7 @@ class UnimodalEnsemble(Method):
         return probabilities.clamp_min(1e-30).log(), weights
 
     def readout(self, model: DetachedModel) -> Readout:
-        return FusionReadout(model.fusion, self._candidates)
+        return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: DetachedModel) -> Mapping[str, Readout]:
+    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
         return {"ume+fusion": FusionReadout(copy.deepcopy(model.fusion))}

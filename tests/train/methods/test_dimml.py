@@ -9,6 +9,7 @@ from torch import Tensor
 
 from train.config import TrainingConfig
 from train.methods.base import Step
+from train.methods.dimml import both_heads, train_head
 
 Make = Callable[..., Any]
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -80,7 +81,7 @@ def test_the_best_unimodal_row_gives_all_weight_to_the_best_that_is_present(
     skilled = features.clone()
     skilled[:, 1, :4] += 9 * torch.eye(4)[labels]
     skilled[:, 0, :4] -= 9 * torch.eye(4)[labels]
-    readout = method.references(model)["best-unimodal"]
+    readout = method.references(model, lambda: batch)["best-unimodal"]
     readout.calibrate(method.modalities, skilled, present, labels)
     _, weights = readout(skilled, present)
     assert weights is not None
@@ -90,3 +91,46 @@ def test_the_best_unimodal_row_gives_all_weight_to_the_best_that_is_present(
     _, weights = readout(skilled[rows], audio_and_text[rows])
     assert weights is not None
     assert weights.argmax(dim=1).unique().tolist() == [2]
+
+
+def test_rows_of_the_ablation_change_one_thing_each_and_not_the_model(
+    make: Make, batch: Batch
+) -> None:
+    model, method = make("dimml")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    rows = method.references(model, lambda: batch)
+    answers = {}
+    for name, readout in rows.items():
+        readout.calibrate(method.modalities, *batch)
+        answers[name] = readout(*batch[:2])[0]
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+    own = method.readout(model)
+    own.calibrate(method.modalities, *batch)
+    expected = own(*batch[:2])[0]
+    same = [name for name, found in answers.items() if found.equal(expected)]
+    assert same == [f"dimml+{method.options.fusion}"]
+
+
+def test_both_heads_answer_with_the_mean_of_their_logits(make: Make, batch: Batch) -> None:
+    model, _ = make("dimml")
+    features = batch[0].nan_to_num()
+    found = both_heads(model)(features)
+    shared = model.fusion.shared_classifier(features)
+    for slot, head in enumerate(model.private_heads):
+        assert found[:, slot].allclose((shared[:, slot] + head(features[:, slot])) / 2, atol=1e-5)
+
+
+def test_the_head_trained_with_modalities_left_out_answers_without_them(
+    batch: Batch,
+) -> None:
+    features, present, labels = batch
+    accuracy = {}
+    for dropout in (0.0, 0.5):
+        head = torch.nn.Linear(features[0].numel(), 4)
+        torch.nn.init.zeros_(head.weight)
+        train_head(head, features, present, labels, dropout)
+        alone = torch.zeros_like(features)
+        alone[:, 0] = features[:, 0].nan_to_num()
+        said = head(alone.flatten(1)).argmax(dim=1)[present[:, 0]]
+        accuracy[dropout] = float((said == labels[present[:, 0]]).float().mean())
+    assert accuracy[0.5] > 0.5

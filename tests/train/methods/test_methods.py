@@ -71,7 +71,7 @@ class TestEveryMethod:
         features, present, labels = batch
         if method.finishes:
             method.finish(model, features, present, labels)
-        readouts = {name: method.readout(model), **method.references(model)}
+        readouts = {name: method.readout(model), **method.references(model, lambda: batch)}
         for readout in readouts.values():
             readout.calibrate(NAMES, *batch)
             for subset in subsets(NAMES):

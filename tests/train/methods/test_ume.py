@@ -25,7 +25,7 @@ def test_present_modalities_count_alike(make: Make, batch: Batch) -> None:
 
 def test_a_second_row_weights_them_by_certainty(make: Make, batch: Batch) -> None:
     model, method = make("ume")
-    rows = {"ume": method.readout(model), **method.references(model)}
+    rows = {"ume": method.readout(model), **method.references(model, lambda: batch)}
     shares = {}
     for name, readout in rows.items():
         readout.calibrate(method.modalities, *batch)
