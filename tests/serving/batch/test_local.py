@@ -46,7 +46,7 @@ from serving.batch.inputs import ScoreRow
 from serving.batch.job import Job
 job = Job.model_validate_json({job_of(tiny_bundle).model_dump_json()!r})
 local._start({str(tiny_bundle)!r}, job, multiprocessing.get_context("spawn").Value("i", 0), 1)
-assert local._score([ScoreRow("a", {{"text": "seven"}})])
+assert local._score([[ScoreRow("a", {{"text": "seven"}})]])
 print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run(
@@ -61,10 +61,11 @@ print(json.dumps(sorted(sys.modules)))
     assert modules & HEAVY == set()
 
 
-def score_unless_deadly(rows: list[ScoreRow]) -> bytes:
+def score_unless_deadly(windows: list[list[ScoreRow]]) -> bytes:
+    rows = [row for window in windows for row in window]
     if any(row.id == "r5" and not isinstance(row.sample, InputError) for row in rows):
         os._exit(1)
-    return SCORE(rows)
+    return SCORE(windows)
 
 
 SCORE = local._score
@@ -85,7 +86,7 @@ def test_a_row_that_its_process_dies_of_fails_alone(
     assert sum(row["label"] is not None for row in found) == 11
 
 
-def die(rows: list[ScoreRow]) -> bytes:
+def die(windows: list[list[ScoreRow]]) -> bytes:
     os._exit(1)
 
 
