@@ -37,17 +37,17 @@ class Options(BaseOptions):
     """Weight of the regulariser.
 
     Attributes:
-        rank: lambda.
+        rank: lambda; the authors' code adds the regulariser with weight 1.
     """
 
-    rank: Annotated[float, pydantic.Field(ge=0)] = 0.1
+    rank: Annotated[float, pydantic.Field(ge=0)] = 1.0
 
 
 class QualityAwareFusion(Method):
     """See the module."""
 
     Options = Options
-    TRIALS = (Trial(), Trial({"rank": 1.0}), Trial(learning_rate=2.0))
+    TRIALS = (Trial(), Trial({"rank": 0.1}), Trial(learning_rate=2.0))
 
     def __init__(self, options: Options, model: DetachedModel) -> None:
         super().__init__(options, model)
