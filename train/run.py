@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -137,6 +138,8 @@ def load_run(folder: Path) -> Run:
     model, method = build(recipe, kinds, len(document["labels"]), document["backbones"])
     state = load_file(folder / WEIGHTS)
     own = {key: state.pop(key) for key in list(state) if key.startswith(_METHOD)}
+    # Runs of before there were biases.
+    state.setdefault("fusion.modality_bias", torch.zeros(len(kinds)))
     model.load_state_dict(state)
     method.load_state_dict({key.removeprefix(_METHOD): value for key, value in own.items()})
     fitted = Conformal.model_validate(document["conformal"])

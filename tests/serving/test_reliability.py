@@ -79,8 +79,10 @@ class TestOverload:
             b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nContent-Length: %d\r\n\r\n"
         )
         with ThreadPoolExecutor(6) as pool, socket.create_connection(("127.0.0.1", port)) as line:
+            # The test before this one may have made the queue short.
+            time.sleep(TIGHT_SECONDS)
             busy = [pool.submit(ask, small_queue, files={"image": picture}) for _ in range(6)]
-            time.sleep(0.3)
+            wait_until(lambda: any(future.done() for future in busy))  # one was refused
             line.sendall(big % 1_000_000)
             # Before any of the body has come.
             refused = answer_on(line)
@@ -144,6 +146,13 @@ class TestOverload:
             assert computed.result().status_code == 200
         assert ask(small_queue, data=FORM).status_code == 200
         assert metric(small_queue, predictions) - before == 1
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def answer_on(line: socket.socket) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetModel
 
 from dimml import Predictor
@@ -128,6 +129,16 @@ def test_an_ensemble_exports_and_gives_equal_weights(recipe_file: Path, tmp_path
     prediction = predictor.predict({"front": front, "note": "it was red"})
     weights = {name: said.weight for name, said in prediction.modalities.items()}
     assert weights == pytest.approx({"front": 0.5, "rear": 0.0, "note": 0.5}, abs=1e-5)
+
+
+def test_a_run_of_before_there_were_biases_loads(recipe_file: Path, tmp_path: Path) -> None:
+    train_run(load_recipe(recipe_file, ["training.epochs=1"]), tmp_path / "run", resume=False)
+    weights = tmp_path / "run" / "model.safetensors"
+    state = load_file(weights)
+    del state["fusion.modality_bias"]
+    save_file(state, weights)
+
+    assert not load_run(tmp_path / "run").model.get_buffer("fusion.modality_bias").any()
 
 
 def test_a_method_to_compare_with_trains_and_has_no_bundle(
