@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -66,7 +67,9 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
     """
     _quieten()
-    torch.set_num_threads(available_cores())
+    if "OMP_NUM_THREADS" not in os.environ:
+        # By itself PyTorch counts the machine's cores, not those that this process may use.
+        torch.set_num_threads(available_cores())
     best = _Checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
     bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
     trainer = lightning.Trainer(
