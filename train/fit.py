@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -79,7 +80,12 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
     config = module.recipe.training
     _check(config, module.method)
     _quieten()
-    torch.set_num_threads(max(1, available_cores() // config.devices))
+    config = module.recipe.training
+    _check(config, module.method)
+    _quieten()
+    if "OMP_NUM_THREADS" not in os.environ:
+        # By itself PyTorch counts the machine's cores, not those that this process may use.
+        torch.set_num_threads(max(1, available_cores() // config.devices))
     best = _Checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
     bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
     trainer = lightning.Trainer(
