@@ -80,9 +80,6 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
     config = module.recipe.training
     _check(config, module.method)
     _quieten()
-    config = module.recipe.training
-    _check(config, module.method)
-    _quieten()
     if "OMP_NUM_THREADS" not in os.environ:
         # By itself PyTorch counts the machine's cores, not those that this process may use.
         torch.set_num_threads(max(1, available_cores() // config.devices))
