@@ -32,8 +32,8 @@ from benchmarks.roofline import allow_tf32, least_seconds, rates, synchronize, w
 from dimml import Predictor
 from dimml.device import Device
 from dimml.files import write_atomic
-from dimml.runtime import Gpu, Graph, choose_provider
 from dimml.nn.fusion import blank_absent
+from dimml.runtime import Gpu, Graph, choose_provider
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("fp32", "tf32", "fp16")
@@ -249,9 +249,7 @@ def measure_whole(bench: Bench, found: Mapping[str, Case], path: Path) -> dict[s
         runs[EAGER] = _together(module, inputs, bench.device, lambda m: m)
         runs[COMPILED] = _together(module, inputs, bench.device, _compiled)
         seconds = in_turn(runs, bench.device, bench.seconds)
-        cells[str(size)] = {
-            name: 1000 * statistics.median(each) for name, each in seconds.items()
-        }
+        cells[str(size)] = {name: 1000 * statistics.median(each) for name, each in seconds.items()}
     fastest = max(int(n) / min(c.values()) * 1000 for n, c in cells.items())
     return {
         "ms": cells,
@@ -321,7 +319,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         + ", ".join(f"{reached[p] / 1e12:.1f} TFLOP/s in {p}" for p in PRECISIONS)
         + f", and copies {reached['bytes'] / 1e9:,.0f} GB/s.",
         "",
-        "| encoder | precision | batch | " + " | ".join(f"{n}, ms" for n in RUNTIMES)
+        "| encoder | precision | batch | "
+        + " | ".join(f"{n}, ms" for n in RUNTIMES)
         + " | best of ours over eager | over compiled | of the roofline |",
         "|---|---|---|" + "---|" * (len(RUNTIMES) + 3),
     ]
@@ -346,8 +345,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"Before that, on one core of the host: {host['decode']:.2f} ms to decode and "
-            f"{host['preprocess']:.2f} ms to preprocess a sample. At {whole['samples_per_second']:,.0f} "
-            f"samples/s a GPU wants {whole['host_cores_per_gpu']:.1f} cores.",
+            f"{host['preprocess']:.2f} ms to preprocess a sample. At "
+            f"{whole['samples_per_second']:,.0f} samples/s a GPU wants "
+            f"{whole['host_cores_per_gpu']:.1f} cores.",
         ]
     lines += [f"\n{key}: {why}" for key, why in report["failed"].items()]
     return "\n".join(lines) + "\n"

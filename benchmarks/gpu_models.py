@@ -24,7 +24,22 @@ from train.data import train_tokenizer
 
 FEATURES, CLASSES = 256, 10
 RATE, SECONDS = 16_000, 10.03  # 1004 frames of 257 frequencies
-WORDS = "the quick brown fox jumps over a lazy dog and the dog sleeps on".split()
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "and",
+    "the",
+    "dog",
+    "sleeps",
+    "on",
+]
 
 
 @dataclass(frozen=True)

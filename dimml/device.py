@@ -33,6 +33,7 @@ class Device:
     def __init__(self, kind: str, number: int = 0, cuda_graphs: bool = False) -> None:
         self.kind, self.number = kind, number if kind == "cuda" else 0
         self.cuda_graphs = cuda_graphs
+        self._driver = _Driver(number) if kind == "cuda" else None
 
     def encoder(self, graph: Graph) -> BoundEncoder:
         """An encoder whose inputs and features are on the device."""
@@ -54,9 +55,7 @@ class Device:
 
     def host_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """An array on the host that copies to the device at full speed: zeros."""
-        if self.kind == "cuda":
-            return _page_locked(shape, dtype)
-        return np.zeros(shape, dtype)
+        return self._driver.zeros(shape, dtype) if self._driver else np.zeros(shape, dtype)
 
 
 class Staging:
@@ -218,22 +217,39 @@ def _run_options(graph_id: int | None) -> Any:
     return options
 
 
-def _page_locked(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Zeros in memory that the GPU can read by itself, from the CUDA driver.
+class _Driver:
+    """The CUDA driver's page-locked memory, from which a GPU reads by itself."""
 
-    Raises:
-        ProviderError: the driver gives none.
-    """
-    size = max(1, math.prod(shape)) * dtype.itemsize
-    driver, address = ctypes.CDLL(DRIVER), ctypes.c_void_p()
-    status = driver.cuMemHostAlloc(ctypes.byref(address), ctypes.c_size_t(size), _PORTABLE)
-    if status or address.value is None:
-        raise ProviderError(
-            f"the NVIDIA driver gives no {size:,} bytes of page-locked memory (error {status}); "
-            "lower max_batch, or raise the memory of the container"
-        )
-    buffer = (ctypes.c_char * size).from_address(address.value)
-    weakref.finalize(buffer, driver.cuMemFreeHost, address)
-    array = np.frombuffer(buffer, dtype, math.prod(shape)).reshape(shape)
-    array[...] = 0
-    return array
+    def __init__(self, number: int) -> None:
+        self._cuda, self._context = ctypes.CDLL(DRIVER), ctypes.c_void_p()
+        device = ctypes.c_int()
+        # The context that onnxruntime works in too.
+        self._check("cuDeviceGet", ctypes.byref(device), number)
+        self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+
+    def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """An array that gives its memory back when it goes.
+
+        Raises:
+            ProviderError: the driver gives none.
+        """
+        size, address = max(1, math.prod(shape)) * dtype.itemsize, ctypes.c_void_p()
+        # Each thread has a current context of its own.
+        self._check("cuCtxSetCurrent", self._context)
+        self._check("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), _PORTABLE)
+        buffer = (ctypes.c_char * size).from_address(address.value or 0)
+        weakref.finalize(buffer, self._free, address)
+        array = np.frombuffer(buffer, dtype, math.prod(shape)).reshape(shape)
+        array[...] = 0
+        return array
+
+    def _free(self, address: ctypes.c_void_p) -> None:
+        self._cuda.cuCtxSetCurrent(self._context)
+        self._cuda.cuMemFreeHost(address)
+
+    def _check(self, function: str, *arguments: Any) -> None:
+        if status := getattr(self._cuda, function)(*arguments):
+            raise ProviderError(
+                f"no page-locked memory from the NVIDIA driver ({function} answers {status}); "
+                "lower max_batch, or raise the memory of the container"
+            )

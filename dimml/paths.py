@@ -12,7 +12,6 @@ from dimml.device import Device, Staging
 from dimml.modalities import Arrays, Kind
 from dimml.runtime import Graph
 
-
 LEAST_ROWS = 256
 """Of each modality in a staging array: as a rule the first serves for good."""
 
@@ -31,7 +30,7 @@ class Group(NamedTuple):
     inputs: Arrays
 
 
-class Path(Protocol):
+class DataPath(Protocol):
     """Runs the graphs of a bundle. May be shared between threads."""
 
     def encode(self, groups: Sequence[Group], present: np.ndarray) -> Any:
@@ -106,9 +105,7 @@ class DevicePath:
         self._lock = threading.Lock()
         self._free: list[Staging] = []
 
-    def encode(
-        self, groups: Sequence[Group], present: np.ndarray
-    ) -> tuple[Staging, np.ndarray]:
+    def encode(self, groups: Sequence[Group], present: np.ndarray) -> tuple[Staging, np.ndarray]:
         index = np.zeros(present.shape, np.int64)
         padded = [(slot, rows, *self._padded(slot, inputs)) for slot, rows, inputs in groups]
         sizes = [0] * len(self._encoders)
@@ -161,6 +158,4 @@ class DevicePath:
             if staging.rows >= rows:
                 return self._free.pop(place)
         self._free.clear()
-        return self._device.staging(
-            len(self._encoders), max(LEAST_ROWS, rows), self._feature_dim
-        )
+        return self._device.staging(len(self._encoders), max(LEAST_ROWS, rows), self._feature_dim)

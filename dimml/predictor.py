@@ -18,8 +18,7 @@ from dimml.device import Device, gathering
 from dimml.errors import BundleError, InputError, ProviderError, UsageError
 from dimml.fits import check_fits
 from dimml.modalities import Arrays, Kind, Limits
-from dimml.paths import DevicePath, Group, HostPath
-from dimml.paths import Path as GraphPath
+from dimml.paths import DataPath, DevicePath, Group, HostPath
 from dimml.runtime import Gpu, Graph, Provider, choose_provider
 from dimml.samples import Prediction, Sample, is_absent
 
@@ -81,7 +80,7 @@ class Predictor:
         self,
         bundle: Bundle,
         kinds: Mapping[str, Kind],
-        path: GraphPath,
+        path: DataPath,
         provider: Provider,
     ) -> None:
         self.bundle = bundle
@@ -258,7 +257,7 @@ class Predictor:
 
 def load_path(
     bundle: Bundle, kinds: Sequence[Kind], provider: Provider, threads: int, gpu: Gpu
-) -> GraphPath:
+) -> DataPath:
     """The graphs of a bundle, loaded where they are to run.
 
     Raises:

@@ -116,7 +116,7 @@ class Graph:
 
 
 def execution_providers(provider: Provider, gpu: Gpu) -> list[Any]:
-    """onnxruntime's providers, the wanted one first, with their options."""
+    """Onnxruntime's providers, the wanted one first, with their options."""
     if provider == "cpu":
         return [CPU]
     # Found by trying, the fastest convolution costs seconds for every new shape.

@@ -18,7 +18,9 @@ PRECISIONS = ("fp32", "fp16", "int8")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     bundle: Annotated[Path, typer.Argument(help="Folder to write.")],
-    precision: Annotated[str, typer.Option(help="Of the encoders: fp32, fp16 (for GPUs) or int8 (for CPUs).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Of the encoders: fp32, fp16 (for GPUs) or int8 (for CPUs).")
+    ] = "fp32",
 ) -> None:
     """Turn a run into a bundle, once PyTorch and ONNX agree on real samples.
 

@@ -110,8 +110,7 @@ def compare(
             continue
         labels = np.array([label for _, label in pairs])
         before, after = (
-            np.array([p for p, _ in answers[subset]])
-            for answers in (before_answers, after_answers)
+            np.array([p for p, _ in answers[subset]]) for answers in (before_answers, after_answers)
         )
         found[subset] = {
             "samples": len(labels),

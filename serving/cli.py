@@ -44,7 +44,8 @@ def serve(
         bool | None, _option("Let a GPU compute float32 in TF32; default: off.", _MACHINE)
     ] = None,
     cuda_graphs: Annotated[
-        bool | None, _option("Record GPU kernels for the shapes warmed up with; default: off.", _MACHINE)
+        bool | None,
+        _option("Record GPU kernels for the shapes warmed up with; default: off.", _MACHINE),
     ] = None,
     workers: Annotated[
         int | None, _option("Processes; default: one per core, or per GPU.", _MACHINE)

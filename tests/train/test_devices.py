@@ -104,7 +104,7 @@ class TestRefusals:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_a_precision_that_only_a_gpu_has(self, recipe_file: Path, tmp_path: Path) -> None:
         recipe = load_recipe(recipe_file, ["training.precision=16-mixed"])
-        with pytest.raises(UsageError, match="needs a GPU.*bf16-mixed"):
+        with pytest.raises(UsageError, match=r"needs a GPU.*bf16-mixed"):
             train_run(recipe, tmp_path / "run", resume=False)
 
 

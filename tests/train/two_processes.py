@@ -58,9 +58,7 @@ class Data(lightning.LightningDataModule):
         return DataLoader(Rows(), SIZE // self.devices, sampler=sampler, collate_fn=collate)
 
     def plain_train_dataloader(self) -> Any:
-        return DataLoader(
-            Rows(), SIZE, sampler=EpochSampler(COUNT, 0, False), collate_fn=collate
-        )
+        return DataLoader(Rows(), SIZE, sampler=EpochSampler(COUNT, 0, False), collate_fn=collate)
 
 
 def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
