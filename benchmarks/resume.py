@@ -55,12 +55,36 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path.read_bytes()).hexdigest() for path in parts}
 
 
-def killed(command: Sequence[str], out: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Runs the command again and again, killing it; the last time it may end."""
+def uninterrupted(command: Sequence[str], out: Path) -> tuple[float, float]:
+    """Runs the command: seconds until the first part was there, and in all."""
+    started = time.monotonic()
+    first = None
+    with subprocess.Popen([*command, str(out)], **QUIET) as process:
+        while process.poll() is None:
+            if first is None and digests(out):
+                first = time.monotonic() - started
+            time.sleep(0.01)
+    if process.returncode or first is None:
+        raise RuntimeError(f"exit code {process.returncode}")
+    return first, time.monotonic() - started
+
+
+def killed(
+    command: Sequence[str], out: Path, kills: int, seed: int, until: float
+) -> dict[str, Any]:
+    """Runs the command again and again, killing it; the last time it may end.
+
+    Args:
+        command: without its output.
+        out: the output.
+        kills: how many.
+        seed: of their moments.
+        until: seconds after its start, the latest of them.
+    """
     chosen = random.Random(seed)
     moments, parts = [], []
     for _ in range(kills):
-        seconds = chosen.uniform(0.2, 2.5)
+        seconds = chosen.uniform(0.1, until)
         with subprocess.Popen([*command, str(out)], **QUIET) as process:
             time.sleep(seconds)
             if process.poll() is not None:
@@ -92,8 +116,10 @@ def main() -> None:
             command += ["--part-rows", str(PART_ROWS), "--on-unreadable", mode]
             command += ["--providers", "cpu"]
             whole, out = folder / "whole", folder / "out"
-            subprocess.run([*command, str(whole)], check=True, **QUIET)
-            found = killed(command, out, given.kills, seed)
+            first, end = uninterrupted(command, whole)
+            # So that all of them together do less than the whole.
+            until = first + 1.5 * (end - first) / given.kills
+            found = killed(command, out, given.kills, seed, until)
             expected = digests(whole)
             report[mode] = {
                 **found,

@@ -239,7 +239,7 @@ class _Driver:
         self._check("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), _PORTABLE)
         buffer = (ctypes.c_char * size).from_address(address.value or 0)
         weakref.finalize(buffer, self._free, address)
-        array = np.frombuffer(buffer, dtype, math.prod(shape)).reshape(shape)
+        array: np.ndarray = np.ndarray(shape, dtype, buffer=memoryview(buffer))
         array[...] = 0
         return array
 

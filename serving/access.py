@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from starlette.types import Scope
-
 from dimml.errors import UsageError
 from serving.settings import Settings
 
@@ -102,9 +100,9 @@ def key_of(headers: Mapping[bytes, bytes]) -> bytes | None:
     return found or None
 
 
-def is_loopback(scope: Scope) -> bool:
+def is_loopback(client: tuple[str, int] | None) -> bool:
     """Whether a client is on this machine; one without an address (a Unix socket) is."""
-    return not scope.get("client") or _is_loopback(scope["client"][0])
+    return not client or _is_loopback(client[0])
 
 
 @functools.lru_cache(maxsize=1024)

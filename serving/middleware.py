@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +102,28 @@ class ServiceMiddleware:
 
     async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], answer: _Answer) -> bool:
         """Answers what need not be looked at, whatever is still to come of its body."""
-        given = key_of(headers)
-        key = self.keys.find(given) if given is not None else None
-        if self.keys.are_set and key is None:
-            problem = _NO_KEY[0 if given is None else 1]
-        elif not (self.keys.are_set or self.settings.allow_anonymous or is_loopback(scope)):
-            problem = _NO_KEY[2]
-        else:
+        key, problem = self._key(headers, scope.get("client"))
+        if problem is None:
             return await self._limit(scope, key, answer)
         challenge = [(b"www-authenticate", b"Bearer")]
         await answer.refuse(401, error_body("unauthorized", problem), challenge)
         return True
+
+    def may_ask(self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
+        """Whether a client has the key that it needs, if it needs one."""
+        return self._key(headers, client)[1] is None
+
+    def _key(
+        self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
+    ) -> tuple[bytes | None, str | None]:
+        """The digest of a client's key, and why it is not answered."""
+        given = key_of(headers)
+        key = self.keys.find(given) if given is not None else None
+        if self.keys.are_set and key is None:
+            return None, _NO_KEY[0 if given is None else 1]
+        if not (self.keys.are_set or self.settings.allow_anonymous or is_loopback(client)):
+            return None, _NO_KEY[2]
+        return key, None
 
     async def _limit(self, scope: Scope, key: bytes | None, answer: _Answer) -> bool:
         if self.rate_limit:

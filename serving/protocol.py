@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn.config
-from httptools import HttpParserError
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from serving.metrics import REQUESTS
 from serving.schemas import error_body
 
 MAX_HEAD_BYTES = 65_536
@@ -60,6 +61,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # uvicorn's WebSocket would answer past all of us.
+        self.ws_protocol_class = None
         self._head_bytes = 0
         self._held_bytes = 0
         self._status = 400
@@ -77,12 +80,24 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends all waiting."""
         self._stop_waiting()
+        self._drop_running()
         super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """Reads on, where reading waited for a client to take its refusals."""
+        super().resume_writing()
+        if self.cycle is None or self.cycle.response_complete:
+            self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Parses what came; what the parser holds back of a header without an end is counted."""
         self._held_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except HttpParserError:
+            self.send_400_response("")
+            return
         if self._held_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._status = 431
             self.send_400_response("")
@@ -160,9 +175,26 @@ class LimitedProtocol(HttpToolsProtocol):
         status = b"HTTP/1.1 %d %b\r\n" % (self._status, reason)
         self.transport.write(status + head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
-        if self._running is not None:
-            # What is still computed for this connection has nowhere to go.
+        REQUESTS.labels(self._status).inc()
+        self._drop_running()
+
+    def _drop_running(self) -> None:
+        """What is still computed for this connection has nowhere to go."""
+        # uvicorn knows the last request of a connection, which others may have been sent before.
+        if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                # An upgrade is ignored; the parser takes what follows for another protocol's.
+                data = data[upgrade.args[0] :]
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -175,6 +207,8 @@ class LimitedProtocol(HttpToolsProtocol):
         lines = [b"%b: %b\r\n" % header for header in (*headers, *kept)]
         status = b"HTTP/1.1 503 Service Unavailable\r\n"
         self.transport.write(b"".join([status, *lines, b"\r\n", body]))
+        if self.flow.write_paused:
+            self.flow.pause_reading()
         self._wait()
 
     def _keeps_alive(self) -> bool:

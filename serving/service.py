@@ -111,7 +111,7 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         # A worker asks for its application just before it starts uvicorn.
         middleware = ServiceMiddleware(super().to_asgi(is_main))
-        install(Shedder(lambda: middleware.log))
+        install(Shedder(lambda: middleware.log, middleware.may_ask))
         return middleware
 
 

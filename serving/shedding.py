@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bentoml import get_current_service
 
@@ -13,6 +13,7 @@ from serving.schemas import OVERLOADED, RETRY_AFTER_SECONDS, error_body
 
 Client = tuple[str, int] | None
 Headers = Sequence[tuple[bytes, bytes]]
+MayAsk = Callable[[Mapping[bytes, bytes], Client], bool]
 
 _BODY = error_body("overloaded", OVERLOADED)
 _HEADERS = (
@@ -27,22 +28,27 @@ class Shedder:
     """Answers for the application while its queue is full.
 
     Building a task, a scope and a response for each request of a flood would take the processor
-    from those that were accepted; this takes a small part of that. It comes before keys and rate
-    limits, which cost more.
+    from those that were accepted; this takes a small part of that. While the queue is full it comes
+    before keys and rate limits, which cost more.
 
     Args:
         log: where requests are logged, once there is one.
+        may_ask: whether a client with these headers has the key that it needs. One that has not
+            takes nobody's place.
     """
 
-    def __init__(self, log: Callable[[], RequestLog | None]) -> None:
+    def __init__(self, log: Callable[[], RequestLog | None], may_ask: MayAsk) -> None:
         self._log = log
+        self._may_ask = may_ask
         self._admitted = 0
 
     def __call__(
         self, method: bytes, url: bytes, headers: Headers, client: Client
     ) -> tuple[Headers, bytes] | None:
         """The headers and body of a 503; None where the application is to answer."""
-        if method != b"POST" or url.partition(b"?")[0] != b"/predict" or not self._is_full():
+        if method != b"POST" or url.partition(b"?")[0] != b"/predict":
+            return None
+        if not self._is_full(headers, client):
             return None
         scope = {"client": client, "method": "POST", "path": "/predict"}
         record = new_record(scope, dict(headers))
@@ -51,11 +57,14 @@ class Shedder:
             log.add({**record, "status": 503})
         return (*_HEADERS, (b"x-request-id", record["id"].encode())), _BODY
 
-    def _is_full(self) -> bool:
+    def _is_full(self, headers: Headers, client: Client) -> bool:
         service = get_current_service()
         if service is None:
             return False
-        if self._admitted >= service.batcher.room:
+        room = service.batcher.room
+        if room > 0 and not self._may_ask(dict(headers), client):
+            return False
+        if self._admitted >= room:
             service.batcher.note_refusal()
             return True
         # What has come at once is admitted before the first of it is queued: that is done by its

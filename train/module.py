@@ -114,7 +114,7 @@ class DetachedModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         features = self.model(batch.inputs, batch.present)
-        self._outputs.append((features, batch.present, batch.labels))
+        self._outputs.append((features.float(), batch.present, batch.labels))
 
     def on_validation_epoch_end(self) -> None:
         features, present, labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))

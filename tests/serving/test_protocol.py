@@ -75,6 +75,11 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
         POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nabcde",
         MALFORMED,
     ),
+    "a WebSocket": (
+        GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: "
+        b"dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        FINE,
+    ),
     "pipelined": (GET * MAX_AHEAD, FINE * MAX_AHEAD),
     "pipelined with bodies": (2 * (sized(len(PART)) + GET), 4 * FINE),
     "long URL": (GET.replace(b"livez", b"a" * MAX_HEAD_BYTES), TOO_LARGE),
@@ -169,6 +174,27 @@ def test_what_has_no_end_takes_no_memory(server: Any, first: bytes, further: byt
     assert "Traceback" not in server.log()
 
 
+def test_clients_that_leave_their_requests_behind_are_no_failure(server: Any) -> None:
+    for _ in range(20):
+        with connect(server) as connection:
+            connection.sendall(2 * sized(len(PART)))
+    assert server.client.get("/livez").status_code == 200
+    assert "Traceback" not in server.log()
+
+
+def test_what_is_no_http_is_counted(server: Any) -> None:
+    def count() -> float:
+        lines = server.client.get("/metrics").text.splitlines()
+        named = 'dimml_requests_total{status="431"}'
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(named))
+
+    before = count()
+    with connect(server) as connection:
+        connection.sendall(GET.replace(b"livez", b"a" * MAX_HEAD_BYTES))
+        connection.recv(1000)
+    assert count() == before + 1
+
+
 class Peer:
     """The other end of a connection whose service answers "done"."""
 
@@ -257,6 +283,21 @@ class TestWaiting:
             assert (await peer.ends_with()).endswith(b"done")
 
         with_peer(act)
+
+
+def test_who_does_not_take_refusals_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = [(b"content-length", b"200")], b"x" * 200
+    monkeypatch.setattr(LimitedProtocol, "shed", staticmethod(lambda *_: refusal))
+
+    async def act(peer: Peer) -> None:
+        peer.writer.write(b"POST /predict HTTP/1.1\r\n\r\n" * 1_000_000)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(peer.writer.drain(), 2)
+        taken = 0
+        while taken < 10 * MEBIBYTE:  # more than was ready: reading goes on
+            taken += len(await asyncio.wait_for(peer.reader.read(MEBIBYTE), 5))
+
+    with_peer(act)
 
 
 def test_many_slow_connections_take_little_memory(server: Any) -> None:

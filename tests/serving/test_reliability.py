@@ -97,6 +97,22 @@ class TestOverload:
         records = [json.loads(row) for row in small_queue.log().splitlines() if '"mine"' in row]
         assert [record["status"] for record in records] == [503]
 
+    def test_who_has_no_key_takes_nobody_s_place(self, tiny_bundle: Path, open_server: Any) -> None:
+        key = {"x-api-key": "k" * 16}
+        settings = {"workers": 1, "max_batch": 1, "queue": 1, "api_keys": "k" * 16}
+        with open_server(tiny_bundle, **settings) as server:
+            server.wait()
+            port = server.client.base_url.port
+            lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+            for line in lines:
+                line.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            answers = [ask(server, data=FORM, headers=key)]
+            statuses = {answer_on(line).split()[1] for line in lines}
+            for line in lines:
+                line.close()
+        assert statuses == {b"401"}
+        assert [answer.status_code for answer in answers] == [200]
+
     def test_health_answers_while_all_is_full(self, small_queue: Any, picture: bytes) -> None:
         stop = threading.Event()
 
