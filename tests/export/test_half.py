@@ -14,6 +14,7 @@ import soundfile
 from dimml.bundle import Bundle
 from dimml.errors import PrecisionError
 from dimml.predictor import Predictor
+from dimml.runtime import Graph
 from dimml.table import Row
 from export.precision import check_accuracy, convert_bundle
 
@@ -66,14 +67,28 @@ def test_what_is_in_front_of_the_logarithm_stays_in_32_bits(fp16: Path) -> None:
     graph = onnx.load(fp16 / "audio.onnx").graph
     types = {tensor.name: TYPES.get(tensor.data_type) for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
-    [logarithm] = [node for node in graph.node if node.op_type == "Log"]
-    ahead, seen = [logarithm], []
+    ahead, seen, kinds = [node for node in graph.node if node.op_type == "Log"], [], []
     while ahead:
         node = ahead.pop()
-        if node.op_type != "Cast":
-            seen += [types[name] for name in node.input if name in types]
+        kinds.append(node.op_type)
+        seen += [types[name] for name in node.input if name in types]
         ahead += [makers[name] for name in node.input if name in makers]
+    assert "MatMul" in kinds
+    assert "Cast" not in kinds
     assert set(seen) - {None} == {"float32"}
+
+
+def test_power_of_any_size_gives_the_features_of_fp32(tiny_bundle: Path, fp16: Path) -> None:
+    graphs = [Graph(path / "audio.onnx", "cpu") for path in (tiny_bundle, fp16)]
+    bands, frames = graphs[0].inputs["power"][1:]
+    power = 10.0 ** np.random.default_rng(0).uniform(-9, 7, (4, bands, frames))
+    found = [graph.run({"power": power.astype(np.float32)})[0] for graph in graphs]
+    np.testing.assert_allclose(*found, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["audio", "image", "text"])
+def test_a_halved_graph_is_valid(fp16: Path, name: str) -> None:
+    onnx.checker.check_model(str(fp16 / f"{name}.onnx"))
 
 
 def test_the_manifest_says_so_and_answers_stay(tiny_bundle: Path, fp16: Path) -> None:
