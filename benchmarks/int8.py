@@ -27,7 +27,8 @@ from dimml.runtime import Graph
 from dimml.samples import is_absent
 from dimml.table import Row
 from export.onnx import export_encoder
-from export.quantize import CalibrationSamples, compare, quantize_bundle, quantize_graph
+from export.precision import compare, convert_bundle
+from export.quantize import CalibrationSamples, quantize_graph
 from train.data import read_split
 
 RESULT = Path(__file__).parent / "results" / "int8.json"
@@ -65,8 +66,9 @@ def _digits(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     order = np.random.default_rng(0).permutation(len(train))
     int8 = folder / "int8"
     int8.mkdir()
-    report = quantize_bundle(BUNDLE, int8, [train[row] for row in order], validation)
-    accuracy = {"validation": report["subsets"], "test": compare(BUNDLE, int8, test)}
+    rows = [train[row] for row in order]
+    report = convert_bundle(BUNDLE, int8, "int8", rows, validation)
+    accuracy = {"validation": report["subsets"], "test": compare(BUNDLE, int8, "int8", test)}
     encoders = {
         f"digits {name}": _times(BUNDLE / f"{name}.onnx", int8 / f"{name}.onnx", kind, test)
         for name, kind in bundle.kinds().items()

@@ -96,7 +96,7 @@ class Manifest(_Model):
         dict[ModalityName, ModalitySpec], pydantic.Field(min_length=1, max_length=MAX_MODALITIES)
     ]
     classifier: FileName = CLASSIFIER
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
     provenance: dict[str, Any] = {}
     conformal: Conformal | None = None
     files: dict[FileName, FileEntry] = {}

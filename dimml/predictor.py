@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 
 from dimml.answers import Fused, Outputs, Prepared, build_predictions
 from dimml.bundle import Bundle
-from dimml.errors import BundleError, InputError, UsageError
+from dimml.device import Device, gathering
+from dimml.errors import BundleError, InputError, ProviderError, UsageError
 from dimml.fits import check_fits
 from dimml.modalities import Arrays, Kind, Limits
-from dimml.runtime import Graph, choose_provider
+from dimml.paths import DataPath, DevicePath, Group, HostPath
+from dimml.runtime import Gpu, Graph, Provider, choose_provider
 from dimml.samples import Prediction, Sample, is_absent
+
+logger = logging.getLogger("dimml")
 
 OnUnreadable = Literal["error", "absent"]
 Request = tuple[Sample, OnUnreadable]
@@ -47,14 +53,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch after its encoders: what the classifier graph takes.
+    """A batch after its encoders.
 
     Attributes:
-        features: float32 [N, modalities, D]; zeros where a modality is absent.
+        features: of the path that made it; on a GPU they lie there, to be classified once.
         present: bool [N, modalities].
     """
 
-    features: np.ndarray
+    features: Any
     present: np.ndarray
 
 
@@ -62,20 +68,26 @@ class Predictor:
     """Answers for any non-empty subset of a bundle's modalities.
 
     Build one with `Predictor.load`. It may be shared between threads.
+
+    Attributes:
+        bundle: what it answers for.
+        kinds: modality to kind, in slot order.
+        labels: what it tells apart.
+        provider: the execution provider in use: "cuda", "tensorrt" or "cpu".
     """
 
     def __init__(
         self,
         bundle: Bundle,
         kinds: Mapping[str, Kind],
-        encoders: Mapping[str, Graph],
-        classifier: Graph,
+        path: DataPath,
+        provider: Provider,
     ) -> None:
         self.bundle = bundle
         self.kinds = kinds
         self.labels = bundle.manifest.labels
-        self._encoders = encoders
-        self._classifier = classifier
+        self.provider = provider
+        self._path = path
 
     @classmethod
     def load(
@@ -84,35 +96,35 @@ class Predictor:
         providers: str = "auto",
         threads: int = 1,
         limits: Limits | None = None,
-        device: int = 0,
+        gpu: Gpu | None = None,
     ) -> Predictor:
         """Loads a bundle.
 
         Args:
             path: the bundle's folder.
-            providers: "auto" (CUDA where it can be had), "cuda" or "cpu".
+            providers: "auto" (CUDA where it can be had), "cuda", "tensorrt" or "cpu".
             threads: onnxruntime threads per graph.
             limits: caps on what one sample may hold.
-            device: number of the GPU, on CUDA.
+            gpu: how a GPU is used.
 
         Raises:
             BundleError: the folder is not a sound bundle.
-            ProviderError: "cuda" was asked for and cannot be had.
+            ProviderError: a provider was asked for by name and cannot be had.
         """
         bundle = Bundle.load(path)
+        kinds = bundle.kinds(limits)
+        gpu = gpu or Gpu()
         provider = choose_provider(providers)
-        encoders = {
-            name: Graph(bundle.path / spec.graph, provider, threads, device)
-            for name, spec in bundle.manifest.modalities.items()
-        }
-        classifier = Graph(bundle.path / bundle.manifest.classifier, provider, threads, device)
-        check_fits(bundle, encoders, classifier)
-        return cls(bundle, bundle.kinds(limits), encoders, classifier)
-
-    @property
-    def provider(self) -> str:
-        """The execution provider in use: "cuda" or "cpu"."""
-        return self._classifier.provider
+        try:
+            graphs = load_path(bundle, list(kinds.values()), provider, threads, gpu)
+        except ProviderError as error:
+            if providers != "auto":
+                raise
+            # All of CUDA is there and yet no session gets it, for want of memory for example.
+            logger.info("provider cpu: %s", error.message)
+            provider = "cpu"
+            graphs = load_path(bundle, list(kinds.values()), provider, threads, gpu)
+        return cls(bundle, kinds, graphs, provider)
 
     def predict(self, sample: Sample, *, on_unreadable: OnUnreadable = "error") -> Prediction:
         """The prediction for one sample.
@@ -190,9 +202,8 @@ class Predictor:
 
     def encode(self, batch: Sequence[Prepared]) -> Encoded:
         """Runs each encoder once per group of equal shapes, on the samples that have its input."""
-        shape = (len(batch), len(self.kinds))
-        features = np.zeros((*shape, self.bundle.manifest.feature_dim), np.float32)
-        present = np.zeros(shape, bool)
+        present = np.zeros((len(batch), len(self.kinds)), bool)
+        groups = []
         for slot, (name, kind) in enumerate(self.kinds.items()):
             buckets: dict[object, list[int]] = defaultdict(list)
             for row, item in enumerate(batch):
@@ -200,9 +211,9 @@ class Predictor:
                     buckets[kind.bucket(item.arrays[name])].append(row)
             for rows in buckets.values():
                 inputs = kind.collate([batch[row].arrays[name] for row in rows])
-                [features[rows, slot]] = self._encoders[name].run(inputs)
+                groups.append(Group(slot, rows, inputs))
                 present[rows, slot] = True
-        return Encoded(features, present)
+        return Encoded(self._path.encode(groups, present), present)
 
     def classify(self, batch: Sequence[Prepared], encoded: Encoded) -> list[Prediction]:
         """Fuses the features of a batch into its predictions."""
@@ -210,11 +221,12 @@ class Predictor:
 
     def fuse(self, encoded: Encoded) -> Fused:
         """Fuses the features of a batch into its answers, as arrays."""
-        outputs = self._classifier.run({"features": encoded.features, "present": encoded.present})
+        outputs = self._path.classify(encoded.features, encoded.present)
         return Fused.of(self.bundle, encoded.present, Outputs(*outputs))
 
     def warm_up(self, batch_size: int = 1) -> None:
-        """Runs every graph once on example inputs, through the path of real samples."""
+        """Runs every graph on example inputs, through the path of real samples."""
+        self._path.warm_up(batch_size)
         example = {name: kind.example() for name, kind in self.kinds.items()}
         for answer in self.predict_many([example] * batch_size):
             if isinstance(answer, InputError):
@@ -241,6 +253,33 @@ class Predictor:
                 str(unknown[0]),
             )
         return None
+
+
+def load_path(
+    bundle: Bundle, kinds: Sequence[Kind], provider: Provider, threads: int, gpu: Gpu
+) -> DataPath:
+    """The graphs of a bundle, loaded where they are to run.
+
+    Raises:
+        BundleError: a graph does not load, or is not the one of the manifest.
+        ProviderError: a session did not get the provider.
+    """
+    manifest = bundle.manifest
+    encoders = {
+        name: Graph(bundle.path / spec.graph, provider, threads, gpu)
+        for name, spec in manifest.modalities.items()
+    }
+    classifier = bundle.path / manifest.classifier
+    if provider == "cpu":
+        graph = Graph(classifier, provider, threads)
+        check_fits(bundle, encoders, graph)
+        return HostPath(list(encoders.values()), graph, manifest.feature_dim)
+    # Its shapes are any number of samples, so there is nothing to record.
+    plain = replace(gpu, cuda_graphs=False)
+    graph = Graph(gathering(onnx.load(classifier)), provider, threads, plain)
+    check_fits(bundle, encoders, graph)
+    device = Device("cuda", gpu.device, gpu.cuda_graphs)
+    return DevicePath(list(encoders.values()), graph, kinds, manifest.feature_dim, device)
 
 
 def _read(item: Decoded, name: str, kind: Kind) -> None:

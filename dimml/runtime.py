@@ -3,41 +3,84 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 
 from dimml.errors import BundleError, ProviderError, UsageError
 
-Providers = Literal["auto", "cuda", "cpu"]
+Provider = Literal["cuda", "tensorrt", "cpu"]
+PROVIDERS = ("auto", "cuda", "tensorrt", "cpu")
+"""What can be asked for; "auto" is CUDA where it can be had, and the CPU elsewhere."""
+
 VERSION: str = onnxruntime.__version__
+TENSORRT = "TensorrtExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
-NAMES = {CUDA: "cuda", CPU: "cpu"}
+NAMES = {TENSORRT: "tensorrt", CUDA: "cuda", CPU: "cpu"}
+LIBRARIES = {
+    "cuda": "libonnxruntime_providers_cuda.so",
+    "tensorrt": "libonnxruntime_providers_tensorrt.so",
+}
 DRIVER = "libcuda.so.1"
-ENABLE_CUDA = (
-    "install the NVIDIA driver, and the CUDA libraries with `pip install -e '.[cuda]'`, "
-    "or use providers=cpu"
-)
+ENABLE = {
+    "cuda": "install the NVIDIA driver, and the CUDA libraries with `pip install -e '.[cuda]'`, "
+    "or use providers=cpu",
+    "tensorrt": "install the NVIDIA driver, and the libraries with "
+    "`pip install -e '.[cuda,tensorrt]'`, or use providers=cuda or cpu",
+}
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 logger = logging.getLogger("dimml")
 
 
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """How a process uses its GPU.
+
+    Attributes:
+        device: its number among those that the process sees.
+        memory: bytes that each graph may take for weights and results; None for no limit.
+        tf32: whether float32 products may be computed from 10 bits of mantissa, on tensor cores.
+        cuda_graphs: whether an encoder's kernels are recorded once for each shape of its input
+            that `Predictor.warm_up` shows it, and then launched as one.
+    """
+
+    device: int = 0
+    memory: int | None = None
+    tf32: bool = False
+    cuda_graphs: bool = False
+
+
 class Graph:
     """One ONNX graph, ready to run.
 
+    Args:
+        model: its file, or the serialised model.
+        provider: where it runs.
+        threads: of onnxruntime, for what runs on the CPU.
+        gpu: how the GPU is used, where there is one.
+
     Attributes:
-        provider: "cuda" or "cpu": the one its session truly got.
+        provider: the one its session truly got.
+        session: onnxruntime's, for `dimml.device`.
         inputs, outputs: name to shape; a dimension that is free has a name.
+
+    Raises:
+        BundleError: onnxruntime cannot load it.
+        ProviderError: its session did not get the provider.
     """
 
-    def __init__(self, path: Path, providers: Providers, threads: int = 1, device: int = 0) -> None:
+    def __init__(
+        self, model: Path | bytes, provider: Provider, threads: int = 1, gpu: Gpu | None = None
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -46,46 +89,82 @@ class Graph:
         options.log_severity_level = 3
         # By its name a file could pass for onnxruntime's own format, which nothing here checks.
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        wanted = (
-            [(CUDA, {"device_id": str(device), "use_tf32": "0"}), CPU]
-            if providers == "cuda"
-            else [CPU]
-        )
+        gpu = gpu or Gpu()
+        source = model if isinstance(model, bytes) else str(model)
+        name = "a graph" if isinstance(model, bytes) else str(model)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+            self.session = onnxruntime.InferenceSession(
+                source, options, providers=execution_providers(provider, gpu)
+            )
         except Exception as error:
-            raise BundleError(f"onnxruntime cannot load {path}: {error}") from error
-        self.provider = NAMES[self._session.get_providers()[0]]
-        if self.provider != providers:
-            problem = _missing_for_cuda() or "onnxruntime fell back to the CPU"
-            raise ProviderError(f"CUDA was asked for and {problem}; {ENABLE_CUDA}")
-        self.inputs = {node.name: node.shape for node in self._session.get_inputs()}
-        self.outputs = {node.name: node.shape for node in self._session.get_outputs()}
+            if provider != "cpu" and gpu.cuda_graphs and "graph" in str(error):
+                raise ProviderError(
+                    f"{name} cannot be recorded as a CUDA graph ({error}); set cuda_graphs off"
+                ) from error
+            raise BundleError(f"onnxruntime cannot load {name}: {error}") from error
+        self.provider = NAMES[self.session.get_providers()[0]]
+        if self.provider != provider:
+            problem = missing_for(provider) or f"onnxruntime fell back to {self.provider}"
+            raise ProviderError(_refusal(provider, problem))
+        self.inputs = {node.name: node.shape for node in self.session.get_inputs()}
+        self.outputs = {node.name: node.shape for node in self.session.get_outputs()}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The graph's outputs, in its order."""
-        outputs: list[np.ndarray] = self._session.run(None, dict(inputs))
+        outputs: list[np.ndarray] = self.session.run(None, dict(inputs))
         return outputs
 
 
-def choose_provider(providers: str) -> Literal["cuda", "cpu"]:
-    """The provider that a request for "auto", "cuda" or "cpu" comes down to.
+def execution_providers(provider: Provider, gpu: Gpu) -> list[Any]:
+    """Onnxruntime's providers, the wanted one first, with their options."""
+    if provider == "cpu":
+        return [CPU]
+    # Found by trying, the fastest convolution costs seconds for every new shape.
+    cuda = {
+        "device_id": str(gpu.device),
+        "use_tf32": str(int(gpu.tf32)),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # By powers of two, memory would grow to twice what is used.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if gpu.memory is not None:
+        cuda["gpu_mem_limit"] = str(gpu.memory)
+    if gpu.cuda_graphs and provider == "cuda":
+        cuda["enable_cuda_graph"] = "1"
+    if provider == "cuda":
+        return [(CUDA, cuda), CPU]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dimml", "tensorrt")
+    tensorrt = {
+        "device_id": str(gpu.device),
+        # Building an engine takes minutes; it depends on the graph, the GPU and the version.
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+    }
+    if gpu.memory is not None:
+        tensorrt["trt_max_workspace_size"] = str(gpu.memory)
+    return [(TENSORRT, tensorrt), (CUDA, cuda), CPU]
+
+
+def choose_provider(providers: str) -> Provider:
+    """The provider that a request, one of `PROVIDERS`, comes down to.
 
     `auto` is CUDA where it can initialise and the CPU elsewhere, said once in the log.
 
     Raises:
-        ProviderError: "cuda" was asked for and cannot be had.
+        ProviderError: a provider was asked for by name and cannot be had.
         UsageError: any other word.
     """
-    if providers not in ("auto", "cuda", "cpu"):
-        raise UsageError(f"unknown provider {providers!r}; known: auto, cuda, cpu")
+    if providers not in PROVIDERS:
+        raise UsageError(f"unknown provider {providers!r}; known: {', '.join(PROVIDERS)}")
     if providers == "cpu":
         return "cpu"
-    problem = _missing_for_cuda()
+    wanted: Provider = "tensorrt" if providers == "tensorrt" else "cuda"
+    problem = missing_for(wanted)
     if problem is None:
-        return "cuda"
-    if providers == "cuda":
-        raise ProviderError(f"CUDA was asked for and {problem}; {ENABLE_CUDA}")
+        return wanted
+    if providers != "auto":
+        raise ProviderError(_refusal(wanted, problem))
     logger.info("provider cpu: %s", problem)
     return "cpu"
 
@@ -116,13 +195,21 @@ def _cgroup_cores() -> int | None:
         return None
 
 
-def _missing_for_cuda() -> str | None:
-    """Why CUDA cannot be had, naming what is missing; None where nothing is missing."""
-    if CUDA not in onnxruntime.get_available_providers():
+def missing_for(provider: str) -> str | None:
+    """Why a provider cannot be had, naming what is missing; None where nothing is missing."""
+    if provider == "cpu":
+        return None
+    wanted = TENSORRT if provider == "tensorrt" else CUDA
+    if wanted not in onnxruntime.get_available_providers():
         return "this onnxruntime was built without it (it is not onnxruntime-gpu)"
     if hasattr(onnxruntime, "preload_dlls"):
         _preload()
-    return " and ".join(filter(None, (_driver_problem(), _library_problem()))) or None
+    return " and ".join(filter(None, (_driver_problem(), _library_problem(provider)))) or None
+
+
+def _refusal(provider: str, problem: str) -> str:
+    name = "TensorRT" if provider == "tensorrt" else "CUDA"
+    return f"{name} was asked for and {problem}; {ENABLE[provider]}"
 
 
 def _preload() -> None:
@@ -132,23 +219,45 @@ def _preload() -> None:
 
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
+    # TensorRT's package is not among those that onnxruntime knows.
+    if spec := importlib.util.find_spec("tensorrt_libs"):
+        for folder in spec.submodule_search_locations or ():
+            for name in ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"):
+                with contextlib.suppress(OSError):
+                    ctypes.CDLL(str(Path(folder, name)), mode=ctypes.RTLD_GLOBAL)
 
 
 def _driver_problem() -> str | None:
     try:
-        status = ctypes.CDLL(DRIVER).cuInit(0)
+        driver = ctypes.CDLL(DRIVER)
+        status = driver.cuInit(0)
     except OSError:
         return f"the NVIDIA driver is missing ({DRIVER} could not be loaded)"
-    return f"the NVIDIA driver finds no usable GPU (cuInit answers {status})" if status else None
+    if status:
+        return f"the NVIDIA driver finds no usable GPU (cuInit answers {status})"
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    has, needs = version.value // 1000, _cuda_major()
+    if has < needs:
+        return f"the NVIDIA driver is too old (it runs CUDA {has}, this onnxruntime needs {needs})"
+    return None
 
 
-def _library_problem() -> str | None:
+def _cuda_major() -> int:
+    """The CUDA that onnxruntime was built for; any driver that runs its first release will do."""
+    from onnxruntime.capi import build_and_package_info
+
+    return int(str(getattr(build_and_package_info, "cuda_version", "0")).partition(".")[0] or 0)
+
+
+def _library_problem(provider: str) -> str | None:
     folder = Path(onnxruntime.__file__).parent / "capi"
     try:
         # The provider library resolves symbols of this one, as onnxruntime loads it.
         for path in folder.glob("libonnxruntime_providers_shared.so"):
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+        for name in dict.fromkeys((LIBRARIES["cuda"], LIBRARIES[provider])):
+            ctypes.CDLL(str(folder / name))
     except OSError as error:
         return f"the library {str(error).split(':', 1)[0]} could not be loaded"
     return None

@@ -35,7 +35,17 @@ def serve(
     host: Annotated[str, typer.Option(help="IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 3000,
     providers: Annotated[
-        str | None, _option("auto (CUDA where it can be had), cuda or cpu.", _MACHINE)
+        str | None, _option("auto (CUDA where it can be had), cuda, tensorrt or cpu.", _MACHINE)
+    ] = None,
+    gpu_memory: Annotated[
+        int | None, _option("Bytes of GPU memory for each graph; default: no limit.", _MACHINE)
+    ] = None,
+    tf32: Annotated[
+        bool | None, _option("Let a GPU compute float32 in TF32; default: off.", _MACHINE)
+    ] = None,
+    cuda_graphs: Annotated[
+        bool | None,
+        _option("Record GPU kernels for the shapes warmed up with; default: off.", _MACHINE),
     ] = None,
     workers: Annotated[
         int | None, _option("Processes; default: one per core, or per GPU.", _MACHINE)
@@ -105,7 +115,7 @@ def _check() -> Bundle:
 
     settings = load_settings()
     Keys(settings)
-    if settings.providers == "cuda":
+    if settings.providers != "auto":
         from dimml.runtime import choose_provider
 
         choose_provider(settings.providers)

@@ -17,8 +17,8 @@ class Plan:
     """What the workers do with the cores, or the GPU, that there are.
 
     Attributes:
-        provider: "cpu" or "cuda": what is asked of onnxruntime.
-        workers: processes: one per core on the CPU, one per GPU on CUDA.
+        provider: "cpu", "cuda" or "tensorrt": what is asked of onnxruntime.
+        workers: processes: one per core on the CPU, one per GPU where they are used.
         threads: of one worker, to decode with and inside its graphs: the cores shared out.
         max_batch: requests computed together.
         queue: requests that may wait in one worker while a batch is computed.
@@ -39,14 +39,16 @@ class Plan:
 
 def plan(settings: Settings) -> Plan:
     """The plan for this machine: its cgroup's quota, its affinity, its GPUs and the settings."""
-    # Where CUDA was asked for and cannot be had, loading the bundle says so.
-    on_cuda = settings.providers == "cuda" or choose_provider(settings.providers) == "cuda"
+    # Where one asked for by name cannot be had, loading the bundle says so.
+    asked = settings.providers
+    provider = choose_provider(asked) if asked == "auto" else asked
+    on_gpu = provider != "cpu"
     cores = available_cores()
-    usual = max(1, cuda_devices()) if on_cuda else min(cores, MAX_DEFAULT_WORKERS)
+    usual = max(1, cuda_devices()) if on_gpu else min(cores, MAX_DEFAULT_WORKERS)
     workers = settings.workers or usual
-    most = settings.max_batch or (64 if on_cuda else 16)
+    most = settings.max_batch or (64 if on_gpu else 16)
     return Plan(
-        provider="cuda" if on_cuda else "cpu",
+        provider=provider,
         workers=workers,
         threads=settings.threads or max(1, cores // workers),
         max_batch=most,

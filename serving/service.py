@@ -66,7 +66,7 @@ def _plan() -> Plan:
 def _load(settings: Settings) -> Predictor:
     """The predictor; workers share out the GPUs."""
     from dimml.predictor import Predictor
-    from dimml.runtime import cuda_devices
+    from dimml.runtime import Gpu, cuda_devices
     from serving.describe import limits_of
 
     worker = bentoml.server_context.worker_index
@@ -76,7 +76,12 @@ def _load(settings: Settings) -> Predictor:
             settings.providers,
             get_plan().threads,
             limits_of(settings),
-            device=((worker or 1) - 1) % max(1, cuda_devices()),
+            Gpu(
+                device=((worker or 1) - 1) % max(1, cuda_devices()),
+                memory=settings.gpu_memory,
+                tf32=settings.tf32,
+                cuda_graphs=settings.cuda_graphs,
+            ),
         )
     except DimmlError as error:
         if worker is None:
@@ -84,6 +89,16 @@ def _load(settings: Settings) -> Predictor:
         # In a worker, raising prints three tracebacks, and again each time it is restarted.
         logger.critical("cannot serve: %s", error.message)
         os._exit(error.exit_code)
+
+
+def _warm_sizes(provider: str, most: int) -> list[int]:
+    """Sizes of batches to show a worker before it is ready.
+
+    On a GPU each that is new costs its first requests seconds, so there are few, see `DevicePath`.
+    """
+    if provider == "cpu":
+        return [1]
+    return sorted({*(2**n for n in range(most.bit_length())), most})
 
 
 class WrappedService(Service[Any]):  # type: ignore[misc]
@@ -136,9 +151,8 @@ class Dimml:
         self.openapi = orjson.dumps(document(description, self.fields))
         PROVIDER.labels(self.predictor.provider).set(1)
         forget_dead_workers()
-        # On CUDA, each size of batch that is new costs its first requests seconds.
-        for size in (1, 2, 4, 8, 16, 32, 64) if self.predictor.provider == "cuda" else (1,):
-            self.predictor.warm_up(min(size, plan.max_batch))
+        for size in _warm_sizes(self.predictor.provider, plan.max_batch):
+            self.predictor.warm_up(size)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -153,7 +167,7 @@ class Dimml:
             raise BentoMLConfigException(error.message) from error
         try:
             Bundle.load(settings.bundle)
-            if settings.providers == "cuda":
+            if settings.providers != "auto":
                 from dimml.runtime import choose_provider
 
                 choose_provider(settings.providers)

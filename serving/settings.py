@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     Attributes:
         bundle: the bundle's folder, absolute.
         providers: where the graphs run.
+        gpu_memory: bytes that each graph of a worker may take of its GPU; None for no limit.
+        tf32: whether a GPU may compute float32 products from 10 bits of mantissa.
+        cuda_graphs: whether kernels are recorded for the shapes that a worker warms up with.
         workers, threads, max_batch, queue: None for what `serving.plan` derives.
         timeout: seconds after which a request is answered 504.
         max_body_bytes: of one request.
@@ -48,9 +51,14 @@ class Settings(BaseSettings):
     # A description completes the sentence "accepted: ..." of an error message.
     bundle: Annotated[Path, Field(description="the folder of a bundle")] = ROOT / DEFAULT_BUNDLE
     providers: Annotated[
-        Literal["auto", "cuda", "cpu"],
-        Field(description="auto (CUDA where it can be had), cuda or cpu"),
+        Literal["auto", "cuda", "tensorrt", "cpu"],
+        Field(description="auto (CUDA where it can be had), cuda, tensorrt or cpu"),
     ] = "auto"
+    gpu_memory: Annotated[int, Field(ge=2**20, le=2**40)] | None = Field(
+        default=None, description="bytes of GPU memory for each graph, 1048576 or more"
+    )
+    tf32: Annotated[bool, Field(description="1 or 0")] = False
+    cuda_graphs: Annotated[bool, Field(description="1 or 0")] = False
     workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None, description="a number of processes, 1 to 256"
     )

@@ -30,8 +30,8 @@ CONFINED = {
     "transformers": ("dimml/nn/", "train/", "export/"),
     "pytorch_lightning": ("dimml/nn/", "train/", "export/"),
     "dimml.nn": ("dimml/nn/", "train/", "export/"),
-    "onnxruntime": ("dimml/runtime.py", "export/"),
-    "onnx": ("dimml/graphs.py", "export/"),
+    "onnxruntime": ("dimml/runtime.py", "dimml/device.py", "export/"),
+    "onnx": ("dimml/graphs.py", "dimml/device.py", "dimml/predictor.py", "export/"),
     # A pickle runs code: nothing that is read may be one.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }

@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dimml import runtime
 from dimml.errors import BundleError, ProviderError, UsageError
-from dimml.runtime import CPU, CUDA, Graph, available_cores, choose_provider
+from dimml.runtime import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    Gpu,
+    Graph,
+    available_cores,
+    choose_provider,
+    execution_providers,
+)
 
 SIZE = 64
 
@@ -48,11 +58,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | int]:
         for library, message in missing.items():
             if library in name:
                 raise OSError(message)
-        return SimpleNamespace(cuInit=lambda flags: missing.get("cuInit", 0))
+        return SimpleNamespace(
+            cuInit=lambda flags: missing.get("cuInit", 0),
+            cuDriverGetVersion=lambda to: write(to, missing.get("driver", 99_000)),
+        )
+
+    def write(to: Any, value: int | str) -> None:
+        to._obj.value = value
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     return missing
 
 
@@ -67,12 +83,14 @@ PROBLEMS = [
     (NO_DRIVER | NO_CUDNN, "the NVIDIA driver is missing"),
     (NO_DRIVER | NO_CUDNN, "the library libcudnn.so.9 could not be loaded"),
     ({"cuInit": 100}, "the NVIDIA driver finds no usable GPU (cuInit answers 100)"),
+    ({"driver": 12_040}, "the NVIDIA driver is too old (it runs CUDA 12, this onnxruntime needs "),
 ]
 
 
 class TestChooseProvider:
     @pytest.mark.parametrize(
-        ("providers", "chosen"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")]
+        ("providers", "chosen"),
+        [("auto", "cuda"), ("cuda", "cuda"), ("tensorrt", "tensorrt"), ("cpu", "cpu")],
     )
     def test_with_cuda(self, machine: dict[str, str | int], providers: str, chosen: str) -> None:
         assert choose_provider(providers) == chosen
@@ -111,6 +129,17 @@ class TestChooseProvider:
             assert choose_provider("cpu") == "cpu"
         assert caplog.messages == []
 
+    def test_tensorrt_names_its_own_library_and_its_extra(
+        self, machine: dict[str, str | int]
+    ) -> None:
+        machine["providers_tensorrt"] = NO_FILE.format("libnvinfer.so.10")
+        assert choose_provider("cuda") == "cuda"
+        with pytest.raises(ProviderError) as caught:
+            choose_provider("tensorrt")
+        assert "the library libnvinfer.so.10 could not be loaded" in caught.value.message
+        for way_out in ("pip install -e '.[cuda,tensorrt]'", "providers=cuda or cpu"):
+            assert way_out in caught.value.message
+
     def test_an_onnxruntime_without_cuda_is_named(
         self, machine: dict[str, str | int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -126,7 +155,7 @@ class TestChooseProvider:
 
     @pytest.mark.parametrize("providers", ["", "CPU", "gpu", "CUDAExecutionProvider"])
     def test_an_unknown_one_is_refused_with_those_known(self, providers: str) -> None:
-        with pytest.raises(UsageError, match="known: auto, cuda, cpu"):
+        with pytest.raises(UsageError, match="known: auto, cuda, tensorrt, cpu"):
             choose_provider(providers)
 
 
@@ -157,8 +186,38 @@ class TestGraph:
             "InferenceSession",
             lambda path, options, providers: session(path, options, providers=[CPU]),
         )
-        with pytest.raises(ProviderError, match="fell back to the CPU"):
+        with pytest.raises(ProviderError, match="fell back to cpu"):
             Graph(graph_path, "cuda")
+
+
+class TestExecutionProviders:
+    def test_those_of_cuda(self) -> None:
+        [(name, options), last] = execution_providers(
+            "cuda", Gpu(1, 2**30, tf32=True, cuda_graphs=True)
+        )
+        assert (name, last) == (CUDA, CPU)
+        assert options == {
+            "device_id": "1",
+            "use_tf32": "1",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "arena_extend_strategy": "kSameAsRequested",
+            "gpu_mem_limit": str(2**30),
+            "enable_cuda_graph": "1",
+        }
+        assert "enable_cuda_graph" not in execution_providers("cuda", Gpu())[0][1]
+        assert execution_providers("cuda", Gpu())[0][1]["use_tf32"] == "0"
+        assert "gpu_mem_limit" not in execution_providers("cuda", Gpu())[0][1]
+
+    def test_tensorrt_keeps_its_engines_and_leaves_the_rest_to_cuda(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        first, second, last = execution_providers("tensorrt", Gpu())
+        assert (first[0], second[0], last) == (TENSORRT, CUDA, CPU)
+        assert first[1]["trt_engine_cache_path"] == str(tmp_path / "dimml" / "tensorrt")
+
+    def test_the_cpu_has_none(self) -> None:
+        assert execution_providers("cpu", Gpu()) == [CPU]
 
 
 class TestAvailableCores:

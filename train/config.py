@@ -83,6 +83,9 @@ class TrainingConfig(_Model):
         normalize: whether its vectors are normalised.
         recompute_every: epochs between computations of the effective dimensions; None: once.
         workers: processes that augment and collate batches beside the training one.
+        devices: GPUs, or without any processes, that share out each batch; the losses see all of
+            it, so that batch normalisation alone tells it from one device.
+        precision: of the encoders, as Lightning names it; the losses are in 32 bits.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 20
@@ -96,6 +99,19 @@ class TrainingConfig(_Model):
     normalize: bool = False
     recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
     workers: Annotated[int, pydantic.Field(ge=0)] = 0
+    devices: Annotated[int, pydantic.Field(ge=1)] = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    @pydantic.field_validator("devices")
+    @classmethod
+    def _shares_the_batch(cls, value: int, info: pydantic.ValidationInfo) -> int:
+        size = info.data.get("batch_size", value)
+        if size % value or size // value < 2:
+            raise ValueError(
+                f"a batch of {size} cannot be shared out among {value} devices equally, two "
+                "samples or more each; change batch_size"
+            )
+        return value
 
 
 class Recipe(_Model):
@@ -157,6 +173,20 @@ class Recipe(_Model):
             if why := why_reserved(name, list(value)):
                 raise ValueError(f"{name}: {why}")
         return value
+
+
+def written(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as its file holds it.
+
+    Settings that were added later are left out where they have their defaults, so that what was
+    stopped before goes on.
+    """
+    document: dict[str, Any] = recipe.model_dump(mode="json")
+    training = document["training"]
+    for name in ("devices", "precision"):
+        if training[name] == TrainingConfig.model_fields[name].default:
+            del training[name]
+    return document
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

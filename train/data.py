@@ -171,16 +171,28 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) pairs, shuffled by the seed and the epoch alone, or in order."""
+    """(epoch, index) pairs, shuffled by the seed and the epoch alone, or in order.
 
-    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+    Args:
+        length: of the split.
+        seed: of the order.
+        shuffle: whether the order changes.
+        share: this device's number, how many there are, and the size of a batch of all: each
+            takes an equal part of every batch; of the last one, what cannot be shared is left out.
+    """
+
+    def __init__(
+        self, length: int, seed: int, shuffle: bool, share: tuple[int, int, int] = (0, 1, 1)
+    ) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.share = share
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.length
+        _, devices, size = self.share
+        return self.length // size * (size // devices) + self.length % size // devices
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning tells the epoch, also after a resume."""
@@ -190,7 +202,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        return ((self.epoch, int(index)) for index in order)
+        device, devices, size = self.share
+        for batch in np.split(order, range(size, self.length, size)):
+            shared = len(batch) // devices * devices
+            yield from ((self.epoch, int(index)) for index in batch[device:shared:devices])
 
 
 class Collate:

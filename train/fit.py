@@ -14,17 +14,20 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
+from dimml.errors import UsageError
 from dimml.modalities import Kind
 from dimml.progress import say
 from dimml.runtime import available_cores
 from train.cache import Split
-from train.config import Recipe
+from train.config import Recipe, TrainingConfig
 from train.data import Collate, EpochSampler, SplitDataset
 from train.folder import LAST
 from train.history import History
+from train.methods.base import Method
 from train.module import BEST, DetachedModule
 
 
@@ -49,12 +52,16 @@ class RunData(lightning.LightningDataModule):
     def _loader(self, split: Split, strengths: Mapping[str, float], training: bool) -> Any:
         config = self.recipe.training
         workers = config.workers if training else 0
+        devices = config.devices if training else 1
+        # Where nothing is shuffled, each device reads all: it has to know every feature.
+        share = (self.trainer.global_rank if devices > 1 else 0, devices, config.batch_size)
         return DataLoader(
             SplitDataset(split, self.kinds, strengths, self.recipe.seed),
-            batch_size=config.batch_size,
-            sampler=EpochSampler(len(split), self.recipe.seed, shuffle=training),
+            batch_size=config.batch_size // devices,
+            sampler=EpochSampler(len(split), self.recipe.seed, training, share),
             collate_fn=Collate(self.kinds, training),
             num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,
         )
@@ -63,19 +70,29 @@ class RunData(lightning.LightningDataModule):
 def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:
     """Trains, leaves the best epoch's weights in the module, and says which epoch that was.
 
+    With several devices this is called in a process for each, and the answer of all but the first
+    is empty.
+
     Raises:
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
+        UsageError: the machine has no such devices or precision, or the method cannot use them.
     """
+    config = module.recipe.training
+    _check(config, module.method)
     _quieten()
     if "OMP_NUM_THREADS" not in os.environ:
         # By itself PyTorch counts the machine's cores, not those that this process may use.
-        torch.set_num_threads(available_cores())
+        torch.set_num_threads(max(1, available_cores() // config.devices))
     best = _Checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
     bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=1,
-        max_epochs=module.recipe.training.epochs,
+        devices=config.devices,
+        # A batch may lack a modality, and then its encoder gets no gradient.
+        strategy=DDPStrategy(find_unused_parameters=True) if config.devices > 1 else "auto",
+        use_distributed_sampler=False,
+        precision=config.precision,
+        max_epochs=config.epochs,
         callbacks=[History(folder), best, _Checkpoint(folder, "last"), *bar],
         enable_progress_bar=bool(bar),
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
@@ -91,11 +108,30 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from None
+    if not trainer.is_global_zero:
+        return {}
     checkpoint = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
     module.load_state_dict(checkpoint["state_dict"])
     score = float(best.best_model_score or 0.0)
     say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
     return {"epoch": checkpoint["epoch"], BEST: score}
+
+
+def _check(config: TrainingConfig, method: Method) -> None:
+    """Refuses what the machine or the method cannot do."""
+    gpus = torch.cuda.device_count()
+    if config.precision == "16-mixed" and not gpus:
+        raise UsageError(
+            "training.precision=16-mixed needs a GPU, and PyTorch finds none; use bf16-mixed or "
+            "32-true"
+        )
+    if gpus and config.devices > gpus:
+        raise UsageError(f"training.devices={config.devices}, and PyTorch finds {gpus} GPUs")
+    if method.alternates and (config.devices > 1 or config.precision == "16-mixed"):
+        raise UsageError(
+            "this method takes its optimizer's steps itself: train it with training.devices=1 and "
+            "training.precision=32-true or bf16-mixed"
+        )
 
 
 class _Checkpoint(ModelCheckpoint):

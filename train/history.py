@@ -39,6 +39,8 @@ class History(lightning.Callback):
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.rows.append({"epoch": trainer.current_epoch, **dict(sorted(metrics.items()))})
         columns = sorted({name for row in self.rows for name in row} - {"epoch"})

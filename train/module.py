@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from dimml.nn.dimensions import effective_dimensions
@@ -17,6 +18,9 @@ from train.config import Recipe
 from train.data import Batch
 from train.methods.base import Method, Step
 from train.subsets import subset_rows
+
+_RANKS = 7_919
+"""Between the seeds of two devices' dropout."""
 
 BEST = "val_accuracy"
 """Mean accuracy over the subsets of modalities: what the best epoch is chosen by."""
@@ -65,19 +69,34 @@ class DetachedModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         # Dropout is the only randomness left in torch; so seeded, a resumed run repeats it.
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
+        seed = self.recipe.seed * 1_000_003 + self.global_step
+        torch.manual_seed(seed + _RANKS * self.global_rank)
         features = self.model(batch.inputs, batch.present)
-        if self.method.alternates:
-            terms = self._alternate(features, batch)
-        else:
-            step = Step(self.recipe.training, self.current_epoch)
-            terms = self.method.objective(self.model, features, batch.present, batch.labels, step)
-        loss = torch.stack(list(terms.values())).sum()
+        # Sums over classes and samples want more digits than 16 bits have.
+        with torch.autocast(self.device.type, enabled=False):
+            features, present, labels = self._joined(features.float(), batch)
+            if self.method.alternates:
+                terms = self._alternate(features, batch)
+            else:
+                step = Step(self.recipe.training, self.current_epoch)
+                terms = self.method.objective(self.model, features, present, labels, step)
+            loss = torch.stack(list(terms.values())).sum()
         for name, value in {**terms, "loss": loss}.items():
-            self.log(
-                f"train_{name}", value, on_epoch=True, on_step=False, batch_size=len(batch.labels)
-            )
+            self.log(f"train_{name}", value, on_epoch=True, on_step=False, batch_size=len(labels))
         return loss
+
+    def _joined(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, present and labels of the batch, of all devices where there are more.
+
+        Each device computes the loss of the joined batch, whose contrast needs every sample. As
+        gathering adds up the gradients that the devices return, and they take the mean of those of
+        the parameters, the encoders get the joined batch's own.
+        """
+        if self.trainer.world_size == 1:
+            return features, batch.present, batch.labels
+        every = self.all_gather(features, sync_grads=True)
+        present, labels = self.all_gather((batch.present, batch.labels))
+        return every.flatten(0, 1), present.flatten(0, 1), labels.flatten(0, 1)
 
     def _alternate(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         optimizer: Any = self.optimizers()
@@ -95,7 +114,7 @@ class DetachedModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         features = self.model(batch.inputs, batch.present)
-        self._outputs.append((features, batch.present, batch.labels))
+        self._outputs.append((features.float(), batch.present, batch.labels))
 
     def on_validation_epoch_end(self) -> None:
         features, present, labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
@@ -127,6 +146,9 @@ class DetachedModule(lightning.LightningModule):
 @torch.no_grad()
 def encode(model: DetachedModel, loader: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
     """Features [N, M, D], present [N, M] and labels [N] of all of a loader's samples."""
-    parts = [(model(b.inputs, b.present), b.present, b.labels) for b in loader]
+    parts = []
+    for batch in loader:
+        moved = move_data_to_device(batch, model.effective.device)
+        parts.append((model(moved.inputs, moved.present), moved.present, moved.labels))
     features, present, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return features, present, labels

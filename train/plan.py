@@ -12,7 +12,7 @@ from typing import Any
 from dimml import __version__
 from dimml.errors import UsageError
 from dimml.files import write_atomic
-from train.config import Recipe
+from train.config import Recipe, written
 from train.methods import METHODS, method_class
 
 SETTINGS = "settings.json"
@@ -83,7 +83,7 @@ def fixed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 
     excluded = {"method", "options", "data"}
     return {
-        "recipe": recipe.model_dump(mode="json", exclude=excluded),
+        "recipe": {k: v for k, v in written(recipe).items() if k not in excluded},
         "data": fingerprint(recipe.data),
         "trials": plan.trials,
         "protocol": PROTOCOL,

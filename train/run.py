@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 import yaml
+from pytorch_lightning.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
 from dimml.nn.model import DetachedModel
 from train.calibrate import conformal, conformal_rows
-from train.config import Recipe, load_recipe
+from train.config import Recipe, load_recipe, written
 from train.data import fingerprint
 from train.fit import RunData, fit
 from train.folder import DATA, RECIPE, RUN, check_folder, stoppable
@@ -65,6 +66,10 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
             epoch.
         KeyboardInterrupt: stopped before the first epoch ended.
     """
+    if rank_zero_only.rank:
+        # Another device of a run, whose first process started this one and has the folder.
+        _train(recipe, folder, resume)
+        raise SystemExit(0)
     with locked_folder(folder, "training into", "another with --out"), stoppable(folder):
         _train(recipe, folder, resume)
 
@@ -72,16 +77,21 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
     table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
-    check_folder(folder, _dump(recipe), table["sha256"], resume)
+    is_first = not rank_zero_only.rank
+    if is_first:
+        check_folder(folder, _dump(recipe), table["sha256"], resume)
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
     data = RunData(recipe, kinds, *prepared.splits.values())
     model, method = build(recipe, kinds, len(prepared.labels))
     module = DetachedModule(model, recipe, method)
-    write_atomic(folder / RECIPE, _dump(recipe))
-    write_atomic(folder / DATA, json.dumps(table) + "\n")
+    if is_first:
+        write_atomic(folder / RECIPE, _dump(recipe))
+        write_atomic(folder / DATA, json.dumps(table) + "\n")
     best = fit(module, data, folder, resume)
+    if not is_first:
+        return
     module.cpu().eval()
     finish(model, method, data)
     document = {
@@ -148,9 +158,10 @@ def load_run(folder: Path) -> Run:
 
 
 def _dump(recipe: Recipe) -> str:
-    # A run that was stopped before there were options goes on.
-    unset = None if recipe.options else {"options"}
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude=unset), sort_keys=False)
+    document = written(recipe)
+    if not recipe.options:
+        del document["options"]
+    return yaml.safe_dump(document, sort_keys=False)
 
 
 def _backbones(recipe: Recipe, model: DetachedModel) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class Laboratory:
                 "method": method,
                 "options": dict(options),
                 "seed": seed,
-                "training": training.model_copy(update={"learning_rate": rate}),
+                # Each training is one process, whose methods are compared.
+                "training": training.model_copy(update={"learning_rate": rate, "devices": 1}),
             }
         )
 

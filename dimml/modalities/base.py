@@ -111,6 +111,15 @@ class Kind(ABC):
         """Joins the arrays of one bucket's samples along a new first axis."""
         return {name: np.stack([item[name] for item in items]) for name in self.input_names}
 
+    def pad(self, inputs: Arrays) -> Arrays:
+        """A batch in one of few shapes, with the same answers, for a device that prepares each."""
+        return inputs
+
+    def warm_inputs(self, size: int) -> list[Arrays]:
+        """Batches of `size` examples, one in each shape that `pad` gives where these are few."""
+        item = self.preprocess(self.decode(self.example()))
+        return [self.collate([item] * size)]
+
     def error(self, code: Any, message: str) -> InputError:
         """An `InputError` about this modality."""
         return InputError(code, message, self.name)

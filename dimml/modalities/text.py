@@ -114,6 +114,21 @@ class Text(Kind):
     def bucket(self, arrays: Arrays) -> tuple[()]:
         return ()
 
+    def pad(self, inputs: Arrays) -> Arrays:
+        """Pads to the next power of two of tokens, from 16 to the most that a text may have."""
+        tokens = next(iter(inputs.values())).shape[1]
+        return _widened(inputs, min(n for n in self._lengths() if n >= tokens))
+
+    def warm_inputs(self, size: int) -> list[Arrays]:
+        [shortest] = super().warm_inputs(size)
+        tokens = next(iter(shortest.values())).shape[1]
+        return [_widened(shortest, length) for length in self._lengths() if length >= tokens]
+
+    def _lengths(self) -> list[int]:
+        most = self.config.max_length
+        powers = [2**n for n in range(4, most.bit_length()) if 2**n < most]
+        return [*powers, most]
+
     def warnings(self, raw: Tokens) -> tuple[str, ...]:
         if raw.original_length > self.config.max_length:
             return (
@@ -138,3 +153,10 @@ class Text(Kind):
             return self.read_bytes(value).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise self.error("unreadable", f"the text is not UTF-8: {error}") from error
+
+
+def _widened(inputs: Arrays, tokens: int) -> Arrays:
+    return {
+        name: np.pad(array, ((0, 0), (0, tokens - array.shape[1])))
+        for name, array in inputs.items()
+    }

@@ -41,7 +41,7 @@ class Job(pydantic.BaseModel):
         keep: output column to input column.
         on_unreadable: see `Predictor.predict`.
         probabilities: whether there is a column of them.
-        provider: "cpu" or "cuda".
+        provider: "cpu", "cuda" or "tensorrt".
         threads: of each graph.
         part_rows: rows of an output part.
         window_rows: rows that are computed together.
@@ -56,7 +56,7 @@ class Job(pydantic.BaseModel):
     keep: dict[str, str]
     on_unreadable: Literal["error", "absent"]
     probabilities: bool
-    provider: Literal["cpu", "cuda"]
+    provider: Literal["cpu", "cuda", "tensorrt"]
     threads: int = pydantic.Field(ge=1)
     part_rows: int = pydantic.Field(ge=1)
     window_rows: int = pydantic.Field(ge=1)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dimml.answers import Fused, Prepared
 from dimml.errors import DimmlError, InputError
 from dimml.predictor import Predictor
+from dimml.runtime import Gpu
 from serving.batch.inputs import ScoreRow
 from serving.batch.job import Job
 
@@ -32,7 +33,7 @@ class Scorer:
 
     def __init__(self, bundle: Path, job: Job, device: int = 0) -> None:
         self._job = job
-        self._predictor = Predictor.load(bundle, job.provider, job.threads, device=device)
+        self._predictor = Predictor.load(bundle, job.provider, job.threads, gpu=Gpu(device))
         if self._predictor.bundle.id != job.bundle:
             raise DimmlError(f"{bundle} holds {self._predictor.bundle.id}, not {job.bundle}")
         self._schema = schema_of(

@@ -59,7 +59,7 @@ def score(
         False
     ),
     as_json: Annotated[bool, _flag("--json", "Events as JSON lines.", _OUTPUT)] = False,
-    providers: Annotated[str, _option("auto (default), cuda or cpu.", _MACHINE)] = "auto",
+    providers: Annotated[str, _option("auto (default), cuda, tensorrt or cpu.", _MACHINE)] = "auto",
     workers: Annotated[
         int | None,
         _option("Processes; default: one per core, on CUDA up to 4 per GPU.", _MACHINE),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import pyarrow as pa
 
@@ -59,7 +59,7 @@ class Machine:
 
     Attributes:
         engine: "local" or "ray".
-        providers: "auto", "cuda" or "cpu".
+        providers: "auto", "cuda", "tensorrt" or "cpu".
         workers: processes; None for what there is room for.
         address: of a Ray cluster.
         gpus: of one process on it.
@@ -71,12 +71,12 @@ class Machine:
     address: str | None = None
     gpus: float = 0.0
 
-    def provider(self) -> Literal["cpu", "cuda"]:
+    def provider(self) -> runtime.Provider:
         """The provider that is asked for, which on a cluster this machine may lack."""
         if self.engine == "ray" and self.providers == "auto":
             return "cuda" if self.gpus else "cpu"
-        if self.engine == "ray" and self.providers == "cuda":
-            return "cuda"
+        if self.engine == "ray" and self.providers in ("cuda", "tensorrt"):
+            return cast(runtime.Provider, self.providers)
         return runtime.choose_provider(self.providers)
 
 
@@ -211,7 +211,7 @@ def _engine(bundle: Bundle, machine: Machine, job: Job) -> Engine:
         return RayEngine(bundle.path, machine.address, machine.workers, machine.gpus)
     cores, devices = runtime.available_cores(), 1
     usual = cores
-    if job.provider == "cuda":
+    if job.provider != "cpu":
         devices = max(1, runtime.cuda_devices())
         usual = devices * max(1, min(MAX_WORKERS_PER_GPU, cores // devices))
     return Local(bundle.path, machine.workers or usual, devices)

@@ -22,7 +22,7 @@ from dimml.runtime import Graph
 from dimml.samples import subset_name, subsets
 from dimml.table import Row
 from export.bundle import export_run
-from export.quantize import check_accuracy, quantize_bundle
+from export.precision import check_accuracy, convert_bundle
 from train.config import load_recipe
 from train.run import train_run
 
@@ -54,11 +54,11 @@ def rows_of(
     return rows
 
 
-def quantize_ungated(*arguments: Any) -> dict[str, Any]:
+def quantize_ungated(source: Path, folder: Path, *rows: Any) -> dict[str, Any]:
     """Without the gate: the encoders here are untrained, and their answers close to ties."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("export.quantize.MAX_DROP", 1.0)
-        return quantize_bundle(*arguments)
+        monkeypatch.setattr("export.precision.MAX_DROP", 1.0)
+        return convert_bundle(source, folder, "int8", *rows)
 
 
 @pytest.fixture(scope="module")
@@ -192,16 +192,16 @@ class TestGate:
         same = {"samples": 1000, "fp32": 0.8, "int8": 0.8, "max_difference": 0.1}
         measured = {"a": same, "b": same, "a+b": {**same, "fp32": fp32, "int8": int8}}
         if not refused:
-            assert check_accuracy(measured, ["a", "b"]) is None
+            assert check_accuracy(measured, "int8", ["a", "b"]) is None
             return
         lost = rf"a\+b: int8 loses {100 * (fp32 - int8):.2f} points"
         with pytest.raises(PrecisionError, match=lost + r".*over 0\.5; nothing was written"):
-            check_accuracy(measured, ["a", "b"])
+            check_accuracy(measured, "int8", ["a", "b"])
 
     def test_an_answer_that_is_no_number_is_refused(self) -> None:
         row = {"samples": 9, "fp32": 0.8, "int8": 0.8, "max_difference": float("nan")}
         with pytest.raises(PrecisionError, match="a: int8 loses"):
-            check_accuracy({"a": row}, ["a"])
+            check_accuracy({"a": row}, "int8", ["a"])
 
     @pytest.mark.parametrize(("split", "says"), [(0, "no training sample"), (1, "no row of the")])
     def test_a_modality_without_samples_is_refused(
@@ -212,7 +212,7 @@ class TestGate:
             Row(r.id, r.split, r.label, {**r.sample, "audio": None}) for r in rows[split]
         ]
         with pytest.raises(PrecisionError, match=f"audio: {says}"):
-            quantize_bundle(tiny_bundle, tmp_path, *rows)
+            convert_bundle(tiny_bundle, tmp_path, "int8", *rows)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ class TestExport:
         assert (loaded.manifest.precision, loaded.manifest.name) == ("int8", "notes")
         assert loaded.manifest.provenance["recipe"]["name"] == "notes"
 
-        monkeypatch.setattr("export.quantize.quantize_graph", forget_everything)
+        monkeypatch.setattr("export.precision.quantize_graph", forget_everything)
         for name in ("int8", "other"):
             assert self.command(monkeypatch, run, bundle.with_name(name)) == 1
             message = capsys.readouterr().err
@@ -267,7 +267,7 @@ class TestExport:
         assert Bundle.load(bundle).id == loaded.id
 
     def test_an_unknown_precision_is_refused(self, run: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="'int4'; known: fp32, int8"):
+        with pytest.raises(UsageError, match="'int4'; known: fp32, fp16, int8"):
             export_run(run, tmp_path / "bundle", "int4")
         assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,185 @@
+"""Bundles of a lower precision, written only where every subset stays as accurate as it was.
+
+Encoders alone change: the classifier with its temperatures stays in fp32, it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dimml.bundle import MANIFEST, Bundle, Manifest, file_entry
+from dimml.errors import PrecisionError
+from dimml.predictor import Predictor
+from dimml.runtime import available_cores, choose_provider
+from dimml.table import Row
+from export.half import halve_graph
+from export.quantize import CalibrationSamples, quantize_graph
+from train.evaluate import subset_answers
+
+MAX_DROP = 0.005
+"""Validation accuracy that a subset may lose."""
+
+
+def convert_bundle(
+    source: Path,
+    folder: Path,
+    precision: str,
+    calibration: Sequence[Row],
+    validation: Sequence[Row],
+) -> dict[str, Any]:
+    """Writes a bundle in another precision, and measures it against the fp32 one.
+
+    Args:
+        source: the fp32 bundle.
+        folder: empty; where to write. What it holds after an error is of no use.
+        precision: "int8" or "fp16".
+        calibration: training rows; the first `CALIBRATION_SAMPLES` of each modality set the ranges
+            of int8.
+        validation: rows to compare on.
+
+    Returns:
+        The comparison, which the manifest keeps as `provenance["quantization"]`.
+
+    Raises:
+        PrecisionError: a subset loses more than `MAX_DROP`, or a modality has no sample to
+            calibrate or to compare on.
+    """
+    bundle = Bundle.load(source)
+    for name in bundle.manifest.files:
+        shutil.copy(source / name, folder / name)
+    counts = {}
+    for name, kind in bundle.kinds().items():
+        graph = bundle.manifest.modalities[name].graph
+        if precision == "fp16":
+            halve_graph(source / graph, folder / graph)
+            continue
+        reader = CalibrationSamples(kind, calibration)
+        quantize_graph(source / graph, folder / graph, reader)
+        counts[name] = reader.count
+    manifest = _write_manifest(folder, bundle.manifest, precision, bundle.manifest.provenance)
+    # Integers round alike everywhere; 16 bits are meant for a GPU and sum there in its own order.
+    provider = choose_provider("auto") if precision == "fp16" else "cpu"
+    measured = compare(source, folder, precision, validation, provider)
+    check_accuracy(measured, precision, list(manifest.modalities))
+    report = {
+        "split": "validation",
+        "provider": provider,
+        "calibration_samples": counts,
+        "bytes": {
+            spec.graph: {
+                m.precision: m.files[spec.graph].bytes for m in (bundle.manifest, manifest)
+            }
+            for spec in manifest.modalities.values()
+        },
+        "subsets": measured,
+    }
+    _write_manifest(folder, manifest, precision, {**manifest.provenance, "quantization": report})
+    return report
+
+
+def compare(
+    fp32: Path, other: Path, precision: str, rows: Sequence[Row], provider: str = "cpu"
+) -> dict[str, dict[str, Any]]:
+    """Both bundles' accuracy on each subset that some row has.
+
+    Args:
+        fp32: a bundle.
+        other: the same in another precision.
+        precision: which.
+        rows: labelled samples.
+        provider: where they run.
+
+    Returns:
+        Subset name to samples, the accuracy of each by its precision, and `max_difference`, the
+        largest absolute difference of any probability.
+    """
+    before_answers, after_answers = (
+        subset_answers(
+            Predictor.load(path, provider, threads=available_cores()), rows, f"evaluating {name}"
+        )
+        for name, path in (("fp32", fp32), (precision, other))
+    )
+    found = {}
+    for subset, pairs in before_answers.items():
+        if not pairs:
+            continue
+        labels = np.array([label for _, label in pairs])
+        before, after = (
+            np.array([p for p, _ in answers[subset]]) for answers in (before_answers, after_answers)
+        )
+        found[subset] = {
+            "samples": len(labels),
+            "fp32": float((before.argmax(axis=1) == labels).mean()),
+            precision: float((after.argmax(axis=1) == labels).mean()),
+            "max_difference": float(np.abs(before - after).max()),
+        }
+    return found
+
+
+def check_accuracy(
+    measured: dict[str, dict[str, Any]], precision: str, modalities: Sequence[str]
+) -> None:
+    """Refuses what `compare` found where a subset loses more than `MAX_DROP`.
+
+    Raises:
+        PrecisionError: names the subset that loses most, and the drop; or the modality that no row
+            has, which therefore was not compared.
+    """
+    if missing := [name for name in modalities if name not in measured]:
+        raise PrecisionError(
+            f"{missing[0]}: no row of the validation split has it, so {precision} could not be "
+            "compared with fp32; nothing was written"
+        )
+
+    def drop(subset: str) -> float:
+        row = measured[subset]
+        # Not a number: no answer, so nothing of its accuracy is left.
+        return float(row["fp32"] - row[precision]) if np.isfinite(row["max_difference"]) else 1.0
+
+    worst = max(measured, key=drop)
+    # Accuracies are quotients: a drop of the limit itself may come out a rounding error above it.
+    if drop(worst) > MAX_DROP + 1e-9:
+        raise PrecisionError(
+            f"{worst}: {precision} loses {100 * drop(worst):.2f} points of validation accuracy "
+            f"({measured[worst]['fp32']:.4f} to {measured[worst][precision]:.4f}), over "
+            f"{100 * MAX_DROP:g}; nothing was written; export with --precision fp32"
+        )
+
+
+def table(report: dict[str, Any], precision: str) -> str:
+    """The comparison as a Markdown table, and the sizes of the graphs."""
+    lines = [
+        f"| subset | samples | fp32 | {precision} | max. difference of probabilities |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {row['samples']} | {row['fp32']:.4f} | {row[precision]:.4f} "
+        f"| {row['max_difference']:.4f} |"
+        for name, row in report["subsets"].items()
+    ]
+    lines += [
+        f"{graph}: {size['fp32'] / 1e6:.2f} MB in fp32, {size[precision] / 1e6:.2f} MB in "
+        f"{precision}"
+        for graph, size in report["bytes"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _write_manifest(
+    folder: Path, manifest: Manifest, precision: str, provenance: dict[str, Any]
+) -> Manifest:
+    """The manifest of the files in the folder as they are now."""
+    changed = manifest.model_copy(
+        update={
+            "precision": precision,
+            "provenance": provenance,
+            "files": {name: file_entry(folder / name) for name in manifest.files},
+        }
+    )
+    (folder / MANIFEST).write_text(changed.model_dump_json(indent=2) + "\n")
+    return changed

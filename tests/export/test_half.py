@@ -1,0 +1,113 @@
+"""An fp16 bundle: what is halved, and that it answers as the fp32 one does."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+
+from dimml.bundle import Bundle
+from dimml.errors import PrecisionError
+from dimml.predictor import Predictor
+from dimml.runtime import Graph
+from dimml.table import Row
+from export.precision import check_accuracy, convert_bundle
+
+TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
+
+
+def rows_of(count: int, seed: int) -> list[Row]:
+    """Rows of noise, in sound and picture, and of words; the fourth has no audio."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        file = io.BytesIO()
+        soundfile.write(file, 0.3 * random.standard_normal(16_000), 16_000, format="WAV")
+        sample = {
+            "audio": None if number == 3 else file.getvalue(),
+            "image": random.integers(0, 256, (32, 32, 3), np.uint8),
+            "text": ("seven", "one two three", "number", "a")[number % 4],
+        }
+        rows.append(Row(str(number), None, ("zero", "one", "two", "three")[number % 4], sample))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def fp16(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("halved") / "fp16"
+    path.mkdir()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # Untrained encoders, whose answers are close to ties.
+        monkeypatch.setattr("export.precision.MAX_DROP", 1.0)
+        convert_bundle(tiny_bundle, path, "fp16", [], rows_of(12, seed=1))
+    return path
+
+
+@pytest.mark.parametrize("name", ["audio", "image", "text"])
+def test_weights_are_halved_and_the_interface_is_not(
+    tiny_bundle: Path, fp16: Path, name: str
+) -> None:
+    graph = onnx.load(fp16 / f"{name}.onnx").graph
+    [features] = graph.output
+    assert TYPES[features.type.tensor_type.elem_type] == "float32"
+    before = {node.name: node for node in onnx.load(tiny_bundle / f"{name}.onnx").graph.input}
+    for node in graph.input:
+        kept = before[node.name].type.tensor_type.elem_type
+        assert node.type.tensor_type.elem_type == kept
+    ratio = (fp16 / f"{name}.onnx").stat().st_size / (tiny_bundle / f"{name}.onnx").stat().st_size
+    assert ratio < 0.65
+
+
+def test_what_is_in_front_of_the_logarithm_stays_in_32_bits(fp16: Path) -> None:
+    graph = onnx.load(fp16 / "audio.onnx").graph
+    types = {tensor.name: TYPES.get(tensor.data_type) for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    ahead, seen, kinds = [node for node in graph.node if node.op_type == "Log"], [], []
+    while ahead:
+        node = ahead.pop()
+        kinds.append(node.op_type)
+        seen += [types[name] for name in node.input if name in types]
+        ahead += [makers[name] for name in node.input if name in makers]
+    assert "MatMul" in kinds
+    assert "Cast" not in kinds
+    assert set(seen) - {None} == {"float32"}
+
+
+def test_power_of_any_size_gives_the_features_of_fp32(tiny_bundle: Path, fp16: Path) -> None:
+    graphs = [Graph(path / "audio.onnx", "cpu") for path in (tiny_bundle, fp16)]
+    bands, frames = graphs[0].inputs["power"][1:]
+    power = 10.0 ** np.random.default_rng(0).uniform(-9, 7, (4, bands, frames))
+    found = [graph.run({"power": power.astype(np.float32)})[0] for graph in graphs]
+    np.testing.assert_allclose(*found, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["audio", "image", "text"])
+def test_a_halved_graph_is_valid(fp16: Path, name: str) -> None:
+    onnx.checker.check_model(str(fp16 / f"{name}.onnx"))
+
+
+def test_the_manifest_says_so_and_answers_stay(tiny_bundle: Path, fp16: Path) -> None:
+    manifest = Bundle.load(fp16).manifest
+    report: dict[str, Any] = manifest.provenance["quantization"]
+    assert manifest.precision == "fp16"
+    assert report["provider"] in ("cpu", "cuda")
+    assert {row["samples"] for row in report["subsets"].values()} == {11, 12}
+    assert max(row["max_difference"] for row in report["subsets"].values()) < 0.02
+    samples = [row.sample for row in rows_of(8, seed=2)]
+    halved = Predictor.load(fp16, "cpu").predict_many(samples)
+    for found, expected in zip(
+        halved, Predictor.load(tiny_bundle, "cpu").predict_many(samples), strict=True
+    ):
+        values = [list(answer.probabilities.values()) for answer in (found, expected)]  # type: ignore[union-attr]
+        np.testing.assert_allclose(*values, atol=0.02)
+
+
+def test_the_gate_names_the_precision() -> None:
+    row = {"samples": 100, "fp32": 0.9, "fp16": 0.8, "max_difference": 0.5}
+    with pytest.raises(PrecisionError, match=r"a: fp16 loses 10\.00 points"):
+        check_accuracy({"a": row}, "fp16", ["a"])

@@ -1,0 +1,100 @@
+"""Run by test_devices.py: trains on one device and on two, and writes what each found."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dimml.nn.model import DetachedModel, Group
+from train.config import Recipe, TrainingConfig
+from train.data import Batch, EpochSampler
+from train.methods import build_method
+from train.module import DetachedModule
+
+COUNT, SIZE, CLASSES = 24, 8, 3
+
+
+class Linear(nn.Linear):
+    """An encoder without batch normalisation, which each device computes for itself."""
+
+    def forward(self, values: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(values)
+
+
+class Rows(torch.utils.data.Dataset[int]):
+    def __getitem__(self, key: Any) -> int:
+        return int(key[1])
+
+
+def collate(rows: list[int]) -> Batch:
+    """Three modalities, of which the second is often absent."""
+    values = torch.randn(COUNT, 3, 5, generator=torch.Generator().manual_seed(1))
+    present = torch.ones(COUNT, 3, dtype=torch.bool)
+    present[::2, 1] = False
+    chosen = torch.tensor(rows)
+    inputs = {}
+    for slot, name in enumerate("abc"):
+        has = present[chosen, slot].nonzero().flatten()
+        inputs[name] = [Group(has, {"values": values[chosen[has], slot]})] if len(has) else []
+    return Batch(inputs, present[chosen], chosen % CLASSES)
+
+
+class Data(lightning.LightningDataModule):
+    def __init__(self, devices: int) -> None:
+        super().__init__()
+        self.devices = devices
+
+    def train_dataloader(self) -> Any:
+        rank = self.trainer.global_rank if self.devices > 1 else 0
+        sampler = EpochSampler(COUNT, 0, True, (rank, self.devices, SIZE))
+        return DataLoader(Rows(), SIZE // self.devices, sampler=sampler, collate_fn=collate)
+
+    def plain_train_dataloader(self) -> Any:
+        return DataLoader(Rows(), SIZE, sampler=EpochSampler(COUNT, 0, False), collate_fn=collate)
+
+
+def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
+    torch.manual_seed(0)
+    model = DetachedModel("abc", [Linear(5, 6) for _ in "abc"], 6, CLASSES)
+    start = model.encoders[0].get_parameter("weight").detach().clone()
+    training = TrainingConfig(epochs=3, warm_up=1, batch_size=SIZE, learning_rate=0.05)
+    recipe = Recipe.model_construct(seed=0, training=training)
+    module = DetachedModule(model, recipe, build_method("dimml", {}, model))
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=DDPStrategy(find_unused_parameters=True, start_method="spawn")
+        if devices > 1
+        else "auto",
+        use_distributed_sampler=False,
+        max_epochs=3,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tempfile.mkdtemp(),
+    )
+    trainer.fit(module, datamodule=Data(devices))
+    losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    return losses, weights, start
+
+
+if __name__ == "__main__":
+    two_losses, two_weights, start = train(2)
+    one_losses, one_weights, _ = train(1)
+    found = {
+        "one": {"losses": one_losses, "weights": one_weights},
+        "two": {"losses": two_losses, "weights": two_weights},
+        "start": start,
+    }
+    torch.save(found, Path(sys.argv[1]))
