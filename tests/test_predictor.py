@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dimml import InputError, Prediction, Predictor
 from dimml.bundle import Bundle, Conformal
 from dimml.errors import UsageError
+from dimml.paths import HostPath
 from dimml.runtime import Graph
 from dimml.samples import subset_name, subsets
 
@@ -71,7 +72,8 @@ def spied(tiny_bundle: Path) -> tuple[Predictor, dict[str, Spy]]:
     bundle = Bundle.load(tiny_bundle)
     spies = {name: Spy(tiny_bundle / f"{name}.onnx") for name in NAMES}
     classifier = Graph(tiny_bundle / "classifier.onnx", "cpu")
-    return Predictor(bundle, bundle.kinds(), spies, classifier), spies
+    path = HostPath(list(spies.values()), classifier, bundle.manifest.feature_dim)
+    return Predictor(bundle, bundle.kinds(), path, "cpu"), spies
 
 
 def with_conformal(predictor: Predictor, thresholds: Mapping[str, float]) -> Predictor:

@@ -40,7 +40,7 @@ def test_the_dashboard_shows_every_metric() -> None:
 
 def test_every_setting_that_is_named_exists_and_the_other_way_round() -> None:
     pages = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
-    named = {name.lower() for page in pages for name in re.findall(r"\bDIMML_([A-Z_]+)", page)}
+    named = {name.lower() for page in pages for name in re.findall(r"\bDIMML_([A-Z_0-9]+)", page)}
     assert named <= set(Settings.model_fields)
     unnamed = {"bundle", *(name for name in Settings.model_fields if name.startswith("max_"))}
     assert set(Settings.model_fields) - named <= unnamed

@@ -12,7 +12,7 @@ from dimml.errors import UsageError
 from train.config import load_recipe
 from train.run import train_run
 
-EPOCHS = 16
+EPOCHS = 40
 
 
 @pytest.fixture(scope="module")
