@@ -28,7 +28,13 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     recipe_file: Path, whole: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     command, run = _command(recipe_file), tmp_path / "run"
-    stopped = subprocess.Popen([*command, str(run)], stderr=subprocess.PIPE, text=True)
+    stopped = subprocess.Popen(
+        [*command, str(run)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a script ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     _wait_for_rows(run / "metrics.csv", 2, stopped)
     stopped.send_signal(stop)
     _, said = stopped.communicate(timeout=60)
