@@ -17,6 +17,19 @@ LABELS = ("zero", "one", "two", "three")
 IMAGE = {"size": [32, 32], "channels": 3}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what is marked `gpu`, with the reason, where CUDA cannot be had."""
+    if item.get_closest_marker("gpu"):
+        from dimml.errors import ProviderError
+        from dimml.runtime import choose_provider
+
+        try:
+            choose_provider("cuda")
+        except ProviderError as error:
+            pytest.skip(error.message)
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported bundle with one modality of each kind."""

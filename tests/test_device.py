@@ -18,7 +18,7 @@ from dimml.bundle import Bundle
 from dimml.device import MOST_SHAPES, Device, gathering
 from dimml.errors import ProviderError
 from dimml.paths import DevicePath
-from dimml.runtime import Gpu, Graph, choose_provider
+from dimml.runtime import Gpu, Graph
 from dimml.samples import Prediction, subset_name, subsets
 
 NAMES = ("audio", "image", "text")
@@ -142,13 +142,6 @@ class TestAuto:
 
 @pytest.mark.gpu
 class TestCuda:
-    @pytest.fixture(autouse=True)
-    def _needs_cuda(self) -> None:
-        try:
-            choose_provider("cuda")
-        except ProviderError as error:
-            pytest.skip(error.message)
-
     @pytest.mark.parametrize("cuda_graphs", [False, True])
     def test_it_agrees_with_the_cpu(
         self, tiny_bundle: Path, plain: Predictor, cuda_graphs: bool

@@ -260,13 +260,6 @@ class TestAvailableCores:
 
 @pytest.mark.gpu
 class TestCuda:
-    @pytest.fixture(autouse=True)
-    def _needs_cuda(self) -> None:
-        try:
-            choose_provider("cuda")
-        except ProviderError as error:
-            pytest.skip(error.message)
-
     def test_auto_is_cuda(self) -> None:
         assert choose_provider("auto") == "cuda"
 

@@ -13,19 +13,10 @@ import pytest
 import soundfile
 
 from dimml import Predictor
-from dimml.errors import ProviderError
-from dimml.runtime import choose_provider, cuda_devices
+from dimml.runtime import cuda_devices
 from dimml.samples import subset_name, subsets
 
 NAMES = ("audio", "image", "text")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_cuda() -> None:
-    try:
-        choose_provider("cuda")
-    except ProviderError as error:
-        pytest.skip(error.message)
 
 
 @pytest.fixture(scope="module")
