@@ -29,6 +29,8 @@ from dimml.table import Row
 
 BLOCK_ROWS = 256
 KEPT = 3
+UNLABELLED = -1
+"""In the place of a class: the row has none."""
 _PROBLEMS = b"problems"
 
 
@@ -36,7 +38,7 @@ class Split:
     """A split's samples, read from its Arrow file as they are asked for.
 
     Attributes:
-        labels: int64 [N].
+        labels: int64 [N], `UNLABELLED` where a row has none.
         problems: one line per cell that could not be read and counts as absent.
     """
 
@@ -109,7 +111,8 @@ def _write(
     labels: Sequence[str],
     name: str,
 ) -> None:
-    index = {label: number for number, label in enumerate(labels)}
+    index: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
+    index[None] = UNLABELLED
     schema = _schema(kinds)
     progress = iter(track(_decoded(rows, kinds), f"decoding {name}", len(rows)))
     readable, first = 0, ""
@@ -120,7 +123,7 @@ def _write(
                 item, errors = next(progress)
                 problems += [f"{row.id}: {error}" for error in errors]
                 if item:
-                    block.append({"label": index[str(row.label)], **item})
+                    block.append({"label": index[row.label], **item})
             writer.write_batch(
                 pa.RecordBatch.from_pylist(block, schema),
                 custom_metadata={_PROBLEMS: json.dumps(problems).encode()},

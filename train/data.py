@@ -21,7 +21,7 @@ from dimml.nn.model import Group
 from dimml.samples import is_absent
 from dimml.table import Row, column_names, missing_columns, read_rows
 from train.augment import augment
-from train.cache import Split
+from train.cache import UNLABELLED, Split
 
 SPLITS = ("train", "validation", "test")
 
@@ -33,7 +33,7 @@ class Batch:
     Attributes:
         inputs: modality to the graph inputs of its present rows, in groups of equal shapes.
         present: bool [N, M].
-        labels: int64 [N].
+        labels: int64 [N], `UNLABELLED` where a row has none.
     """
 
     inputs: dict[str, list[Group]]
@@ -44,6 +44,9 @@ class Batch:
 def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list[Row]]:
     """The rows that training needs, by split, refused here where they cannot make a classifier.
 
+    Those of the train split without a label are among them, where they have two modalities or more:
+    one can teach the other.
+
     Raises:
         ManifestError: a modality has no column or too few rows, there are fewer than two labels, or
             the validation split has one that the train split has not.
@@ -52,8 +55,12 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
         raise ManifestError(
             f"{missing.message(path)}; a modality of a recipe has the name of its column"
         )
-    rows = {split: read_split(path, kinds, split) for split in ("train", "validation")}
-    labels = {str(row.label) for row in rows["train"]}
+    rows = {
+        "train": read_split(path, kinds, "train", pairs=True),
+        "validation": read_split(path, kinds, "validation"),
+    }
+    labelled = [row for row in rows["train"] if row.label is not None]
+    labels = {str(row.label) for row in labelled}
     if len(labels) < 2:
         raise ManifestError(
             f"the train split of {path} has one label, {labels.pop()}; a classifier needs two or "
@@ -65,30 +72,36 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
             f"{', '.join(unknown[:5])}; give each a row in the train split"
         )
     for name in kinds:
-        if sum(not is_absent(row.sample[name]) for row in rows["train"]) < 2:
+        if sum(not is_absent(row.sample[name]) for row in labelled) < 2:
             raise ManifestError(
-                f"{name}: fewer than two rows of the train split of {path} have it; fill its "
-                "column, or leave the modality out of the recipe"
+                f"{name}: fewer than two labelled rows of the train split of {path} have it; "
+                "fill its column, or leave the modality out of the recipe"
             )
     return rows
 
 
-def read_split(path: Path, kinds: Mapping[str, str], split: str) -> list[Row]:
+def read_split(path: Path, kinds: Mapping[str, str], split: str, pairs: bool = False) -> list[Row]:
     """The labelled rows of a split that have at least one modality.
 
+    Args:
+        path: of the table.
+        kinds: modality to its kind.
+        split: its name.
+        pairs: also the rows without a label that have two modalities or more.
+
     Raises:
-        ManifestError: there are none.
+        ManifestError: there is no labelled row.
     """
     if "label" not in column_names(path):
         raise ManifestError(
             f"{path} has no column `label`; its columns are {', '.join(column_names(path))}"
         )
-    rows = [
-        row
-        for row in read_rows(path, kinds, split)
-        if row.label is not None and not all(is_absent(v) for v in row.sample.values())
-    ]
-    if not rows:
+    rows = []
+    for row in read_rows(path, kinds, split):
+        given = sum(not is_absent(value) for value in row.sample.values())
+        if given and (row.label is not None or (pairs and given > 1)):
+            rows.append(row)
+    if all(row.label is None for row in rows):
         raise ManifestError(
             f"{path} has no labelled row in its {split} split: {_why_none(path, kinds, split)}"
         )
@@ -145,29 +158,49 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
         kinds: the modalities.
         strengths: modality to augmentation strength; an empty mapping for none.
         seed: of the augmentation.
+        rows: those of the split that take part, some perhaps several times; None for each once.
     """
 
     def __init__(
-        self, split: Split, kinds: Mapping[str, Kind], strengths: Mapping[str, float], seed: int
+        self,
+        split: Split,
+        kinds: Mapping[str, Kind],
+        strengths: Mapping[str, float],
+        seed: int,
+        rows: np.ndarray | None = None,
     ) -> None:
         self.split = split
+        self.rows = np.arange(len(split)) if rows is None else rows
         self.kinds = kinds
         self.strengths = strengths
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.split.labels)
+        return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Mapping[str, Arrays], int]:
         epoch, index = key
-        item = self.split[index]
+        row = int(self.rows[index])
+        item = self.split[row]
         if self.strengths:
             random = np.random.default_rng([self.seed, epoch, index])
             item = {
                 name: augment(self.kinds[name], arrays, self.strengths[name], random)
                 for name, arrays in item.items()
             }
-        return item, int(self.split.labels[index])
+        return item, int(self.split.labels[row])
+
+
+def labelled_rows(labels: np.ndarray) -> np.ndarray:
+    """The rows, int64 [n], of labels [N] that are not `UNLABELLED`."""
+    return np.flatnonzero(labels != UNLABELLED)
+
+
+def mixed_rows(labels: np.ndarray) -> np.ndarray:
+    """All rows, those with a label as often as makes them about half where they are fewer."""
+    labelled, rest = labelled_rows(labels), np.flatnonzero(labels == UNLABELLED)
+    repeats = max(1, round(len(rest) / len(labelled)))
+    return np.concatenate([np.tile(labelled, repeats), rest])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

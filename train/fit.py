@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
@@ -24,7 +25,7 @@ from dimml.progress import say
 from dimml.runtime import available_cores
 from train.cache import Split
 from train.config import Recipe, TrainingConfig
-from train.data import Collate, EpochSampler, SplitDataset
+from train.data import Collate, EpochSampler, SplitDataset, labelled_rows, mixed_rows
 from train.folder import LAST
 from train.history import History
 from train.methods.base import Method
@@ -32,33 +33,50 @@ from train.module import BEST, DetachedModule
 
 
 class RunData(lightning.LightningDataModule):
-    """The loaders of a run; every order and change follows from the seed and the epoch."""
+    """The loaders of a run; every order and change follows from the seed and the epoch.
 
-    def __init__(self, recipe: Recipe, kinds: Mapping[str, Kind], train: Split, val: Split) -> None:
+    Args:
+        recipe: of the run.
+        kinds: the modalities.
+        splits: "train" and "validation".
+        unlabelled: whether training sees the rows of the train split that have no label.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        kinds: Mapping[str, Kind],
+        splits: Mapping[str, Split],
+        unlabelled: bool,
+    ) -> None:
         super().__init__()
-        self.recipe, self.kinds, self.train, self.val = recipe, kinds, train, val
+        self.recipe, self.kinds, self.unlabelled = recipe, kinds, unlabelled
+        self.train, self.val = splits["train"], splits["validation"]
 
     def train_dataloader(self) -> Any:
         strengths = {name: spec.augment for name, spec in self.recipe.modalities.items()}
-        return self._loader(self.train, strengths, training=True)
+        choose = mixed_rows if self.unlabelled else labelled_rows
+        return self._loader(self.train, choose(self.train.labels), strengths, training=True)
 
     def val_dataloader(self) -> Any:
-        return self._loader(self.val, {}, training=False)
+        return self._loader(self.val, labelled_rows(self.val.labels), {}, training=False)
 
     def plain_train_dataloader(self) -> Any:
-        """The training split in order and unchanged."""
-        return self._loader(self.train, {}, training=False)
+        """The labelled rows of the training split in order and unchanged."""
+        return self._loader(self.train, labelled_rows(self.train.labels), {}, training=False)
 
-    def _loader(self, split: Split, strengths: Mapping[str, float], training: bool) -> Any:
+    def _loader(
+        self, split: Split, rows: np.ndarray, strengths: Mapping[str, float], training: bool
+    ) -> Any:
         config = self.recipe.training
         workers = config.workers if training else 0
         devices = config.devices if training else 1
         # Where nothing is shuffled, each device reads all: it has to know every feature.
         share = (self.trainer.global_rank if devices > 1 else 0, devices, config.batch_size)
         return DataLoader(
-            SplitDataset(split, self.kinds, strengths, self.recipe.seed),
+            SplitDataset(split, self.kinds, strengths, self.recipe.seed, rows),
             batch_size=config.batch_size // devices,
-            sampler=EpochSampler(len(split), self.recipe.seed, training, share),
+            sampler=EpochSampler(len(rows), self.recipe.seed, training, share),
             collate_fn=Collate(self.kinds, training),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),

@@ -13,6 +13,7 @@ from dimml.errors import RecipeError
 from dimml.modalities import KINDS, Kind
 from dimml.nn.encoders import build_encoder
 from dimml.nn.model import DetachedModel
+from dimml.progress import say
 from dimml.table import Row
 from train.cache import Split, cached_split
 from train.config import ModalityConfig, Recipe
@@ -50,7 +51,8 @@ def prepare(recipe: Recipe, cache: Path) -> Prepared:
     """
     names = {name: modality.kind for name, modality in recipe.modalities.items()}
     rows = read_training_splits(recipe.data, names)
-    labels = tuple(sorted({str(row.label) for row in rows["train"]}))
+    labels = tuple(sorted({row.label for row in rows["train"] if row.label is not None}))
+    _tell_unlabelled(rows["train"])
     specs, assets = _specifications(recipe, rows["train"])
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
     settings = json.dumps([spec.model_dump(mode="json") for spec in specs.values()]) + repr(assets)
@@ -87,6 +89,14 @@ def build(
     ]
     model = DetachedModel(list(kinds), encoders, recipe.feature_dim, classes)
     return model, build_method(recipe.method, recipe.options, model)
+
+
+def _tell_unlabelled(rows: Sequence[Row]) -> None:
+    if count := sum(row.label is None for row in rows):
+        say(
+            f"train: {count} of {len(rows)} rows have no label; the DUC loss of `dimml` learns "
+            "from them, other methods leave them out"
+        )
 
 
 def _specifications(

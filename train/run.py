@@ -83,8 +83,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
-    data = RunData(recipe, kinds, *prepared.splits.values())
     model, method = build(recipe, kinds, len(prepared.labels))
+    data = RunData(recipe, kinds, prepared.splits, method.uses_unlabelled)
     module = DetachedModule(model, recipe, method)
     if is_first:
         write_atomic(folder / RECIPE, _dump(recipe))

@@ -129,8 +129,8 @@ class Laboratory:
         folder.mkdir(parents=True, exist_ok=True)
         lightning.seed_everything(recipe.seed, workers=True, verbose=False)
         prepared = self._prepared
-        data = RunData(recipe, prepared.kinds, *prepared.splits.values())
         model, method = build(recipe, prepared.kinds, len(prepared.labels))
+        data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
         module = DetachedModule(model, recipe, method)
         best = fit(module, data, folder, resume=(folder / LAST).exists())
         module.cpu().eval()

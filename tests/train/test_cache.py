@@ -8,7 +8,7 @@ import pytest
 from dimml.errors import ManifestError
 from dimml.modalities import KINDS
 from dimml.table import Row
-from train.cache import cached_split
+from train.cache import UNLABELLED, cached_split
 from train.data import Collate, EpochSampler, SplitDataset
 
 LABELS = ("high", "low")
@@ -26,7 +26,7 @@ def tone(seconds: float) -> np.ndarray:
     return np.sin(np.arange(int(8000 * seconds)) / 5).astype(np.float32)
 
 
-def row(number: int, label: str = "high", **sample: object) -> Row:
+def row(number: int, label: str | None = "high", **sample: object) -> Row:
     return Row(str(number), "train", label, {"call": None, "shot": None, **sample})
 
 
@@ -109,3 +109,15 @@ def test_recordings_of_a_training_batch_are_cut_to_its_shortest_and_never_padded
     assert [g.inputs["power"].shape[2] for g in groups] == [
         split[index]["call"]["power"].shape[1] for index in range(4)
     ]
+
+
+def test_a_row_without_a_label_is_kept_and_one_that_is_repeated_is_augmented_anew(
+    tmp_path: Path,
+) -> None:
+    rows = [row(0, call=tone(0.5)), row(1, None, call=tone(0.9))]
+    split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
+    assert split.labels.tolist() == [0, UNLABELLED]
+    data = SplitDataset(split, kinds(), {"call": 1.0}, 0, np.array([1, 0, 0]))
+    (_, other), (first, label), (second, _) = (data[0, index] for index in range(3))
+    assert (other, label) == (UNLABELLED, 0)
+    assert (first["call"]["power"] != second["call"]["power"]).any()

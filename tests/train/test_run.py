@@ -131,6 +131,29 @@ def test_an_ensemble_exports_and_gives_equal_weights(recipe_file: Path, tmp_path
     assert weights == pytest.approx({"front": 0.5, "rear": 0.0, "note": 0.5}, abs=1e-5)
 
 
+@pytest.mark.parametrize("method", ["dimml", "ume"])
+def test_rows_without_a_label_change_the_detached_method_alone(
+    method: str, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (recipe_file.parent / "data.csv").read_text().splitlines()
+    weights = []
+    for front in ("front1.png", "front9.png"):
+        # Every other row of the train split loses its label, and has that photo.
+        rows = [line.split(",") for line in lines[1:]]
+        for number, row in enumerate(rows):
+            if row[1] == "train" and number % 16 > 7:
+                row[2:4] = ["", front]
+        table = recipe_file.parent / f"{method}-{front}.csv"
+        table.write_text("\n".join([lines[0], *map(",".join, rows)]))
+        settings = [f"data={table}", f"method={method}", "training.epochs=2"]
+        run = tmp_path / front / "run"
+        train_run(load_recipe(recipe_file, settings), run, resume=False)
+        assert "24 of 48 rows have no label" in capsys.readouterr().err
+        weights.append(load_file(run / "model.safetensors"))
+    same = all(value.equal(weights[1][name]) for name, value in weights[0].items())
+    assert same is (method == "ume")
+
+
 def test_a_run_of_before_there_were_biases_loads(recipe_file: Path, tmp_path: Path) -> None:
     train_run(load_recipe(recipe_file, ["training.epochs=1"]), tmp_path / "run", resume=False)
     weights = tmp_path / "run" / "model.safetensors"

@@ -57,6 +57,7 @@ class Method(nn.Module):
             for every method.
         alternates: the method takes its optimizer's steps itself, in `alternate`.
         uses_dimensions: training needs the effective dimensions.
+        uses_unlabelled: rows without a label take part in training; other methods do not see them.
         finishes: `finish` has something to do.
         exports: what is served is all in the model's encoders and `fusion`.
     """
@@ -65,6 +66,7 @@ class Method(nn.Module):
     TRIALS: ClassVar[tuple[Trial, ...]] = (Trial(), Trial(learning_rate=0.5), Trial({}, 2.0))
     alternates = False
     uses_dimensions = False
+    uses_unlabelled = False
     finishes = False
     exports = False
 
@@ -82,7 +84,7 @@ class Method(nn.Module):
             model: what is trained.
             features: [N samples, M modalities, D].
             present: bool [N, M].
-            labels: int64 [N].
+            labels: int64 [N]; with `uses_unlabelled`, -1 where there is none.
             step: where training is.
         """
         return self.losses(model, blank_absent(features, present), present, labels, step)

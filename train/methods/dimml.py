@@ -19,6 +19,7 @@ from dimml.nn.fusion import blank_absent
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import DetachedModel
+from train.cache import UNLABELLED
 from train.calibrate import Rule
 from train.methods.base import Method, Step, Training, Trial, slot_cross_entropy
 from train.methods.base import Options as BaseOptions
@@ -61,10 +62,11 @@ class Detached(Method):
     Options = Options
     TRIALS = (Trial(), Trial(learning_rate=0.5), Trial(learning_rate=2.0))
     uses_dimensions = True
+    uses_unlabelled = True
 
     def __init__(self, options: Options, model: DetachedModel) -> None:
         super().__init__(options, model)
-        self.uses_dimensions = options.duc
+        self.uses_dimensions = self.uses_unlabelled = options.duc
         self.finishes = options.fusion_head
         self.exports = not options.fusion_head
         slots, classes = len(model.modalities), model.fusion.shared_classifier.out_features
@@ -80,16 +82,18 @@ class Detached(Method):
         slots = dict(enumerate(model.modalities))
         by_name = {name: features[:, slot] for slot, name in slots.items()}
         masks = {name: present[:, slot] for slot, name in slots.items()}
+        known = present & (labels != UNLABELLED)[:, None]
+        labelled = {name: known[:, slot] for slot, name in slots.items()}
         if self.options.shared:
             private = {n: model.private_heads[slot](by_name[n]) for slot, n in slots.items()}
             shared = {n: model.fusion.shared_classifier(values) for n, values in by_name.items()}
             terms = {
-                "isolated": modality_cross_entropy(private, labels, masks),
-                "shared": config.lambda_shared * modality_cross_entropy(shared, labels, masks),
+                "isolated": modality_cross_entropy(private, labels, labelled),
+                "shared": config.lambda_shared * modality_cross_entropy(shared, labels, labelled),
             }
         else:
             logits = model.fusion.shared_classifier(features)
-            terms = {"isolated": slot_cross_entropy(logits, present, labels)}
+            terms = {"isolated": slot_cross_entropy(logits, known, labels)}
         if self.options.duc and config.lambda_duc > 0 and step.epoch >= config.warm_up:
             effective = {name: model.effective[slot] for slot, name in slots.items()}
             duc = duc_loss(by_name, effective, config.duc_temperature, masks, config.normalize)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from train.cache import UNLABELLED
 from train.config import TrainingConfig
 from train.methods.base import Step
 from train.methods.dimml import both_heads, train_head
@@ -44,6 +45,39 @@ def test_no_loss_but_duc_reaches_two_encoders(make: Make, batch: Batch, shared: 
     assert leaf.grad is not None
     assert leaf.grad[only_audio].any()
     assert not leaf.grad[:, 1:].any()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_row_without_a_label_teaches_by_the_duc_loss_alone(
+    make: Make, batch: Batch, shared: bool
+) -> None:
+    model, method = make("dimml", shared=shared)
+    model.effective[0] = True
+    features, present, labels = batch
+    hidden = labels.masked_fill(torch.arange(len(labels)) % 2 == 0, UNLABELLED)
+    known = hidden != UNLABELLED
+
+    def gradients(epoch: int) -> tuple[dict[str, Tensor], Tensor]:
+        leaf = features.clone().requires_grad_()
+        found = method.objective(model, leaf, present, hidden, Step(CONFIG, epoch))
+        torch.stack(list(found.values())).sum().backward()
+        assert leaf.grad is not None
+        return found, leaf.grad
+
+    found, before = gradients(epoch=0)
+    assert not before[~known].any()
+    alone = method.objective(model, features[known], present[known], labels[known], Step(CONFIG, 0))
+    assert all(found[name].isclose(value) for name, value in alone.items())
+    _, after = gradients(epoch=2)
+    pairs = ~known & present[:, 0] & present[:, 1]
+    assert after[pairs, 1].any()
+    # The teacher learns nothing.
+    assert not after[~known, 0].any()
+
+
+def test_without_the_duc_loss_no_row_without_a_label_is_used(make: Make) -> None:
+    assert [make("dimml", duc=duc)[1].uses_unlabelled for duc in (True, False)] == [True, False]
+    assert not make("ume")[1].uses_unlabelled
 
 
 def test_without_the_shared_classifier_each_modality_has_its_own(make: Make) -> None:
