@@ -196,11 +196,17 @@ def labelled_rows(labels: np.ndarray) -> np.ndarray:
     return np.flatnonzero(labels != UNLABELLED)
 
 
-def mixed_rows(labels: np.ndarray) -> np.ndarray:
-    """All rows, those with a label as often as makes them about half where they are fewer."""
+def training_rows(labels: np.ndarray, unlabelled: bool) -> np.ndarray:
+    """The rows of an epoch, int64 [n], of labels [N].
+
+    All rows, those with a label as often as makes them about half where they are fewer. Without
+    `unlabelled`, those with a label take the places of the others too: every method takes equally
+    many steps.
+    """
     labelled, rest = labelled_rows(labels), np.flatnonzero(labels == UNLABELLED)
     repeats = max(1, round(len(rest) / len(labelled)))
-    return np.concatenate([np.tile(labelled, repeats), rest])
+    mixed = np.concatenate([np.tile(labelled, repeats), rest])
+    return mixed if unlabelled else np.resize(labelled, len(mixed))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -25,7 +25,7 @@ from dimml.progress import say
 from dimml.runtime import available_cores
 from train.cache import Split
 from train.config import Recipe, TrainingConfig
-from train.data import Collate, EpochSampler, SplitDataset, labelled_rows, mixed_rows
+from train.data import Collate, EpochSampler, SplitDataset, labelled_rows, training_rows
 from train.folder import LAST
 from train.history import History
 from train.methods.base import Method
@@ -55,8 +55,8 @@ class RunData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         strengths = {name: spec.augment for name, spec in self.recipe.modalities.items()}
-        choose = mixed_rows if self.unlabelled else labelled_rows
-        return self._loader(self.train, choose(self.train.labels), strengths, training=True)
+        rows = training_rows(self.train.labels, self.unlabelled)
+        return self._loader(self.train, rows, strengths, training=True)
 
     def val_dataloader(self) -> Any:
         return self._loader(self.val, labelled_rows(self.val.labels), {}, training=False)

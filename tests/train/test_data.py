@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dimml.errors import ManifestError
-from train.data import mixed_rows, read_split, read_training_splits
+from train.data import read_split, read_training_splits, training_rows
 
 KINDS = {"photo": "image", "title": "text"}
 GOOD = (
@@ -72,15 +72,18 @@ def test_rows_without_a_label_make_no_classifier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "mixed"),
+    ("labels", "mixed", "labelled"),
     [
-        ([0, 1, 0], [0, 1, 2]),
-        ([0, -1, 1], [0, 2, 1]),
-        ([-1, 0, -1, -1, -1, 1, -1], [1, 5, 1, 5, 0, 2, 3, 4, 6]),
+        ([0, 1, 0], [0, 1, 2], [0, 1, 2]),
+        ([0, -1, 1], [0, 2, 1], [0, 2, 0]),
+        ([-1, 0, -1, -1, -1, 1, -1], [1, 5, 1, 5, 0, 2, 3, 4, 6], [1, 5, 1, 5, 1, 5, 1, 5, 1]),
     ],
 )
-def test_rows_with_a_label_are_about_half(labels: list[int], mixed: list[int]) -> None:
-    assert mixed_rows(np.array(labels)).tolist() == mixed
+def test_rows_with_a_label_are_about_half_of_equally_many(
+    labels: list[int], mixed: list[int], labelled: list[int]
+) -> None:
+    assert training_rows(np.array(labels), unlabelled=True).tolist() == mixed
+    assert training_rows(np.array(labels), unlabelled=False).tolist() == labelled
 
 
 def test_an_evaluation_takes_a_table_that_lacks_a_modality(tmp_path: Path) -> None:
