@@ -82,6 +82,10 @@ class PrecisionError(DimmlError):
     """At a lower precision the bundle would be less accurate than allowed; nothing was written."""
 
 
+class TrainingError(DimmlError):
+    """Training came to nothing: its weights are not finite any more."""
+
+
 class InterruptedRunError(DimmlError):
     """Stopped on request; running the same command with `--resume` goes on."""
 

@@ -31,7 +31,9 @@ BLOCK_ROWS = 256
 KEPT = 3
 UNLABELLED = -1
 """In the place of a class: the row has none."""
+FORMAT = 2
 _PROBLEMS = b"problems"
+_DIGEST = b"sha256"
 
 
 class Split:
@@ -39,16 +41,22 @@ class Split:
 
     Attributes:
         labels: int64 [N], `UNLABELLED` where a row has none.
+        rows: int64 [N], each sample's place among the rows that the split was made from.
+        present: bool [N, M].
         problems: one line per cell that could not be read and counts as absent.
+        fingerprint: sha256 of the samples.
     """
 
     def __init__(self, path: Path, kinds: Mapping[str, Kind]) -> None:
         self._kinds = kinds
         self._path = path
-        self._blocks, self.problems = _open(path)
-        labels = [block.column("label").to_numpy() for block in self._blocks]
-        self.labels = np.concatenate([np.zeros(0, np.int64), *labels])
-        self._starts = np.cumsum([0, *(len(block) for block in labels)])
+        self._blocks, self.problems, self.fingerprint = _open(path)
+        self.labels, self.rows = (
+            np.concatenate([block.column(name).to_numpy() for block in self._blocks])
+            for name in ("label", "row")
+        )
+        self.present = np.concatenate([_present(block, kinds) for block in self._blocks])
+        self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -119,15 +127,15 @@ def _write(
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for start in range(0, len(rows), BLOCK_ROWS):
             block, problems = [], []
-            for row in rows[start : start + BLOCK_ROWS]:
+            for number, row in enumerate(rows[start : start + BLOCK_ROWS], start):
                 item, errors = next(progress)
                 problems += [f"{row.id}: {error}" for error in errors]
                 if item:
-                    block.append({"label": index[row.label], **item})
-            writer.write_batch(
-                pa.RecordBatch.from_pylist(block, schema),
-                custom_metadata={_PROBLEMS: json.dumps(problems).encode()},
-            )
+                    block.append({"label": index[row.label], "row": number, **item})
+            batch = pa.RecordBatch.from_pylist(block, schema)
+            digest = hashlib.sha256(batch.serialize()).hexdigest()
+            told = {_PROBLEMS: json.dumps(problems).encode(), _DIGEST: digest.encode()}
+            writer.write_batch(batch, custom_metadata=told)
             readable += len(block)
             first = first or "".join(problems[:1])
         # Lets the progress reach its last line.
@@ -171,7 +179,7 @@ def _decode(row: Row, kinds: Mapping[str, Kind]) -> tuple[dict[str, Any], list[I
 
 
 def _schema(kinds: Mapping[str, Kind]) -> pa.Schema:
-    fields = [pa.field("label", pa.int64())]
+    fields = [pa.field("label", pa.int64()), pa.field("row", pa.int64())]
     for name, kind in kinds.items():
         for key, array in kind.preprocess(kind.decode(kind.example())).items():
             fields.append(
@@ -181,14 +189,22 @@ def _schema(kinds: Mapping[str, Kind]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _open(path: Path) -> tuple[list[pa.RecordBatch], list[str]]:
+def _open(path: Path) -> tuple[list[pa.RecordBatch], list[str], str]:
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    blocks, problems = [], []
+    blocks, problems, digest = [], [], hashlib.sha256()
     for number in range(reader.num_record_batches):
         block, metadata = reader.get_batch_with_custom_metadata(number)
         blocks.append(block)
         problems += json.loads(metadata[_PROBLEMS])
-    return blocks, problems
+        digest.update(metadata[_DIGEST])
+    return blocks, problems, digest.hexdigest()
+
+
+def _present(block: pa.RecordBatch, kinds: Mapping[str, Kind]) -> np.ndarray:
+    found = [
+        block.column(f"{name}.{kind.input_names[0]}").is_valid() for name, kind in kinds.items()
+    ]
+    return np.stack([column.to_numpy(zero_copy_only=False) for column in found], axis=1)
 
 
 def _cell(block: pa.RecordBatch, column: str, row: int) -> np.ndarray:
@@ -199,7 +215,7 @@ def _cell(block: pa.RecordBatch, column: str, row: int) -> np.ndarray:
 
 def _key(rows: Sequence[Row], labels: Sequence[str], settings: str) -> str:
     """Changes with anything the arrays depend on; a file stands for its size and its time."""
-    digest = hashlib.sha256(json.dumps([__version__, settings, *labels]).encode())
+    digest = hashlib.sha256(json.dumps([__version__, FORMAT, settings, *labels]).encode())
     for row in rows:
         digest.update(repr((row.id, row.label)).encode())
         for name, value in row.sample.items():

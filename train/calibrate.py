@@ -41,6 +41,10 @@ FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
     "certainty": (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0),
     "pooled": (0.1, 0.3, 1.0, 10.0),
 }
+TEMPERATURES = (0.05, 20.0)
+"""Of a modality and of a subset."""
+POOLED_TEMPERATURES = (0.01, 100.0)
+"""Of the certainty weights that `pooled` fits."""
 PENALTY = 1e-3
 """Of the squares of what `pooled` fits, so that what the data leave open stays where it was."""
 CONFORMAL_SHARE = 3
@@ -127,9 +131,18 @@ def _pool(
     split = [len(modalities), 1, len(fusion.subset_temperature)]
     optimizer = torch.optim.LBFGS([moved], max_iter=200, line_search_fn="strong_wolfe")
 
+    def fitted() -> tuple[Tensor, Tensor, Tensor]:
+        bias, log_temperature, log_table = (start + moved).split(split)
+        # A few rows that are all right would send them to 0 or infinity.
+        return (
+            bias,
+            log_temperature.clamp(*np.log(POOLED_TEMPERATURES)),
+            log_table.clamp(*np.log(TEMPERATURES)),
+        )
+
     def objective() -> Tensor:
         optimizer.zero_grad()
-        bias, log_temperature, log_table = (start + moved).split(split)
+        bias, log_temperature, log_table = fitted()
         total = PENALTY * moved.square().sum()
         for values, mask, wanted, index in groups:
             weights = certainty_weights(values, mask, log_temperature.exp(), bias)
@@ -140,7 +153,11 @@ def _pool(
 
     with torch.enable_grad():
         optimizer.step(objective)  # type: ignore[no-untyped-call]
-    bias, log_temperature, log_table = (start + moved.detach()).split(split)
+    if not bool(moved.isfinite().all()):
+        # Nothing was found: what was fitted one after the other stays.
+        return
+    with torch.no_grad():
+        bias, log_temperature, log_table = fitted()
     # Equal biases do nothing.
     fusion.set_calibration(
         fusion.modality_temperature.clone(),
@@ -187,9 +204,9 @@ def conformal(
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature of least negative log-likelihood, 0.05 to 20."""
+    """The temperature of least negative log-likelihood, within `TEMPERATURES`."""
     objective: Callable[[float], float] = lambda log_t: _nll(logits / float(np.exp(log_t)), labels)  # noqa: E731
-    bounds = (np.log(0.05), np.log(20.0))
+    bounds = tuple(np.log(TEMPERATURES))
     return float(
         np.exp(scipy.optimize.minimize_scalar(objective, bounds=bounds, method="bounded").x)
     )

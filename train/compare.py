@@ -15,33 +15,48 @@ from typing import Annotated, Any
 
 import typer
 
-from dimml.errors import InterruptedRunError
+from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder, write_atomic
 from dimml.progress import say
 from train.config import Recipe, load_recipe
 from train.folder import sigterm_as_ctrl_c
-from train.methods import method_class
+from train.methods import METHODS, method_class
 from train.plan import (
+    MARKDOWN,
+    PAGE,
     RESULTS,
     TRIALS,
+    VARIANTS,
     WORK,
     Plan,
     check_trials,
     claim,
     fixed_settings,
+    is_other,
     known_runs,
     method_of,
 )
+from train.result_files import read_result
+
+KNOWN = ", ".join([*METHODS, *VARIANTS])
+EXTRA = ", ".join(VARIANTS)
 
 
 def compare(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    methods: Annotated[str, typer.Option(help="Names joined by commas; default all.")] = "",
+    methods: Annotated[
+        str, typer.Option(help=f"Names joined by commas: {KNOWN}; default all but {EXTRA}.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
     trials: Annotated[
         int, typer.Option(min=1, help="Settings tried per method, on validation, on one seed.")
     ] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder; default runs/NAME/compare.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder; default runs/NAME/compare. Decoded data go to `cache` beside it."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, replacing the recipe's.")
     ] = None,
@@ -64,17 +79,26 @@ def compare(
     folder = out or Path("runs") / loaded.name / "compare"
     first = loaded.seed
     plan = Plan(known_runs(methods), tuple(range(first, first + seeds)), trials)
-    compare_runs(loaded, plan, folder, overwrite)
-    from train.report import MARKDOWN, PAGE, write_report
+    failed = compare_runs(loaded, plan, folder, overwrite)
+    from train.report import write_report
 
-    document = write_report(folder)
+    with sigterm_as_ctrl_c():
+        try:
+            document = write_report(folder)
+        except KeyboardInterrupt:
+            raise _stopped(plan, folder) from None
     shown = json.dumps(document, indent=2) if as_json else (folder / MARKDOWN).read_text()
     typer.echo(shown.rstrip())
     say(f"with figures: {folder / PAGE}")
+    if failed:
+        raise TrainingError(f"{len(failed)} of {_total(plan)} runs failed: {'; '.join(failed)}")
 
 
-def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> None:
+def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[str]:
     """Trains and measures what of the plan has no result in the folder yet.
+
+    Returns:
+        What diverged, a line each; the others are measured all the same.
 
     Raises:
         UsageError: the folder has results of another recipe or other data, or another process uses
@@ -83,33 +107,60 @@ def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> N
     """
     check_trials(plan)
     with locked_folder(folder, "comparing in", "another with --out"), sigterm_as_ctrl_c():
-        claim(folder, fixed_settings(recipe, plan), overwrite)
         try:
-            _run_all(recipe, plan, folder)
+            return _run_all(recipe, plan, folder, overwrite)
         except KeyboardInterrupt:
-            done = sum(_result(folder, r, s).exists() for r in plan.runs for s in plan.seeds)
-            raise InterruptedRunError(
-                f"stopped with {done} of {len(plan.runs) * len(plan.seeds)} runs finished; the "
-                f"same command goes on (the results are in {folder})"
-            ) from None
+            raise _stopped(plan, folder) from None
 
 
-def _run_all(recipe: Recipe, plan: Plan, folder: Path) -> None:
-    todo = [(r, s) for s in plan.seeds for r in plan.runs if not _result(folder, r, s).exists()]
-    total = len(plan.seeds) * len(plan.runs)
+def _run_all(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[str]:
+    fixed = fixed_settings(recipe, plan)
+    todo = [(run, seed) for seed in plan.seeds for run in plan.runs]
+    # Nothing is discarded before the new data are known to do.
+    if not is_other(folder, fixed, overwrite):
+        todo = [(run, seed) for run, seed in todo if not _is_finished(folder, run, seed)]
     if not todo:
-        say(f"all {total} runs are finished")
-        return
+        say(f"all {_total(plan)} runs are finished")
+        return []
     from train.trial import Laboratory
 
     laboratory = Laboratory(recipe, folder / WORK, folder.parent / "cache")
-    for number, (run, seed) in enumerate(todo, total - len(todo) + 1):
-        say(f"run {number} of {total}: {run}, seed {seed}")
-        documents = _documents(laboratory, run, seed, plan, folder)
+    claim(folder, {**fixed, "samples": laboratory.samples}, overwrite)
+    failed = []
+    for number, (run, seed) in enumerate(todo, _total(plan) - len(todo) + 1):
+        say(f"run {number} of {_total(plan)}: {run}, seed {seed}")
+        try:
+            documents = _documents(laboratory, run, seed, plan, folder)
+        except TrainingError as error:
+            failed.append(f"{run}, seed {seed}: {error}")
+            say(f"failed: {failed[-1]}")
+            continue
         # A run is finished when its own file is there, so that is written last.
         for row in sorted(documents, key=lambda row: row == run):
             _write(_result(folder, row, seed), documents[row])
     shutil.rmtree(folder / WORK, ignore_errors=True)
+    return failed
+
+
+def _total(plan: Plan) -> int:
+    return len(plan.runs) * len(plan.seeds)
+
+
+def _is_finished(folder: Path, run: str, seed: int) -> bool:
+    """Whether a run's result is there, and all rows that came out of the same training."""
+    path = _result(folder, run, seed)
+    if not path.exists():
+        return False
+    rows = read_result(path).rows
+    return all(_result(folder, row, seed).exists() for row in rows)
+
+
+def _stopped(plan: Plan, folder: Path) -> InterruptedRunError:
+    done = sum(_result(folder, r, s).exists() for r in plan.runs for s in plan.seeds)
+    return InterruptedRunError(
+        f"stopped with {done} of {_total(plan)} runs finished; the same command goes on (the "
+        f"results are in {folder})"
+    )
 
 
 def _documents(
@@ -125,13 +176,32 @@ def _documents(
     for number, trial in enumerate(grid):
         path = folder / TRIALS / run / f"{number}.json"
         if not path.exists():
-            found = laboratory.run(run, method, options, trial, first)
-            _write(path, {"score": found.score, "documents": found.documents})
-        tried.append(json.loads(path.read_text()))
+            _write(path, _tried(laboratory, run, method, options, trial, first))
+        tried.append(_read(path))
     best = max(range(len(grid)), key=lambda number: tried[number]["score"])
+    if tried[best]["score"] < 0:
+        raise TrainingError("it diverged with all of its settings")
     if seed == first:
         return dict(tried[best]["documents"])
     return dict(laboratory.run(run, method, options, grid[best], seed).documents)
+
+
+def _tried(laboratory: Any, *trial: Any) -> dict[str, Any]:
+    """Score and documents of a trial; what diverged is worse than anything."""
+    try:
+        found = laboratory.run(*trial)
+    except TrainingError as error:
+        say(f"trial failed: {error}")
+        return {"score": -1.0, "documents": {}}
+    return {"score": found.score, "documents": found.documents}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; remove it and run `dimml compare` again") from error
+    return found
 
 
 def _result(folder: Path, row: str, seed: int) -> Path:

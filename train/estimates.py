@@ -10,6 +10,8 @@ from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 DRAWS = 200
+ROUNDING = 1e-6
+"""Figures are computed in 32 bits."""
 
 
 def complete(values: Iterable[float | None]) -> list[float] | None:
@@ -53,7 +55,8 @@ def paired(
         theirs: seed to value.
 
     Returns:
-        `{"seeds", "mean", "low", "high"}`; no bounds for one seed, None for no common one.
+        `{"seeds", "mean", "low", "high"}`; None for no common seed, no bounds for one, nor where
+        all differences are the same up to rounding: then the formula would call anything settled.
     """
     differences = {
         seed: value - other
@@ -64,7 +67,7 @@ def paired(
         return None
     values = np.array(list(differences.values()))
     result = {"seeds": list(differences), "mean": float(values.mean()), "low": None, "high": None}
-    if len(values) > 1:
+    if len(values) > 1 and np.ptp(values) > ROUNDING:
         quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
         half = float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
         result |= {"low": result["mean"] - half, "high": result["mean"] + half}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from train.render import Answer
-from train.summary import MEASURES, PLAIN, SUBSET_MEASURE, Measure, Summary
+from train.summary import MEASURES, PLAIN, SUBSET_MEASURE, Measure, Scale, Summary
 from train.tables import NOTHING
 
 HEADLINE = ("mean", "worst", "full")
@@ -35,7 +35,9 @@ def _answer(document: Summary, key: str) -> Answer:
     reference = document["reference"]
     # A tie goes to the first method, which is dimml where it takes part.
     best = max(means, key=means.__getitem__)
-    verdict = f"{best} is ahead: {100 * means[best]:.2f} %"
+    ties = [name for name in means if round(means[name] - means[best], 6) == 0]
+    leaders = " and ".join(ties) if len(ties) < 3 else f"{len(ties)} rows"
+    verdict = f"highest mean: {leaders}, {100 * means[best]:.2f} %"
     others = [name for name in means if name != reference]
     if reference not in means:
         return Answer(question, verdict, f"{reference} was not measured", "open")
@@ -56,14 +58,16 @@ def _count(document: Summary, key: str) -> str:
     signs = [sign(difference, MEASURES[key]) for difference in found if difference]
     return (
         f"Beyond the interval, {document['reference']} is ahead of {signs.count(1)} and behind "
-        f"{signs.count(-1)} of {len(signs)} methods"
+        f"{signs.count(-1)} of {len(signs)} other rows"
     )
 
 
 def _settled(difference: Summary) -> str:
     seeds = len(difference["seeds"])
     if difference["low"] is None:
-        return "one seed settles nothing"
+        return (
+            "one seed settles nothing" if seeds == 1 else f"the same by {seeds} seeds: no interval"
+        )
     if difference["low"] <= 0 <= difference["high"]:
         return f"the interval holds 0, so {seeds} seeds do not settle it"
     return f"the interval of {seeds} seeds does not hold 0"
@@ -82,11 +86,17 @@ def show(difference: Mapping[str, Any] | None, measure: Measure, unit: bool = Tr
         return NOTHING
     scale = measure.scale
     mean, low, high = (
-        None if value is None else scale.write(value, "+").replace("-", MINUS)
+        None if value is None else _signed(value, scale)
         for value in (difference["mean"], difference["low"], difference["high"])
     )
     interval = f" ({low} to {high})" if low is not None else ""
     return f"{mean}{scale.unit if unit else ''}{interval}"
+
+
+def _signed(value: float, scale: Scale) -> str:
+    """With its sign, but for what is written as zero."""
+    text = scale.write(value, "+")
+    return text.replace("-", MINUS) if float(text) else scale.write(0.0)
 
 
 def losses(document: Summary) -> tuple[list[str], list[str]]:
@@ -164,14 +174,14 @@ def _not_behind(document: Summary, ours: Summary) -> tuple[str, str, str]:
     if own["std"] is None or not others:
         return claim, NOTHING, "not known"
     behind = max(others) - own["mean"]
-    measured = f"behind by {100 * behind:.2f}" if behind > 0 else f"ahead by {-100 * behind:.2f}"
+    measured = f"{'behind' if behind > 0 else 'ahead'} by {100 * abs(behind):.2f}"
     detail = f"{measured} points; deviation {100 * own['std']:.2f}"
     return claim, detail, _verdict(behind <= own["std"])
 
 
 def _calibrated(document: Summary, ours: Summary) -> tuple[str, str, str]:
     claim = f"ECE of at most {ECE_LIMIT} on full input"
-    found = ours["subsets"][document["full"]]["ece"]["mean"]
+    found = ours["measures"]["ece_full"]["mean"]
     if found is None:
         return claim, NOTHING, "not known"
     return claim, f"{found:.4f}", _verdict(found <= ECE_LIMIT)
@@ -187,7 +197,7 @@ def _calibrated_per_subset(document: Summary, ours: Summary) -> tuple[str, str, 
     if len(excess) < len(document["subsets"]):
         return claim, NOTHING, "not known"
     worst = max(excess, key=excess.__getitem__)
-    most = PLAIN.write(excess[worst], "+").replace("-", MINUS)
+    most = _signed(excess[worst], PLAIN)
     return claim, f"at most {most} ({worst})", _verdict(excess[worst] <= ECE_LIMIT)
 
 

@@ -93,7 +93,9 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
 
     Raises:
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
-        UsageError: the machine has no such devices or precision, or the method cannot use them.
+        UsageError: the machine has no such devices or precision, the method cannot use them, or
+            the checkpoint is damaged.
+        TrainingError: it diverged.
     """
     config = module.recipe.training
     _check(config, module.method)
@@ -119,6 +121,8 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
         enable_model_summary=False,
     )
     state = folder / LAST if resume else None
+    if state:
+        load_checkpoint(state)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
     except (SystemExit, SIGTERMException):
@@ -133,6 +137,21 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
     score = float(best.best_model_score or 0.0)
     say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
     return {"epoch": checkpoint["epoch"], BEST: score}
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of Lightning.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds of a damaged file
+        raise UsageError(
+            f"{path} is damaged and cannot be resumed from; remove its folder and start again"
+        ) from error
+    return found
 
 
 def _check(config: TrainingConfig, method: Method) -> None:

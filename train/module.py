@@ -10,6 +10,7 @@ import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
+from dimml.errors import TrainingError
 from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import DetachedModel
@@ -120,10 +121,17 @@ class DetachedModule(lightning.LightningModule):
         features, present, labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
         self._outputs.clear()
         accuracies = {}
+        finite = bool(features[present].isfinite().all())
         for subset, rows, mask in subset_rows(self.model.modalities, present):
             said, _ = self.method.answer(self.model, blank_absent(features[rows], mask), mask)
             right = said.argmax(dim=1) == labels[rows]
             accuracies[subset_name(subset)] = right.float().mean()
+            finite = finite and bool(said.isfinite().all())
+        if not finite:
+            raise TrainingError(
+                f"training diverged in epoch {self.current_epoch + 1}: its answers are not finite; "
+                "lower training.learning_rate or training.lambda_duc"
+            )
         self.log(BEST, torch.stack(list(accuracies.values())).mean(), prog_bar=True)
         self.log_dict({f"{BEST}_{name}": value for name, value in accuracies.items()})
 

@@ -19,6 +19,10 @@ SETTINGS = "settings.json"
 RESULTS = "results"
 TRIALS = "trials"
 WORK = "work"
+DOCUMENT = "compare.json"
+MARKDOWN = "report.md"
+PAGE = "report.html"
+REPORT = (DOCUMENT, MARKDOWN, PAGE)
 PROTOCOL = 2
 """Changes with whatever makes old results incomparable."""
 
@@ -91,27 +95,42 @@ def fixed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     }
 
 
-def claim(folder: Path, fixed: Mapping[str, Any], overwrite: bool) -> None:
-    """Makes a folder the comparison's own.
+def is_other(folder: Path, fixed: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether a folder holds results of another comparison, which may be discarded.
 
     Args:
-        folder: locked.
-        fixed: see `fixed_settings`.
-        overwrite: whether results of another comparison are discarded.
+        folder: the comparison's.
+        fixed: see `fixed_settings`; what it lacks is not looked at.
+        overwrite: whether results of another comparison may be discarded.
 
     Raises:
-        UsageError: it has results of another comparison.
+        UsageError: it does, and they may not.
     """
-    path = folder / SETTINGS
-    found = json.loads(path.read_text()) if path.exists() else None
-    if found is not None and found != fixed:
-        changed = [key for key in fixed if found.get(key) != fixed[key]]
-        if not overwrite:
-            raise UsageError(
-                f"{folder} holds results of another comparison (other {', '.join(changed)}, see "
-                f"its {SETTINGS}): choose another folder with --out, or discard them with "
-                "--overwrite"
-            )
+    changed = [key for key, value in fixed.items() if _settings(folder).get(key) != value]
+    if not changed or (not (folder / SETTINGS).exists() and not (folder / RESULTS).exists()):
+        return False
+    if not overwrite:
+        raise UsageError(
+            f"{folder} holds results of another comparison (other {', '.join(changed)}, see "
+            f"its {SETTINGS}): choose another folder with --out, or discard them with --overwrite"
+        )
+    return True
+
+
+def claim(folder: Path, fixed: Mapping[str, Any], overwrite: bool) -> None:
+    """Makes a folder the comparison's own; arguments and errors as `is_other`."""
+    if is_other(folder, fixed, overwrite):
         for name in (RESULTS, TRIALS, WORK):
             shutil.rmtree(folder / name, ignore_errors=True)
-    write_atomic(path, json.dumps(fixed, indent=2) + "\n")
+        for name in REPORT:
+            (folder / name).unlink(missing_ok=True)
+    write_atomic(folder / SETTINGS, json.dumps(fixed, indent=2) + "\n")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What a folder's results have in common; empty where that is not known."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

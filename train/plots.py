@@ -125,7 +125,8 @@ def subset_bars(document: Summary) -> Figure | None:
 def reliability_diagrams(document: Summary) -> Figure | None:
     """Accuracy against confidence on full input and each modality, `dimml` and the best other."""
     shown = [n for n in (document["reference"], best_other(document)) if n in document["methods"]]
-    subsets = list(dict.fromkeys([document["full"], *document["singles"]]))
+    wanted = dict.fromkeys([document["full"], *document["singles"]])
+    subsets = [subset for subset in wanted if subset in document["subsets"]]
     panels = [(name, subset) for name in shown for subset in subsets]
     tables = [document["methods"][name]["reliability"][subset] for name, subset in panels]
     if not any(sum(table["count"]) for table in tables):

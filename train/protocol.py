@@ -16,8 +16,7 @@ from dimml.bundle import Conformal
 from dimml.errors import ManifestError
 from dimml.modalities import Kind
 from dimml.nn.model import DetachedModel
-from dimml.progress import say
-from dimml.samples import is_absent, subset_name
+from dimml.samples import subset_name
 from dimml.table import Row
 from train import corrupt
 from train.cache import Split, cached_split
@@ -81,8 +80,6 @@ class Encoded:
 def read_test(recipe: Recipe, prepared: Prepared, cache: Path) -> TestData:
     """Decodes the test split, clean and with every corruption, once for all methods and seeds.
 
-    Rows with a cell that cannot be read are left out, and said.
-
     Raises:
         ManifestError: there is no test split, or it has a label that training has not.
     """
@@ -94,14 +91,10 @@ def read_test(recipe: Recipe, prepared: Prepared, cache: Path) -> TestData:
         )
     kinds, labels = prepared.kinds, prepared.labels
     clean = cached_split(rows, kinds, labels, "test", cache, prepared.settings)
-    if clean.problems:
-        rows = [r for r in rows if not any(p.startswith(f"{r.id}: ") for p in clean.problems)]
-        say(f"test: the comparison leaves out rows with unreadable cells; {len(rows)} remain")
-        clean = cached_split(rows, kinds, labels, "test", cache, prepared.settings)
-    full = torch.tensor([not any(is_absent(v) for v in row.sample.values()) for row in rows])
-    complete = [row for row, whole in zip(rows, full.tolist(), strict=True) if whole]
+    full = clean.present.all(axis=1)
+    complete = [rows[number] for number in clean.rows[full]]
     corrupted = _corrupted(recipe, prepared, complete, cache) if complete else {}
-    return TestData(kinds, clean, full, corrupted)
+    return TestData(kinds, clean, torch.from_numpy(full), corrupted)
 
 
 def _corrupted(

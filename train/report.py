@@ -14,14 +14,11 @@ import typer
 from dimml.errors import DimmlError
 from dimml.files import write_atomic
 from dimml.progress import say
+from train.plan import DOCUMENT, MARKDOWN, PAGE
 from train.plots import figures
 from train.render import html, markdown
 from train.sections import TITLE, sections, without_ablations
 from train.summary import Summary, summarise
-
-DOCUMENT = "compare.json"
-MARKDOWN = "report.md"
-PAGE = "report.html"
 
 
 def write_report(out: Path) -> Summary:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dimml.errors import UsageError
+from dimml.samples import subset_name
 
 RESULTS = "results"
 TABLES = {
@@ -45,6 +46,8 @@ class Result:
         corruption: modality to kind to level to accuracy, nll, ece, weight, confidence.
         reliability: subset name to confidence, accuracy and count per bin.
         duc: sizes of the dimension sets; None for a method without any.
+        modalities: names in order; empty where the file does not say.
+        rows: all methods whose results came out of the same training, in this one's own file.
     """
 
     method: str
@@ -59,6 +62,8 @@ class Result:
     corruption: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
     reliability: Mapping[str, Mapping[str, list[Any]]]
     duc: Mapping[str, Mapping[str, Any]] | None
+    modalities: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
 
     def corrupted(self, key: Corruption) -> Mapping[str, Any]:
         """The figures under one corruption; empty if it was not measured."""
@@ -73,8 +78,8 @@ class Scope:
     A mean over less than the whole of it is not comparable, so it is not made.
 
     Attributes:
-        full: the subset of most modalities.
-        subsets: names.
+        full: the subset of all modalities, which may not be among `subsets`.
+        subsets: names of those that rows of the test split have.
         rates: of missing modalities, as written and ascending.
         corruptions: every modality, kind and level.
         seeds: ascending.
@@ -121,7 +126,7 @@ def read_result(path: Path) -> Result:
     """One result.
 
     Raises:
-        UsageError: it is not a JSON object with a method and a seed.
+        UsageError: it is not a JSON object with a method and a seed, or a figure is no number.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -130,7 +135,11 @@ def read_result(path: Path) -> Result:
     fields = clean(content)
     if not isinstance(fields, dict) or not _named(fields):
         raise UsageError(f"{path}: no object with a method and a seed; remove it and compare again")
+    if wrong := next(_wrong(fields), None):
+        raise UsageError(f"{path}: {wrong}; remove it and run `dimml compare` again")
     return Result(
+        modalities=tuple(fields.get("modalities") or ()),
+        rows=tuple(fields.get("rows") or ()),
         method=fields["method"],
         seed=fields["seed"],
         seconds=fields.get("seconds"),
@@ -161,8 +170,13 @@ def scope_of(results: Sequence[Result]) -> Scope:
     if not subsets:
         raise UsageError("no result measured a subset; run `dimml compare` again")
     rates = {rate for result in results for rate in result.missing}
+    all_modalities = next((r.modalities for r in results if r.modalities), None)
     return Scope(
-        full=max(subsets, key=lambda name: len(modalities(name))),
+        full=(
+            subset_name(all_modalities)
+            if all_modalities
+            else max(subsets, key=lambda name: len(modalities(name)))
+        ),
         subsets=tuple(sorted(subsets, key=lambda name: len(modalities(name)))),
         rates=tuple(sorted(rates, key=float)),
         corruptions=tuple(dict.fromkeys(_corruptions(results))),
@@ -173,6 +187,35 @@ def scope_of(results: Sequence[Result]) -> Scope:
 def _tables(value: Any, depth: int) -> dict[str, Any]:
     table = value if isinstance(value, dict) else {}
     return {key: _tables(item, depth - 1) for key, item in table.items()} if depth else table
+
+
+def _wrong(fields: Mapping[str, Any]) -> Iterator[str]:
+    """What is of a wrong type, in words."""
+    numbers = [("seconds", fields.get("seconds")), ("epochs", fields.get("epochs"))]
+    for name in ("validation", "subsets", "missing", "corruption"):
+        numbers += _leaves(_tables(fields.get(name), TABLES[name]), name)
+    for place, value in numbers:
+        if value is not None and type(value) not in (int, float):
+            yield f"{place} is no number"
+    levels = [
+        level
+        for kinds in _tables(fields.get("corruption"), 2).values()
+        for table in kinds.values()
+        for level in table
+    ]
+    for name in [*_tables(fields.get("missing"), 0), *levels]:
+        try:
+            float(name)
+        except ValueError:
+            yield f"{name!r} is no rate or level"
+
+
+def _leaves(table: Mapping[str, Any], place: str) -> list[tuple[str, Any]]:
+    found = []
+    for key, value in table.items():
+        inner = f"{place}.{key}"
+        found += _leaves(value, inner) if isinstance(value, Mapping) else [(inner, value)]
+    return found
 
 
 def _corruptions(results: Sequence[Result]) -> Iterable[Corruption]:

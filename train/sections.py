@@ -22,6 +22,8 @@ from train.tables import (
 
 TITLE = "Methods compared under missing modalities"
 PERCENT = Scale(100, 0)
+FOUND = ("best_epoch", "validation_accuracy")
+"""What training found among the hyper-parameters."""
 ACCURACIES = ("full", "mean", "worst", "missing_area", "robustness")
 CONFIDENCES = ("ece_full", "ece_mean", "nll_full", "nll_mean", "risk_full", "risk_mean")
 READING = (
@@ -64,8 +66,8 @@ def _ablation(document: Summary) -> Iterator[Block]:
         "subset, then weighted by certainty. +pooled: with a learned weight per modality too. "
         "+both-heads: the private heads answer beside the shared one. +stage2: the source's fusion "
         "head, where all modalities are present. +stage2-dropout: such a head alone, trained with "
-        "modalities left out. -no-shared, -no-duc: trained without. What is shipped is chosen by "
-        "the columns of validation, measured on rows that calibration did not see."
+        "modalities left out. -no-shared, -no-duc: trained without. Choices are made by the "
+        "columns of validation, measured on rows that calibration did not see, not those of test."
     )
     part = {**document, "methods": shown}
     columns = [
@@ -95,10 +97,10 @@ def _test_column(key: str) -> Column:
 def _first(document: Summary) -> Iterator[Block]:
     methods = document["methods"]
     samples = document["samples"].get(document["full"])
-    seeds = runs_text(document["seeds"])
+    name = f"{document['name']}: " if document.get("name") else ""
     yield Paragraph(
-        f"{len(methods)} methods, seeds {seeds}, {samples or 'unknown'} test samples on full input "
-        f"({document['full']})."
+        f"{name}{len(methods)} methods and reference rows, seeds {runs_text(document['seeds'])}, "
+        f"{samples or 'no'} test samples on full input ({document['full']})."
     )
     yield Answers(answers(document))
     if document["gaps"]:
@@ -229,7 +231,8 @@ def _prediction_sets(document: Summary) -> Iterator[Block]:
     for prefix, shown in found:
         if not shown:
             continue
-        nominal = next(iter(shown.values()))["subsets"][document["full"]][f"{prefix}set_nominal"]
+        figures = next(iter(shown.values()))["subsets"]
+        nominal = next(iter(figures.values()))[f"{prefix}set_nominal"]
         yield Paragraph(f"At a coverage of {mean_text(nominal, PERCENT)} %:")
         rows = [
             [name, *(_coverage(method["subsets"][s], prefix) for s in document["subsets"])]
@@ -268,11 +271,19 @@ def _settings(document: Summary) -> Iterator[Block]:
     yield Heading("Settings and cost")
     rows = []
     for name, method in document["methods"].items():
-        settings = "; ".join(settings_text(one) for one in method["hyperparameters"]) or NOTHING
+        chosen = [
+            settings_text({k: v for k, v in one.items() if k not in FOUND})
+            for one in method["hyperparameters"]
+        ]
+        settings = "; ".join(dict.fromkeys(chosen)) or NOTHING
         cost = [plain_text(method["seconds"]), plain_text(method["epochs"])]
         rows.append([name, runs_text(method["seeds"]), *cost, settings])
     header = ("method", "seeds", "seconds per seed", "epochs", "hyper-parameters")
     yield Table(header, rows, texts=True)
+    yield Paragraph(
+        "Seconds of training, calibration and measuring; rows out of the same training share them, "
+        "and who has many such rows measures longer."
+    )
     for machine in document["machines"]:
         yield Paragraph(f"Machine: {settings_text(machine)}.")
 

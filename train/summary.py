@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from train.estimates import (
     pooled_reliability,
     spread,
 )
+from train.plan import SETTINGS
 from train.result_files import Result, Scope, modalities, read_results, scope_of
 
 REFERENCE = "dimml"
@@ -49,7 +51,7 @@ class Scale:
 
 PER_CENT = Scale(100, 2, " points")
 PLAIN = Scale(1, 4)
-FINE = Scale(1, 5)
+FINE = Scale(1, 6)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def summarise(out: Path) -> Summary:
     """
     results = read_results(out)
     scope = scope_of(results)
+    settings = _settings(out)
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.method, []).append(result)
@@ -102,6 +105,8 @@ def summarise(out: Path) -> Summary:
     ours = by_method.get(REFERENCE)
     return {
         "reference": REFERENCE,
+        "name": settings.get("recipe", {}).get("name"),
+        "data": settings.get("data"),
         "full": scope.full,
         "modalities": modalities(scope.full),
         "subsets": list(scope.subsets),
@@ -110,7 +115,7 @@ def summarise(out: Path) -> Summary:
         "seeds": list(scope.seeds),
         "samples": {name: _samples(results, name) for name in scope.subsets},
         "methods": {name: methods[name] for name in order},
-        "ablations": [name for name in order if ABLATION.match(name)],
+        "ablations": [name for name in order if ours and ABLATION.match(name)],
         "differences": {
             name: _differences(ours, by_method[name], scope)
             for name in order
@@ -119,6 +124,15 @@ def summarise(out: Path) -> Summary:
         "machines": _distinct(result.machine for result in results if result.machine),
         "gaps": list(_gaps(by_method, scope)),
     }
+
+
+def _settings(out: Path) -> Mapping[str, Any]:
+    """What the results have in common, where it is known."""
+    try:
+        found = json.loads((out / SETTINGS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def measure(result: Result, scope: Scope) -> dict[str, float | None]:
@@ -238,11 +252,22 @@ def _gaps(by_method: Mapping[str, Sequence[Result]], scope: Scope) -> Iterator[s
     """What stands between the results and a complete comparison, in words."""
     if REFERENCE not in by_method:
         yield f"there is no result of {REFERENCE}, so there are no differences"
+    every = [measure(result, scope) for results in by_method.values() for result in results]
+    nowhere = {key for key in MEASURES if all(one[key] is None for one in every)}
+    if scope.full not in scope.subsets:
+        yield f"no row of the test split has every modality ({scope.full})"
+    if nowhere:
+        titles = "; ".join(MEASURES[key].title for key in MEASURES if key in nowhere)
+        yield f"not measured: {titles}"
     for name, results in by_method.items():
         if absent := sorted(set(scope.seeds) - {result.seed for result in results}):
             yield f"there is no result of {name} for seed {', '.join(map(str, absent))}"
         for result in results:
-            lacking = [key for key, value in measure(result, scope).items() if value is None]
+            lacking = [
+                key
+                for key, value in measure(result, scope).items()
+                if value is None and key not in nowhere
+            ]
             if lacking:
                 titles = "; ".join(MEASURES[key].title for key in lacking)
                 yield f"seed {result.seed} of {name} lacks: {titles}"

@@ -13,11 +13,15 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 
+from dimml.errors import ManifestError, UsageError
 from dimml.nn.model import DetachedModel
+from dimml.progress import say
 from dimml.runtime import available_cores
+from train.calibrate import conformal_rows
 from train.config import Recipe
-from train.fit import RunData, fit
+from train.fit import RunData, fit, load_checkpoint
 from train.folder import LAST
+from train.history import History
 from train.methods import METHODS
 from train.methods.base import Method, Trial
 from train.module import BEST, DetachedModule, encode
@@ -54,13 +58,29 @@ class Laboratory:
         recipe: its method, options and seed are replaced in each run.
         work: folder for the checkpoints of the training under way.
         cache: folder of the decoded data.
+
+    Attributes:
+        samples: split to the fingerprint of its samples.
+
+    Raises:
+        UsageError: the recipe or its data does not do.
     """
 
     def __init__(self, recipe: Recipe, work: Path, cache: Path) -> None:
         self._recipe = recipe
         self._work = work
         self._prepared = prepare(recipe, cache)
+        splits = self._prepared.splits
+        rows = len(splits["validation"])
+        if (~conformal_rows(rows)).sum() < 2:
+            raise ManifestError(
+                f"the validation split of {recipe.data} has {rows} readable rows; a comparison "
+                "needs three, and some hundred to calibrate well"
+            )
         self._test = read_test(recipe, self._prepared, cache)
+        self.samples = {
+            name: split.fingerprint for name, split in {**splits, "test": self._test.clean}.items()
+        }
 
     def run(
         self, name: str, method: str, options: Mapping[str, Any], trial: Trial, seed: int
@@ -74,10 +94,12 @@ class Laboratory:
             trial: hyper-parameters.
             seed: of everything random.
         """
-        started = time.monotonic()
         recipe = self._recipe_of(method, {**trial.options, **options}, trial, seed)
         folder = self._work / f"{name}-{seed}-{_slug(trial)}"
-        model, built, data, best = self._train(recipe, folder)
+        # A training that was stopped goes on, and its time counts.
+        before = _seconds_before(folder)
+        started = time.monotonic() - (before or 0.0)
+        model, built, data, best = self._train(recipe, folder, resume=before is not None)
         encoded = encode_test(model, self._test)
         validation = encode(model, data.val_dataloader())
         rows: dict[str, Readout] = {name: built.readout(model)}
@@ -95,6 +117,8 @@ class Laboratory:
             }
         shared = {
             "seed": seed,
+            "rows": list(rows),
+            "modalities": list(model.modalities),
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
             "hyperparameters": _hyperparameters(recipe, built, best),
@@ -124,7 +148,7 @@ class Laboratory:
         )
 
     def _train(
-        self, recipe: Recipe, folder: Path
+        self, recipe: Recipe, folder: Path, resume: bool
     ) -> tuple[DetachedModel, Method, RunData, dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
         lightning.seed_everything(recipe.seed, workers=True, verbose=False)
@@ -132,10 +156,26 @@ class Laboratory:
         model, method = build(recipe, prepared.kinds, len(prepared.labels))
         data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
         module = DetachedModule(model, recipe, method)
-        best = fit(module, data, folder, resume=(folder / LAST).exists())
+        best = fit(module, data, folder, resume)
         module.cpu().eval()
         finish(model, method, data)
         return model, method, data, best
+
+
+def _seconds_before(folder: Path) -> float | None:
+    """How long the epochs took that a stopped training has finished; None if there is none.
+
+    One whose checkpoint is damaged starts again.
+    """
+    if not (folder / LAST).exists():
+        return None
+    try:
+        state = load_checkpoint(folder / LAST)
+    except UsageError:
+        say(f"{folder / LAST} is damaged; this training starts again")
+        shutil.rmtree(folder)
+        return None
+    return float(state["callbacks"][History.__name__]["seconds"])
 
 
 def _slug(trial: Trial) -> str:

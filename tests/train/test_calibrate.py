@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dimml.nn.fusion import SharedClassifierFusion
 from dimml.samples import subset_name, subsets
-from train.calibrate import Rule, calibrate, conformal, conformal_rows
+from train.calibrate import POOLED_TEMPERATURES, Rule, calibrate, conformal, conformal_rows
 
 NAMES = ("audio", "image")
 SUBSETS = list(subsets(NAMES))
@@ -213,3 +213,12 @@ class TestRules:
         assert mean[2] > 1.2 * mean[0]
         assert mean[0] == pytest.approx(mean[1], abs=0.01)
         assert float(fusion.modality_bias.sum()) == pytest.approx(0, abs=1e-5)
+
+
+def test_pooling_a_few_rows_stays_within_its_bounds() -> None:
+    # Six rows that would be told best by a temperature below the bound.
+    logits, present, labels = evidence(6, 108, missing=0.0)
+    fusion = SharedClassifierFusion(2, CLASSES, len(NAMES))
+    calibrate(fusion, NAMES, logits, present, labels, "pooled")
+    assert float(fusion.fusion_temperature) == pytest.approx(POOLED_TEMPERATURES[0])
+    assert fusion.modality_bias.isfinite().all()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
+import torch
 
-from dimml.errors import InterruptedRunError, UsageError
+from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder
 from train.compare import compare_runs
 from train.config import Recipe
@@ -130,8 +133,96 @@ class TestResuming:
         compare_runs(recipe, plan, folder / "compare", overwrite=False)
         assert ran == [("qmf", 0)]
 
+    def test_a_row_that_was_removed_comes_back_with_its_training(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran = _record(monkeypatch)
+        (folder / "compare" / "results" / "ume+fusion" / "seed-0.json").unlink()
+        plan = Plan(("dimml", "ume"), (0,), 1)
+        compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
+        assert ran == [("ume", 0)]
+
+    def test_one_that_diverges_is_said_and_the_others_go_on(self, folder: Path) -> None:
+        training = {"epochs": 1, "warm_up": 0, "batch_size": 16, "learning_rate": 1e30}
+        recipe = recipe_of(folder / "data.csv", training=training)
+        plan = Plan(("dimml", "joint", "mla"), (0,), 1)
+        failed = compare_runs(recipe, plan, folder / "hot", overwrite=False)
+        assert [line.split(":")[0] for line in failed] == [f"{name}, seed 0" for name in plan.runs]
+        assert all("training diverged in epoch 1: its answers are not finite" in f for f in failed)
+
+    def test_a_stopped_training_goes_on_or_starts_again_and_counts_its_time(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        training = {"epochs": 2, "warm_up": 0, "batch_size": 16}
+        recipe = recipe_of(folder / "data.csv", training=training)
+        plan, out = Plan(("ume",), (0,), 1), folder / "stopped"
+
+        def stop() -> None:
+            with monkeypatch.context() as context:
+                context.setattr("train.trial.finish", _interrupt)
+                with pytest.raises(InterruptedRunError, match="0 of 1 runs finished"):
+                    compare_runs(recipe, plan, out, overwrite=False)
+
+        stop()
+        [checkpoint] = out.glob("work/*/last.ckpt")
+        state = torch.load(checkpoint, weights_only=True)
+        state["callbacks"]["History"]["seconds"] += 1000
+        torch.save(state, checkpoint)
+        compare_runs(recipe, plan, out, overwrite=False)
+        found = out / "results" / "ume" / "seed-0.json"
+        assert 1000 < json.loads(found.read_text())["seconds"] < 1100
+
+        found.unlink()
+        stop()
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        compare_runs(recipe, plan, out, overwrite=False)
+        assert "last.ckpt is damaged; this training starts again" in capsys.readouterr().err
+        assert found.exists()
+
 
 class TestRefusals:
+    def test_files_that_changed_under_the_same_table(self, folder: Path, tmp_path: Path) -> None:
+        for number in range(48):
+            PIL.Image.new("L", (8, 8), 9 * (number // 4 % 2)).save(folder / f"{number}.png")
+        lines = [
+            f"{n},{SPLITS[n % 4]},{'ab'[n // 4 % 2]},{n}.png,{'ab'[n // 4 % 2]}" for n in range(48)
+        ]
+        (folder / "photos.csv").write_text("\n".join(["id,split,label,photo,note", *lines]))
+        modalities = {"photo": {"kind": "image", "preprocessing": {"size": [8, 8]}}, "note": "text"}
+        recipe = recipe_of(folder / "photos.csv", modalities=modalities)
+        out = folder / "photos"
+        compare_runs(recipe, Plan(("ume",), (0,), 1), out, overwrite=False)
+        PIL.Image.new("L", (8, 8), 200).save(folder / "3.png")
+        with pytest.raises(UsageError, match=r"another comparison \(other samples"):
+            compare_runs(recipe, Plan(("ume",), (0, 1), 1), out, overwrite=False)
+        assert (out / "results" / "ume" / "seed-0.json").exists()
+
+    def test_a_validation_split_that_nothing_can_be_measured_on(self, folder: Path) -> None:
+        rows = [row(n) for n in range(160) if n % 4 != 2 or n < 8]
+        (folder / "few.csv").write_text(HEADER + "".join(rows))
+        with pytest.raises(UsageError, match=r"validation split of .* has 2 readable rows"):
+            compare_runs(
+                recipe_of(folder / "few.csv"), Plan(("ume",), (0,), 1), folder / "few", False
+            )
+
+    @pytest.mark.parametrize("content", ["{", "[]", None])
+    def test_results_of_unknown_settings(self, folder: Path, content: str | None) -> None:
+        path = folder / "compare" / "settings.json"
+        path.unlink() if content is None else path.write_text(content)
+        with pytest.raises(UsageError, match="results of another comparison"):
+            compare_runs(
+                recipe_of(folder / "data.csv"), Plan(("ume",), (0,), 1), folder / "compare", False
+            )
+
+    def test_nothing_is_discarded_for_data_that_do_not_do(self, folder: Path) -> None:
+        write_report(folder / "compare")
+        (folder / "bad.csv").write_text(HEADER + "".join(row(n) for n in range(160) if n % 4 != 3))
+        plan = Plan(("ume",), (0,), 1)
+        with pytest.raises(UsageError, match="test split"):
+            compare_runs(recipe_of(folder / "bad.csv"), plan, folder / "compare", overwrite=True)
+        assert (folder / "compare" / "results" / "ume" / "seed-0.json").exists()
+        assert (folder / "compare" / "report.md").exists()
+
     def test_another_recipe_or_other_data(self, folder: Path) -> None:
         plan, data = Plan(("ume",), (0,), 1), folder / "data.csv"
         with pytest.raises(UsageError, match=r"other recipe, see its settings\.json"):
@@ -145,10 +236,12 @@ class TestRefusals:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ran = _record(monkeypatch)
+        write_report(folder / "compare")
         recipe = recipe_of(folder / "data.csv", feature_dim=4)
         compare_runs(recipe, Plan(("ume",), (0,), 1), folder / "compare", overwrite=True)
         assert ran == [("ume", 0)]
         assert not (folder / "compare" / "results" / "dimml").exists()
+        assert not (folder / "compare" / "report.md").exists()
 
     def test_a_second_process(self, folder: Path) -> None:
         plan = Plan(("ume",), (0,), 1)
@@ -175,7 +268,10 @@ def test_trials_are_chosen_on_validation_by_the_first_seed_alone(
 
     def run(self: Any, name: str, method: str, options: Any, trial: Trial, seed: int) -> Outcome:
         ran.append((trial.learning_rate, seed))
-        return Outcome(0.9 if trial.learning_rate == 0.5 else 0.1, {name: _document(trial)})
+        if trial.learning_rate == 2.0:
+            raise TrainingError("training diverged")
+        score = 0.9 if trial.learning_rate == 0.5 else 0.1
+        return Outcome(score, {name: _document(name, seed, trial)})
 
     monkeypatch.setattr(Laboratory, "run", run)
     plan = Plan(("ume",), (0, 1), 3)
@@ -184,9 +280,20 @@ def test_trials_are_chosen_on_validation_by_the_first_seed_alone(
     chosen = json.loads((folder / "new" / "results" / "ume" / "seed-0.json").read_text())
     assert chosen["rate"] == 0.5
 
+    path = folder / "new" / "trials" / "ume" / "1.json"
+    path.write_text("{")
+    (folder / "new" / "results" / "ume" / "seed-1.json").unlink()
+    with pytest.raises(UsageError, match=re.escape(f"{path}: ") + ".*remove it and run"):
+        compare_runs(recipe_of(folder / "data.csv"), plan, folder / "new", overwrite=False)
 
-def _document(trial: Trial) -> dict[str, Any]:
-    return {"rate": trial.learning_rate, "subsets": {"note": {"accuracy": 0.5}}}
+
+def _document(name: str, seed: int, trial: Trial) -> dict[str, Any]:
+    subsets = {"note": {"accuracy": 0.5}}
+    return {"method": name, "seed": seed, "rate": trial.learning_rate, "subsets": subsets}
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _record(
@@ -201,7 +308,7 @@ def _record(
         if name == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         noted.append((name, seed))
-        return Outcome(0.5, {name: _document(trial)})
+        return Outcome(0.5, {name: _document(name, seed, trial)})
 
     monkeypatch.setattr(Laboratory, "run", run)
     return noted

@@ -88,13 +88,35 @@ class TestWriteReport:
 class TestAnswers:
     def test_come_first_and_say_who_is_ahead_by_how_much(self, text: str) -> None:
         first = text.split("\n## ")[0]
-        assert "Accuracy, mean over subsets: **dimml is ahead: 80.17 %**" in first
+        assert "Accuracy, mean over subsets: **highest mean: dimml, 80.17 %**" in first
         # Means 0.7, 0.8, 0.9 against 0.66, 0.76, 0.92; per seed (6 - 2 + 0.1 s) / 3 points.
         assert "+2.03 points (+1.95 to +2.12); the interval of 3 seeds does not hold 0" in first
-        assert "Accuracy on the worst subset: **dimml is ahead: 70.20 %**" in first
-        assert "Accuracy on full input: **joint is ahead: 92.20 %**" in first
+        assert "Accuracy on the worst subset: **highest mean: dimml, 70.20 %**" in first
+        assert "Accuracy on full input: **highest mean: joint, 92.20 %**" in first
         assert "dimml less joint, the best other: −2.10 points (−2.35 to −1.85)" in first
-        assert "dimml is ahead of 1 and behind 0 of 1 methods" in first
+        assert "dimml is ahead of 1 and behind 0 of 1 other rows" in first
+
+    def test_a_tie_is_no_lead_and_zero_has_no_sign(self, tmp_path: Path) -> None:
+        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.9, 0.7)))
+        text = (tmp_path / "report.md").read_text()
+        assert "highest mean: dimml and joint, " in text
+        assert "dimml less joint, the best other: 0.00 points" in text
+        assert "-0.00" not in text
+        assert "−0.00" not in text
+
+    def test_without_a_row_of_all_modalities_full_input_is_not_measured(
+        self, tmp_path: Path
+    ) -> None:
+        changes = {"modalities": ["audio", "image", "text"]}
+        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7, **changes)))
+        text = (tmp_path / "report.md").read_text()
+        assert "no test samples on full input (audio+image+text)" in text
+        assert text.count("no row of the test split has every modality") == 1
+        assert "Accuracy on full input: **not measured**" in text
+
+    def test_a_variant_alone_is_reported(self, tmp_path: Path) -> None:
+        write_report(write(tmp_path, result("dimml-no-duc", 0, 0.9, 0.7)))
+        assert "highest mean: dimml-no-duc" in (tmp_path / "report.md").read_text()
 
     def test_one_seed_settles_nothing(self, tmp_path: Path) -> None:
         write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.8, 0.6)))
@@ -204,7 +226,7 @@ class TestPage:
 
     def test_says_what_the_markdown_says(self, page: str) -> None:
         for said in (
-            "dimml is ahead: 80.17 %",
+            "highest mean: dimml, 80.17 %",
             "Where dimml loses",
             "−2.10 points (−2.35 to −1.85)",
         ):

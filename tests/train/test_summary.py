@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dimml.errors import UsageError
@@ -204,17 +203,31 @@ class TestSummarise:
         document = summarise(write(tmp_path, odd))
         assert json.loads(json.dumps(document, allow_nan=False)) == document
 
-    def test_the_interval_of_equal_differences_is_a_point(self, tmp_path: Path) -> None:
+    def test_equal_differences_have_no_interval(self, tmp_path: Path) -> None:
         made = ((name, seed) for name in ("dimml", "joint") for seed in range(3))
         document = summarise(write(tmp_path, *(result(*one) for one in made)))
         found = document["differences"]["joint"]["subsets"]["front"]
-        assert np.allclose([found["mean"], found["low"], found["high"]], 0.0)
+        assert (found["mean"], found["low"], found["high"]) == (0.0, None, None)
 
 
 class TestRefusals:
     def test_a_folder_without_results(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"no <method>/seed-<n>\.json; run `dimml compare"):
             summarise(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"subsets": {"audio": {"accuracy": "high"}}}, "subsets.audio.accuracy is no number"),
+            ({"missing": {"abc": {}}}, "'abc' is no rate or level"),
+            ({"seconds": []}, "seconds is no number"),
+        ],
+    )
+    def test_a_figure_that_is_no_number(
+        self, tmp_path: Path, changes: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(UsageError, match=rf"seed-0\.json: {said}; remove it and run"):
+            summarise(write(tmp_path, result("joint", 0, **changes)))
 
     @pytest.mark.parametrize("content", ["", "{", "[1]", '{"method": "joint", "seed": "0"}'])
     def test_a_file_that_is_no_result_is_named(self, tmp_path: Path, content: str) -> None:
