@@ -31,6 +31,7 @@ from benchmarks.machine import machine
 from benchmarks.roofline import allow_tf32, least_seconds, rates, synchronize, work
 from dimml import Predictor
 from dimml.device import Device
+from dimml.errors import ProviderError
 from dimml.files import write_atomic
 from dimml.nn.fusion import blank_absent
 from dimml.runtime import Gpu, Graph, choose_provider
@@ -77,16 +78,34 @@ class Bench:
 
 def main() -> None:
     """Measures what is not in the result file yet, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Examples: python -m benchmarks.gpu; with --minutes 9, again and again; with "
+        "--device cpu --quick.",
+    )
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu is to test the script"
+    )
     parser.add_argument("--quick", action="store_true", help="a test of the script")
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 8, 64, 256], help="sizes that are measured"
+    )
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after, exit 3")
     given = parser.parse_args()
-    if given.device == "cuda":
-        choose_provider("cuda")
-    bench = Bench(given)
+    try:
+        if given.device == "cuda":
+            choose_provider("cuda")
+        _measure(Bench(given))
+    except ProviderError as error:
+        sys.stderr.write(f"error: {error}; --device cpu tests the script\n")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on\n")
+        raise SystemExit(3) from None
+
+
+def _measure(bench: Bench) -> None:
     if "rates" not in bench.report:
         bench.report["rates"] = rates(bench.device, bench.quick)
         bench.save()

@@ -149,7 +149,9 @@ app.callback(invoke_without_command=True, help=_help(_root))(_root)
 def predict(
     context: typer.Context,
     bundle: Annotated[str, typer.Argument(help="Folder of the bundle.")],
-    providers: Annotated[str, typer.Option(help="auto, cuda, tensorrt or cpu.")] = "auto",
+    providers: Annotated[
+        str, typer.Option(envvar="DIMML_PROVIDERS", help="auto, cuda, tensorrt or cpu.")
+    ] = "auto",
     on_unreadable: Annotated[
         str, typer.Option(help="error, or absent: let the other modalities answer.")
     ] = "error",

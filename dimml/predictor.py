@@ -15,11 +15,11 @@ import onnx
 from dimml.answers import Fused, Outputs, Prepared, build_predictions
 from dimml.bundle import Bundle
 from dimml.device import Device, gathering
-from dimml.errors import BundleError, InputError, ProviderError, UsageError
+from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.fits import check_fits
 from dimml.modalities import Arrays, Kind, Limits
 from dimml.paths import DataPath, DevicePath, Group, HostPath
-from dimml.runtime import Gpu, Graph, Provider, choose_provider
+from dimml.runtime import Gpu, Graph, Provider, choose_provider, failed_on
 from dimml.samples import Prediction, Sample, is_absent
 
 logger = logging.getLogger("dimml")
@@ -116,15 +116,27 @@ class Predictor:
         gpu = gpu or Gpu()
         provider = choose_provider(providers)
         try:
-            graphs = load_path(bundle, list(kinds.values()), provider, threads, gpu)
+            predictor = cls(
+                bundle, kinds, load_path(bundle, kinds, provider, threads, gpu), provider
+            )
+            if provider != "cpu":
+                predictor._compute_something(gpu)
         except ProviderError as error:
             if providers != "auto":
                 raise
-            # All of CUDA is there and yet no session gets it, for want of memory for example.
+            # All of CUDA is there and yet it does not compute, for want of memory for example.
             logger.info("provider cpu: %s", error.message)
-            provider = "cpu"
-            graphs = load_path(bundle, list(kinds.values()), provider, threads, gpu)
-        return cls(bundle, kinds, graphs, provider)
+            return cls(bundle, kinds, load_path(bundle, kinds, "cpu", threads, gpu), "cpu")
+        return predictor
+
+    def _compute_something(self, gpu: Gpu) -> None:
+        """Raises what is wrong with a GPU before anything else is asked of it."""
+        try:
+            self.warm_up()
+        except DimmlError:
+            raise
+        except Exception as error:
+            raise failed_on(self.provider, gpu, f"it does not compute: {error}") from error
 
     def predict(self, sample: Sample, *, on_unreadable: OnUnreadable = "error") -> Prediction:
         """The prediction for one sample.
@@ -256,7 +268,7 @@ class Predictor:
 
 
 def load_path(
-    bundle: Bundle, kinds: Sequence[Kind], provider: Provider, threads: int, gpu: Gpu
+    bundle: Bundle, kinds: Mapping[str, Kind], provider: Provider, threads: int, gpu: Gpu
 ) -> DataPath:
     """The graphs of a bundle, loaded where they are to run.
 
@@ -279,7 +291,9 @@ def load_path(
     graph = Graph(gathering(onnx.load(classifier)), provider, threads, plain)
     check_fits(bundle, encoders, graph)
     device = Device("cuda", gpu.device, gpu.cuda_graphs)
-    return DevicePath(list(encoders.values()), graph, kinds, manifest.feature_dim, device)
+    return DevicePath(
+        list(encoders.values()), graph, list(kinds.values()), manifest.feature_dim, device
+    )
 
 
 def _read(item: Decoded, name: str, kind: Kind) -> None:

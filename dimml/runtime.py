@@ -29,7 +29,10 @@ LIBRARIES = {
     "cuda": "libonnxruntime_providers_cuda.so",
     "tensorrt": "libonnxruntime_providers_tensorrt.so",
 }
+MOST_SAID = 400
+"""Characters of an error of onnxruntime that are repeated."""
 DRIVER = "libcuda.so.1"
+CUDNN = "libcudnn.so.9"
 ENABLE = {
     "cuda": "install the NVIDIA driver, and the CUDA libraries with `pip install -e '.[cuda]'`, "
     "or use providers=cpu",
@@ -74,7 +77,7 @@ class Graph:
         inputs, outputs: name to shape; a dimension that is free has a name.
 
     Raises:
-        BundleError: onnxruntime cannot load it.
+        BundleError: onnxruntime cannot load it, on the CPU neither.
         ProviderError: its session did not get the provider.
     """
 
@@ -93,15 +96,20 @@ class Graph:
         source = model if isinstance(model, bytes) else str(model)
         name = "a graph" if isinstance(model, bytes) else str(model)
         try:
+            # Without its own fallback, which prints, and goes on with another provider.
             self.session = onnxruntime.InferenceSession(
-                source, options, providers=execution_providers(provider, gpu)
+                source, options, providers=execution_providers(provider, gpu), enable_fallback=0
             )
         except Exception as error:
-            if provider != "cpu" and gpu.cuda_graphs and "graph" in str(error):
+            if provider == "cpu":
+                raise BundleError(f"onnxruntime cannot load {name}: {error}") from error
+            if gpu.cuda_graphs and "graph" in str(error):
                 raise ProviderError(
                     f"{name} cannot be recorded as a CUDA graph ({error}); set cuda_graphs off"
                 ) from error
-            raise BundleError(f"onnxruntime cannot load {name}: {error}") from error
+            # If the CPU cannot load it either, the bundle is to blame.
+            Graph(model, "cpu")
+            raise failed_on(provider, gpu, f"onnxruntime cannot load {name}: {error}") from error
         self.provider = NAMES[self.session.get_providers()[0]]
         if self.provider != provider:
             problem = missing_for(provider) or f"onnxruntime fell back to {self.provider}"
@@ -181,9 +189,9 @@ def cuda_devices() -> int:
     count = ctypes.c_int()
     try:
         driver = ctypes.CDLL(DRIVER)
-    except OSError:
+        failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    except (OSError, AttributeError):
         return 0
-    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     return 0 if failed else count.value
 
 
@@ -207,9 +215,19 @@ def missing_for(provider: str) -> str | None:
     return " and ".join(filter(None, (_driver_problem(), _library_problem(provider)))) or None
 
 
-def _refusal(provider: str, problem: str) -> str:
+def failed_on(provider: Provider, gpu: Gpu, problem: str) -> ProviderError:
+    """The error of a provider that is there and yet does not compute."""
+    # Onnxruntime's errors may end with pages of the graph.
+    problem = " ".join(problem.split())[:MOST_SAID]
+    way_out = "`nvidia-smi` shows what the GPU does"
+    if gpu.memory is not None:
+        way_out = f"gpu_memory, {gpu.memory} bytes for a graph, may be too low"
+    return ProviderError(_refusal(provider, problem, f"{way_out}, or use providers=cpu"))
+
+
+def _refusal(provider: str, problem: str, way_out: str | None = None) -> str:
     name = "TensorRT" if provider == "tensorrt" else "CUDA"
-    return f"{name} was asked for and {problem}; {ENABLE[provider]}"
+    return f"{name} was asked for and {problem}; {way_out or ENABLE[provider]}"
 
 
 def _preload() -> None:
@@ -231,12 +249,14 @@ def _driver_problem() -> str | None:
     try:
         driver = ctypes.CDLL(DRIVER)
         status = driver.cuInit(0)
+        version = ctypes.c_int()
+        driver.cuDriverGetVersion(ctypes.byref(version))
     except OSError:
         return f"the NVIDIA driver is missing ({DRIVER} could not be loaded)"
+    except AttributeError:
+        return f"the NVIDIA driver is missing ({DRIVER} is another library)"
     if status:
         return f"the NVIDIA driver finds no usable GPU (cuInit answers {status})"
-    version = ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
     has, needs = version.value // 1000, _cuda_major()
     if has < needs:
         return f"the NVIDIA driver is too old (it runs CUDA {has}, this onnxruntime needs {needs})"
@@ -258,6 +278,8 @@ def _library_problem(provider: str) -> str | None:
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         for name in dict.fromkeys((LIBRARIES["cuda"], LIBRARIES[provider])):
             ctypes.CDLL(str(folder / name))
+        # The provider loads it with the first convolution, and so too late to choose another.
+        ctypes.CDLL(CUDNN)
     except OSError as error:
         return f"the library {str(error).split(':', 1)[0]} could not be loaded"
     return None

@@ -111,15 +111,14 @@ def _check() -> Bundle:
     """Refuses what no worker could serve, before any starts."""
     from dimml.bundle import Bundle
     from serving.access import Keys
+    from serving.plan import settle
     from serving.settings import load_settings
 
     settings = load_settings()
     Keys(settings)
-    if settings.providers != "auto":
-        from dimml.runtime import choose_provider
-
-        choose_provider(settings.providers)
-    return Bundle.load(settings.bundle)
+    bundle = Bundle.load(settings.bundle)
+    settle(settings)
+    return bundle
 
 
 def _check_address(host: str, port: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 
-from dimml.runtime import available_cores, choose_provider, cuda_devices
-from serving.settings import Settings, get_settings
+from dimml.probe import settle_provider
+from dimml.runtime import Gpu, available_cores, choose_provider, cuda_devices
+from serving.settings import PREFIX, Settings, get_settings
 
 MAX_DEFAULT_WORKERS = 16
 """A worker holds the bundle and about 150 MB of libraries."""
@@ -54,6 +56,24 @@ def plan(settings: Settings) -> Plan:
         max_batch=most,
         queue=settings.queue or most,
     )
+
+
+def settle(settings: Settings) -> None:
+    """Settles on which provider the workers, which take it from the environment, shall compute.
+
+    Raises:
+        ProviderError: the one asked for does not compute.
+    """
+    most = plan(settings).max_batch
+    found = settle_provider(settings.bundle, settings.providers, gpu_of(settings), most)
+    os.environ[f"{PREFIX}PROVIDERS"] = found
+    get_settings.cache_clear()
+    get_plan.cache_clear()
+
+
+def gpu_of(settings: Settings, device: int = 0) -> Gpu:
+    """How a worker uses its GPU."""
+    return Gpu(device, settings.gpu_memory, settings.tf32, settings.cuda_graphs)
 
 
 @cache

@@ -25,7 +25,7 @@ from serving.batching import Abandoned, Batcher, QueueFull
 from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
 from serving.middleware import ServiceMiddleware
 from serving.parsing import RawRequest
-from serving.plan import Plan, get_plan
+from serving.plan import Plan, get_plan, gpu_of, settle
 from serving.protocol import install
 from serving.schemas import (
     PredictAnswer,
@@ -64,31 +64,30 @@ def _plan() -> Plan:
 
 
 def _load(settings: Settings) -> Predictor:
-    """The predictor; workers share out the GPUs."""
+    """The predictor, warmed up; workers share out the GPUs."""
     from dimml.predictor import Predictor
-    from dimml.runtime import Gpu, cuda_devices
+    from dimml.runtime import cuda_devices
     from serving.describe import limits_of
 
-    worker = bentoml.server_context.worker_index
+    worker, plan = bentoml.server_context.worker_index, get_plan()
+    device = ((worker or 1) - 1) % max(1, cuda_devices())
     try:
-        return Predictor.load(
+        predictor = Predictor.load(
             settings.bundle,
             settings.providers,
-            get_plan().threads,
+            plan.threads,
             limits_of(settings),
-            Gpu(
-                device=((worker or 1) - 1) % max(1, cuda_devices()),
-                memory=settings.gpu_memory,
-                tf32=settings.tf32,
-                cuda_graphs=settings.cuda_graphs,
-            ),
+            gpu_of(settings, device),
         )
-    except DimmlError as error:
+        for size in _warm_sizes(predictor.provider, plan.max_batch):
+            predictor.warm_up(size)
+    except Exception as error:
         if worker is None:
             raise
         # In a worker, raising prints three tracebacks, and again each time it is restarted.
-        logger.critical("cannot serve: %s", error.message)
-        os._exit(error.exit_code)
+        logger.critical("cannot serve: %s", error)
+        os._exit(getattr(error, "exit_code", 1))
+    return predictor
 
 
 def _warm_sizes(provider: str, most: int) -> list[int]:
@@ -151,8 +150,6 @@ class Dimml:
         self.openapi = orjson.dumps(document(description, self.fields))
         PROVIDER.labels(self.predictor.provider).set(1)
         forget_dead_workers()
-        for size in _warm_sizes(self.predictor.provider, plan.max_batch):
-            self.predictor.warm_up(size)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -167,10 +164,7 @@ class Dimml:
             raise BentoMLConfigException(error.message) from error
         try:
             Bundle.load(settings.bundle)
-            if settings.providers != "auto":
-                from dimml.runtime import choose_provider
-
-                choose_provider(settings.providers)
+            settle(settings)
         except DimmlError as error:
             raise BentoMLConfigException(
                 f"{error.message}; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"

@@ -75,7 +75,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | int]:
 NO_FILE = "{}: cannot open shared object file: No such file or directory"
 NO_DRIVER = {"libcuda.so.1": NO_FILE.format("libcuda.so.1")}
 NO_CUBLAS = {"providers_cuda": NO_FILE.format("libcublasLt.so.13")}
-NO_CUDNN = {"providers_cuda": NO_FILE.format("libcudnn.so.9")}
+NO_CUDNN = {"libcudnn": NO_FILE.format("libcudnn.so.9")}
 PROBLEMS = [
     (NO_DRIVER, "the NVIDIA driver is missing (libcuda.so.1 could not be loaded)"),
     (NO_CUBLAS, "the library libcublasLt.so.13 could not be loaded"),
@@ -184,7 +184,7 @@ class TestGraph:
         monkeypatch.setattr(
             onnxruntime,
             "InferenceSession",
-            lambda path, options, providers: session(path, options, providers=[CPU]),
+            lambda path, options, providers, **_: session(path, options, providers=[CPU]),
         )
         with pytest.raises(ProviderError, match="fell back to cpu"):
             Graph(graph_path, "cuda")

@@ -19,7 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
-from dimml.errors import UsageError
+from dimml.errors import TrainingError, UsageError
 from dimml.modalities import Kind
 from dimml.progress import say
 from dimml.runtime import available_cores
@@ -93,12 +93,10 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
 
     Raises:
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
-        UsageError: the machine has no such devices or precision, the method cannot use them, or
-            the checkpoint is damaged.
-        TrainingError: it diverged.
+        UsageError: the checkpoint is damaged.
+        TrainingError: it diverged, or the process of another device ended.
     """
     config = module.recipe.training
-    _check(config, module.method)
     _quieten()
     if "OMP_NUM_THREADS" not in os.environ:
         # By itself PyTorch counts the machine's cores, not those that this process may use.
@@ -130,6 +128,13 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if config.devices == 1 or "onnection" not in str(error):
+            raise
+        raise TrainingError(
+            "another process of this training ended (see above); the same command with --resume "
+            "goes on from the last whole epoch"
+        ) from error
     if not trainer.is_global_zero:
         return {}
     checkpoint = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
@@ -154,8 +159,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check(config: TrainingConfig, method: Method) -> None:
-    """Refuses what the machine or the method cannot do."""
+def check_machine(config: TrainingConfig, method: type[Method]) -> None:
+    """Refuses what the machine or the method cannot do.
+
+    Raises:
+        UsageError: there are no such devices or precision, or the method cannot use them.
+    """
     gpus = torch.cuda.device_count()
     if config.precision == "16-mixed" and not gpus:
         raise UsageError(
@@ -201,5 +210,9 @@ def _quieten() -> None:
         ".*exists and is not empty.*",
         # Of its own use of torch.
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+        ".*all_gather.* is deprecated",
+        # Each device logs what all of them know, and not each method has a use for every head.
+        ".*sync_dist=True.*",
+        ".*find_unused_parameters=True.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -43,6 +43,7 @@ class DetachedModule(lightning.LightningModule):
         self.automatic_optimization = not method.alternates
         self.recipe = recipe
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._absent = torch.zeros(len(model.modalities), dtype=torch.bool)
 
     def configure_optimizers(self) -> Any:
         config = self.recipe.training
@@ -95,9 +96,24 @@ class DetachedModule(lightning.LightningModule):
         """
         if self.trainer.world_size == 1:
             return features, batch.present, batch.labels
-        every = self.all_gather(features, sync_grads=True)
+        every = self.all_gather(features + self._idle(batch.present), sync_grads=True)
         present, labels = self.all_gather((batch.present, batch.labels))
-        return every.flatten(0, 1), present.flatten(0, 1), labels.flatten(0, 1)
+        present = present.flatten(0, 1)
+        self._absent = ~present.any(dim=0)
+        return every.flatten(0, 1), present, labels.flatten(0, 1)
+
+    def _idle(self, present: Tensor) -> Tensor:
+        """Zeros [M, 1] that depend on the weights of the encoders that this device does not need.
+
+        Otherwise it would send their gradients, which it knows to be 0, before it takes part in
+        the gathering of the others', and two devices that send in another order wait for ever.
+        """
+        zeros = []
+        for slot, encoder in enumerate(self.model.encoders):
+            needed = bool(present[:, slot].any())
+            weights = [] if needed else [w.sum() for w in encoder.parameters() if w.requires_grad]
+            zeros.append(0 * sum(weights, torch.zeros((), device=present.device)))
+        return torch.stack(zeros).unsqueeze(1)
 
     def _alternate(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         optimizer: Any = self.optimizers()
@@ -111,6 +127,10 @@ class DetachedModule(lightning.LightningModule):
         return terms
 
     def on_after_backward(self) -> None:
+        for slot in self._absent.nonzero().flatten().tolist():
+            # As on one device, an encoder that nobody needed takes no step.
+            for weight in self.model.encoders[slot].parameters():
+                weight.grad = None
         self.method.adjust_gradients(self.model)
 
     def validation_step(self, batch: Batch, index: int) -> None:

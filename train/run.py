@@ -27,8 +27,9 @@ from dimml.nn.model import DetachedModel
 from train.calibrate import conformal, conformal_rows
 from train.config import Recipe, load_recipe, written
 from train.data import fingerprint
-from train.fit import RunData, fit
+from train.fit import RunData, check_machine, fit
 from train.folder import DATA, RECIPE, RUN, check_folder, stoppable
+from train.methods import method_class
 from train.methods.base import Method
 from train.module import DetachedModule, encode
 from train.prepare import build, prepare
@@ -80,6 +81,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     is_first = not rank_zero_only.rank
     if is_first:
         check_folder(folder, _dump(recipe), table["sha256"], resume)
+    check_machine(recipe.training, method_class(recipe.method))
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dimml.errors import DimmlError, UsageError
+from dimml.progress import say
 from serving.batch.inputs import Inputs
 from serving.batch.job import Job, Part
 from serving.batch.scorer import Scorer, joined
@@ -57,6 +58,7 @@ class RayEngine:
             return
         self._connect()
         try:
+            self._look_for_gpus()
             parts = ray.data.from_items(
                 [{"part": number} for number in wanted], override_num_blocks=len(wanted)
             )
@@ -75,6 +77,18 @@ class RayEngine:
             raise DimmlError(f"the cluster could not score: {reason}") from error
         finally:
             ray.shutdown()
+
+    def _look_for_gpus(self) -> None:
+        """Refuses a machine without them, and says so of a cluster, which may yet get some."""
+        found: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if found.get("GPU", 0) >= self._gpus:
+            return
+        if self._address is None:
+            raise UsageError(
+                f"--gpus {self._gpus:g}: Ray finds no GPU on this machine; leave --gpus out, or "
+                "name a cluster with --ray-address"
+            )
+        say(f"waiting: the cluster has no node with --gpus {self._gpus:g} now")
 
     def _connect(self) -> None:
         _check_answers(self._address)

@@ -18,8 +18,8 @@ _INPUT, _OUTPUT, _MACHINE = "Input", "Output", "Machine"
 ENGINES = ("local", "ray")
 
 
-def _option(text: str, panel: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, show_default=False)
+def _option(text: str, panel: str, envvar: str | None = None) -> Any:
+    return typer.Option(help=text, rich_help_panel=panel, show_default=False, envvar=envvar)
 
 
 def _flag(name: str, text: str, panel: str) -> Any:
@@ -59,7 +59,10 @@ def score(
         False
     ),
     as_json: Annotated[bool, _flag("--json", "Events as JSON lines.", _OUTPUT)] = False,
-    providers: Annotated[str, _option("auto (default), cuda, tensorrt or cpu.", _MACHINE)] = "auto",
+    providers: Annotated[
+        str,
+        _option("auto (default), cuda, tensorrt or cpu.", _MACHINE, envvar="DIMML_PROVIDERS"),
+    ] = "auto",
     workers: Annotated[
         int | None,
         _option("Processes; default: one per core, on CUDA up to 4 per GPU.", _MACHINE),

@@ -17,6 +17,7 @@ import pyarrow as pa
 from dimml import __version__, runtime
 from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
+from dimml.probe import settle_provider
 from dimml.progress import say
 from serving.batch.find import find_tables
 from serving.batch.inputs import Inputs
@@ -71,13 +72,13 @@ class Machine:
     address: str | None = None
     gpus: float = 0.0
 
-    def provider(self) -> runtime.Provider:
-        """The provider that is asked for, which on a cluster this machine may lack."""
+    def provider(self, bundle: Path) -> runtime.Provider:
+        """The provider that a bundle is scored on, which on a cluster this machine may lack."""
         if self.engine == "ray" and self.providers == "auto":
             return "cuda" if self.gpus else "cpu"
         if self.engine == "ray" and self.providers in ("cuda", "tensorrt"):
             return cast(runtime.Provider, self.providers)
-        return runtime.choose_provider(self.providers)
+        return settle_provider(bundle, self.providers)
 
 
 class Engine(Protocol):
@@ -197,7 +198,9 @@ def _job(
         keep=dict(inputs.keep),
         on_unreadable=wanted.on_unreadable,
         probabilities=wanted.probabilities,
-        provider=before.provider if before and machine.providers == "auto" else machine.provider(),
+        provider=before.provider
+        if before and machine.providers == "auto"
+        else machine.provider(bundle.path),
         threads=before.threads if before else 1,
         part_rows=wanted.part_rows or (before.part_rows if before else PART_ROWS),
         window_rows=wanted.window_rows or (before.window_rows if before else WINDOW_ROWS),

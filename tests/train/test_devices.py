@@ -26,7 +26,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two gloo processes and one found of the same batches."""
     out = tmp_path_factory.mktemp("devices") / "found.pt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, SCRIPT, str(out)], check=True, env=environment, timeout=240)
+    subprocess.run([sys.executable, SCRIPT, str(out)], check=True, env=environment, timeout=120)
     found: dict[str, Any] = torch.load(out, weights_only=True)
     return found
 
