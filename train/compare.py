@@ -80,6 +80,9 @@ def compare(
     first = loaded.seed
     plan = Plan(known_runs(methods), tuple(range(first, first + seeds)), trials)
     failed = compare_runs(loaded, plan, folder, overwrite)
+    failure = TrainingError(f"{len(failed)} of {_total(plan)} runs failed: {'; '.join(failed)}")
+    if not any((folder / RESULTS).glob("*/*.json")):
+        raise failure
     from train.report import write_report
 
     with sigterm_as_ctrl_c():
@@ -91,7 +94,7 @@ def compare(
     typer.echo(shown.rstrip())
     say(f"with figures: {folder / PAGE}")
     if failed:
-        raise TrainingError(f"{len(failed)} of {_total(plan)} runs failed: {'; '.join(failed)}")
+        raise failure
 
 
 def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[str]:

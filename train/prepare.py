@@ -95,7 +95,7 @@ def _tell_unlabelled(rows: Sequence[Row]) -> None:
     if count := sum(row.label is None for row in rows):
         say(
             f"train: {count} of {len(rows)} rows have no label; the DUC loss of `dimml` learns "
-            "from them, other methods leave them out"
+            "from them (more so as docs/method.md says), other methods leave them out"
         )
 
 
