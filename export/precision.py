@@ -167,6 +167,7 @@ def table(report: dict[str, Any], precision: str) -> str:
         f"{precision}"
         for graph, size in report["bytes"].items()
     ]
+    lines.append(f"Measured on the {report['provider'].upper()}.")
     return "\n".join(lines)
 
 

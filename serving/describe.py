@@ -50,6 +50,7 @@ def describe(predictor: Predictor, settings: Settings, plan: Plan) -> dict[str, 
     return {
         "bundle": bundle.id,
         "name": bundle.manifest.name,
+        "precision": bundle.manifest.precision,
         "labels": list(predictor.labels),
         "modalities": {name: _modality(predictor, name) for name in predictor.kinds},
         "limits": {
