@@ -118,17 +118,15 @@ def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> l
 
 def _run_all(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[str]:
     fixed = fixed_settings(recipe, plan)
-    todo = [(run, seed) for seed in plan.seeds for run in plan.runs]
-    # Nothing is discarded before the new data are known to do.
-    if not is_other(folder, fixed, overwrite):
-        todo = [(run, seed) for run, seed in todo if not _is_finished(folder, run, seed)]
-    if not todo:
+    if not is_other(folder, fixed, overwrite) and not _unfinished(plan, folder):
         say(f"all {_total(plan)} runs are finished")
         return []
     from train.trial import Laboratory
 
     laboratory = Laboratory(recipe, folder / WORK, folder.parent / "cache")
+    # Nothing is discarded before the new data are known to do.
     claim(folder, {**fixed, "samples": laboratory.samples}, overwrite)
+    todo = _unfinished(plan, folder)
     failed = []
     for number, (run, seed) in enumerate(todo, _total(plan) - len(todo) + 1):
         say(f"run {number} of {_total(plan)}: {run}, seed {seed}")
@@ -147,6 +145,11 @@ def _run_all(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[
 
 def _total(plan: Plan) -> int:
     return len(plan.runs) * len(plan.seeds)
+
+
+def _unfinished(plan: Plan, folder: Path) -> list[tuple[str, int]]:
+    runs = [(run, seed) for seed in plan.seeds for run in plan.runs]
+    return [(run, seed) for run, seed in runs if not _is_finished(folder, run, seed)]
 
 
 def _is_finished(folder: Path, run: str, seed: int) -> bool:

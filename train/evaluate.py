@@ -139,8 +139,8 @@ def model_card(path: Path, report: dict[str, Any]) -> str:
         f"- `{n}`: {s.kind}, `{s.encoder}`" for n, s in manifest.modalities.items()
     )
     return (
-        f"# {bundle.id}\n\nMade {manifest.created} by dimml, in {manifest.precision}. Answers for any "
-        f"non-empty subset of its modalities with one of {len(manifest.labels)} labels: "
+        f"# {bundle.id}\n\nMade {manifest.created} by dimml, in {manifest.precision}. Answers for "
+        f"any non-empty subset of its modalities with one of {len(manifest.labels)} labels: "
         f"{', '.join(manifest.labels)}."
         f"\n\n## Modalities\n\n{modalities}\n\n## Evaluation\n\n{table(report)}\n"
     )
