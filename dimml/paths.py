@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import onnx
 
-from dimml.device import Device, Staging
+from dimml.bundle import Bundle
+from dimml.device import Device, Staging, gathering
+from dimml.fits import check_fits
 from dimml.modalities import Arrays, Kind
-from dimml.runtime import Graph
+from dimml.runtime import Gpu, Graph, Provider
 
 LEAST_ROWS = 256
 """Of each modality in a staging array: as a rule the first serves for good."""
@@ -159,3 +163,32 @@ class DevicePath:
                 return self._free.pop(place)
         self._free.clear()
         return self._device.staging(len(self._encoders), max(LEAST_ROWS, rows), self._feature_dim)
+
+
+def load_path(
+    bundle: Bundle, kinds: Mapping[str, Kind], provider: Provider, threads: int, gpu: Gpu
+) -> DataPath:
+    """The graphs of a bundle, loaded where they are to run.
+
+    Raises:
+        BundleError: a graph does not load, or is not the one of the manifest.
+        ProviderError: a session did not get the provider.
+    """
+    manifest = bundle.manifest
+    encoders = {
+        name: Graph(bundle.path / spec.graph, provider, threads, gpu)
+        for name, spec in manifest.modalities.items()
+    }
+    classifier = bundle.path / manifest.classifier
+    if provider == "cpu":
+        graph = Graph(classifier, provider, threads)
+        check_fits(bundle, encoders, graph)
+        return HostPath(list(encoders.values()), graph, manifest.feature_dim)
+    # Its shapes are any number of samples, so there is nothing to record.
+    plain = replace(gpu, cuda_graphs=False)
+    graph = Graph(gathering(onnx.load(classifier)), provider, threads, plain)
+    check_fits(bundle, encoders, graph)
+    device = Device("cuda", gpu.device, gpu.cuda_graphs)
+    return DevicePath(
+        list(encoders.values()), graph, list(kinds.values()), manifest.feature_dim, device
+    )

@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 
 from dimml.answers import Fused, Outputs, Prepared, build_predictions
 from dimml.bundle import Bundle
-from dimml.device import Device, gathering
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
-from dimml.fits import check_fits
 from dimml.modalities import Arrays, Kind, Limits
-from dimml.paths import DataPath, DevicePath, Group, HostPath
-from dimml.runtime import Gpu, Graph, Provider, choose_provider, failed_on
+from dimml.paths import DataPath, Group, load_path
+from dimml.runtime import Gpu, Provider, choose_provider, failed_on
 from dimml.samples import Prediction, Sample, is_absent
 
 logger = logging.getLogger("dimml")
@@ -265,35 +262,6 @@ class Predictor:
                 str(unknown[0]),
             )
         return None
-
-
-def load_path(
-    bundle: Bundle, kinds: Mapping[str, Kind], provider: Provider, threads: int, gpu: Gpu
-) -> DataPath:
-    """The graphs of a bundle, loaded where they are to run.
-
-    Raises:
-        BundleError: a graph does not load, or is not the one of the manifest.
-        ProviderError: a session did not get the provider.
-    """
-    manifest = bundle.manifest
-    encoders = {
-        name: Graph(bundle.path / spec.graph, provider, threads, gpu)
-        for name, spec in manifest.modalities.items()
-    }
-    classifier = bundle.path / manifest.classifier
-    if provider == "cpu":
-        graph = Graph(classifier, provider, threads)
-        check_fits(bundle, encoders, graph)
-        return HostPath(list(encoders.values()), graph, manifest.feature_dim)
-    # Its shapes are any number of samples, so there is nothing to record.
-    plain = replace(gpu, cuda_graphs=False)
-    graph = Graph(gathering(onnx.load(classifier)), provider, threads, plain)
-    check_fits(bundle, encoders, graph)
-    device = Device("cuda", gpu.device, gpu.cuda_graphs)
-    return DevicePath(
-        list(encoders.values()), graph, list(kinds.values()), manifest.feature_dim, device
-    )
 
 
 def _read(item: Decoded, name: str, kind: Kind) -> None:

@@ -31,7 +31,7 @@ CONFINED = {
     "pytorch_lightning": ("dimml/nn/", "train/", "export/"),
     "dimml.nn": ("dimml/nn/", "train/", "export/"),
     "onnxruntime": ("dimml/runtime.py", "dimml/device.py", "export/"),
-    "onnx": ("dimml/graphs.py", "dimml/device.py", "dimml/predictor.py", "export/"),
+    "onnx": ("dimml/graphs.py", "dimml/device.py", "dimml/paths.py", "export/"),
     # A pickle runs code: nothing that is read may be one.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }

@@ -118,7 +118,20 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
         log_every_n_steps=1,
         enable_model_summary=False,
     )
-    state = folder / LAST if resume else None
+    _train(trainer, module, data, folder / LAST if resume else None)
+    if not trainer.is_global_zero:
+        return {}
+    checkpoint = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
+    module.load_state_dict(checkpoint["state_dict"])
+    score = float(best.best_model_score or 0.0)
+    say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
+    return {"epoch": checkpoint["epoch"], BEST: score}
+
+
+def _train(
+    trainer: lightning.Trainer, module: DetachedModule, data: RunData, state: Path | None
+) -> None:
+    """Lightning's training with errors of ours, from the checkpoint `state` on; see `fit`."""
     if state:
         load_checkpoint(state)
     try:
@@ -129,19 +142,12 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
             raise
         raise KeyboardInterrupt from None
     except RuntimeError as error:
-        if config.devices == 1 or "onnection" not in str(error):
+        if trainer.world_size == 1 or "onnection" not in str(error):
             raise
         raise TrainingError(
             "another process of this training ended (see above); the same command with --resume "
             "goes on from the last whole epoch"
         ) from error
-    if not trainer.is_global_zero:
-        return {}
-    checkpoint = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
-    module.load_state_dict(checkpoint["state_dict"])
-    score = float(best.best_model_score or 0.0)
-    say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
-    return {"epoch": checkpoint["epoch"], BEST: score}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

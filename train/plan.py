@@ -106,7 +106,7 @@ def is_other(folder: Path, fixed: Mapping[str, Any], overwrite: bool) -> bool:
     Raises:
         UsageError: it does, and they may not.
     """
-    changed = [key for key, value in fixed.items() if _settings(folder).get(key) != value]
+    changed = [key for key, value in fixed.items() if stored_settings(folder).get(key) != value]
     if not changed or (not (folder / SETTINGS).exists() and not (folder / RESULTS).exists()):
         return False
     if not overwrite:
@@ -127,7 +127,7 @@ def claim(folder: Path, fixed: Mapping[str, Any], overwrite: bool) -> None:
     write_atomic(folder / SETTINGS, json.dumps(fixed, indent=2) + "\n")
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def stored_settings(folder: Path) -> dict[str, Any]:
     """What a folder's results have in common; empty where that is not known."""
     try:
         found = json.loads((folder / SETTINGS).read_text())

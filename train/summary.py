@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from train.estimates import (
     pooled_reliability,
     spread,
 )
-from train.plan import SETTINGS
+from train.plan import stored_settings
 from train.result_files import Result, Scope, modalities, read_results, scope_of
 
 REFERENCE = "dimml"
@@ -96,7 +95,7 @@ def summarise(out: Path) -> Summary:
     """
     results = read_results(out)
     scope = scope_of(results)
-    settings = _settings(out)
+    settings = stored_settings(out)
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.method, []).append(result)
@@ -124,15 +123,6 @@ def summarise(out: Path) -> Summary:
         "machines": _distinct(result.machine for result in results if result.machine),
         "gaps": list(_gaps(by_method, scope)),
     }
-
-
-def _settings(out: Path) -> Mapping[str, Any]:
-    """What the results have in common, where it is known."""
-    try:
-        found = json.loads((out / SETTINGS).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def measure(result: Result, scope: Scope) -> dict[str, float | None]:
