@@ -21,7 +21,7 @@ import typer
 
 from benchmarks.interaction_report import FIGURES, markdown
 from benchmarks.machine import machine
-from dimml.errors import UsageError
+from dimml.errors import DimmlError, TrainingError, UsageError
 from dimml.files import write_atomic
 from dimml.progress import say
 from train.compare import compare_runs
@@ -190,8 +190,17 @@ def main(
             # By seed, so that a run that is stopped has as many of each arm.
             for count in range(1, seeds + 1):
                 _train(name, count)
-    document = {"machine": machine(), "groups": {n: f for n in GROUPS if (f := _found(n))}}
-    write_atomic(TARGET / "interaction.json", json.dumps(document, indent=2) + "\n")
+    # What was measured before stays until it is measured again.
+    path = TARGET / "interaction.json"
+    kept = json.loads(path.read_text())["groups"] if path.exists() else {}
+    measured = {name: found for name in GROUPS if (found := _found(name))}
+    if not measured:
+        raise UsageError(f"nothing is finished in {WORK}; run it without --report")
+    document = {
+        "machine": machine(),
+        "groups": {n: g for n in GROUPS if (g := {**kept, **measured}.get(n))},
+    }
+    write_atomic(path, json.dumps(document, indent=2) + "\n")
     write_atomic(TARGET / "interaction.md", markdown(document))
     typer.echo(markdown(document))
 
@@ -207,9 +216,9 @@ def _train(name: str, seeds: int) -> None:
     for settings, runs in by_settings.items():
         say(f"{name}: {', '.join(runs)} {' '.join(settings)}, {seeds} seeds")
         recipe = load_recipe(RECIPE, [f"data={table}", *group.settings, *settings])
-        compare_runs(
-            recipe, Plan(tuple(runs), tuple(range(seeds)), 1), _folder(name, settings), False
-        )
+        plan = Plan(tuple(runs), tuple(range(seeds)), 1)
+        if failed := compare_runs(recipe, plan, _folder(name, settings), False):
+            raise TrainingError("; ".join(failed))
 
 
 def _folder(name: str, settings: Sequence[str]) -> Path:
@@ -218,6 +227,8 @@ def _folder(name: str, settings: Sequence[str]) -> Path:
 
 
 def _write_table(change: Change, path: Path) -> None:
+    if not TABLE.exists():
+        raise UsageError(f"{TABLE} is not there: make it with `dimml data digits {TABLE.parent}`")
     source = pq.read_table(TABLE)
     rows = source.to_pylist()
     train = change([row for row in rows if row["split"] == "train"], np.random.default_rng(0))
@@ -279,6 +290,6 @@ def _found(name: str) -> dict[str, Any]:
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except UsageError as error:
+    except DimmlError as error:
         say(f"error: {error}")
         raise SystemExit(error.exit_code) from None

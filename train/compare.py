@@ -119,7 +119,7 @@ def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> l
 def _run_all(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[str]:
     fixed = fixed_settings(recipe, plan)
     if not is_other(folder, fixed, overwrite) and not _unfinished(plan, folder):
-        say(f"all {_total(plan)} runs are finished")
+        say(f"all {_total(plan)} runs are finished; the data are not read again")
         return []
     from train.trial import Laboratory
 

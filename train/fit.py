@@ -31,6 +31,8 @@ from train.history import History
 from train.methods.base import Method
 from train.module import BEST, DetachedModule
 
+BEST_CHECKPOINT = "best.ckpt"
+
 
 class RunData(lightning.LightningDataModule):
     """The loaders of a run; every order and change follows from the seed and the epoch.
@@ -39,7 +41,8 @@ class RunData(lightning.LightningDataModule):
         recipe: of the run.
         kinds: the modalities.
         splits: "train" and "validation".
-        unlabelled: whether training sees the rows of the train split that have no label.
+        unlabelled: whether training sees the rows of the train split that have no label, if its
+            DUC loss ever joins.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class RunData(lightning.LightningDataModule):
         unlabelled: bool,
     ) -> None:
         super().__init__()
-        self.recipe, self.kinds, self.unlabelled = recipe, kinds, unlabelled
+        config = recipe.training
+        self.recipe, self.kinds = recipe, kinds
+        self.unlabelled = unlabelled and config.lambda_duc > 0 and config.warm_up < config.epochs
         self.train, self.val = splits["train"], splits["validation"]
 
     def train_dataloader(self) -> Any:
@@ -121,7 +126,7 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
     _train(trainer, module, data, folder / LAST if resume else None)
     if not trainer.is_global_zero:
         return {}
-    checkpoint = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
+    checkpoint = load_checkpoint(folder / BEST_CHECKPOINT)
     module.load_state_dict(checkpoint["state_dict"])
     score = float(best.best_model_score or 0.0)
     say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
@@ -133,7 +138,8 @@ def _train(
 ) -> None:
     """Lightning's training with errors of ours, from the checkpoint `state` on; see `fit`."""
     if state:
-        load_checkpoint(state)
+        for path in (state, state.with_name(BEST_CHECKPOINT)):
+            load_checkpoint(path)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
     except (SystemExit, SIGTERMException):
@@ -160,7 +166,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds of a damaged file
         raise UsageError(
-            f"{path} is damaged and cannot be resumed from; remove its folder and start again"
+            f"{path} is missing or damaged and cannot be resumed from; remove its folder and "
+            "start again"
         ) from error
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dimml.errors import InterruptedRunError, UsageError
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
-"""The path and the sha256 of the table, written when training starts."""
+"""The path and the sha256 of the table, and of the samples, written when training starts."""
 LAST = "last.ckpt"
 RUN = "run.json"
 
@@ -80,4 +80,18 @@ def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:
         raise UsageError(
             f"the data changed since the run in {folder} was started (its {DATA} names the table): "
             "resume with what it was, or choose another folder with --out"
+        )
+
+
+def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
+    """Refuses to go on with other samples than a run was started with, see `Split.fingerprint`.
+
+    Raises:
+        UsageError: a file changed under the same table.
+    """
+    before = json.loads((folder / DATA).read_text()).get("samples", samples)
+    if changed := [name for name, found in samples.items() if before.get(name) != found]:
+        raise UsageError(
+            f"files of the {' and '.join(changed)} split changed since the run in {folder} was "
+            "started: resume with what they were, or choose another folder with --out"
         )

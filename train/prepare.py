@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dimml.bundle import ModalitySpec, build_kind
-from dimml.errors import RecipeError
+from dimml.errors import ManifestError, RecipeError
 from dimml.modalities import KINDS, Kind
 from dimml.nn.encoders import build_encoder
 from dimml.nn.model import DetachedModel
@@ -17,7 +17,7 @@ from dimml.progress import say
 from dimml.table import Row
 from train.cache import Split, cached_split
 from train.config import ModalityConfig, Recipe
-from train.data import read_training_splits, train_tokenizer
+from train.data import labelled_rows, read_training_splits, train_tokenizer
 from train.methods import build_method
 from train.methods.base import Method
 
@@ -60,6 +60,7 @@ def prepare(recipe: Recipe, cache: Path) -> Prepared:
         split: cached_split(given, kinds, labels, split, cache, settings)
         for split, given in rows.items()
     }
+    _check_readable(splits["train"], labels, list(kinds))
     return Prepared(labels, specs, assets, kinds, splits, settings)
 
 
@@ -94,9 +95,30 @@ def build(
 def _tell_unlabelled(rows: Sequence[Row]) -> None:
     if count := sum(row.label is None for row in rows):
         say(
-            f"train: {count} of {len(rows)} rows have no label; the DUC loss of `dimml` learns "
-            "from them (more so as docs/method.md says), other methods leave them out"
+            f"train: {count} of {len(rows)} rows have no label: they are for a DUC loss, which "
+            "`dimml` has after its warm-up (docs/method.md); other methods leave them out"
         )
+
+
+def _check_readable(train: Split, labels: Sequence[str], modalities: Sequence[str]) -> None:
+    """Refuses a train split whose labelled rows can be read too rarely to learn from.
+
+    Raises:
+        ManifestError: no readable row has one of the labels, or fewer than two have a modality.
+    """
+    known = labelled_rows(train.labels)
+    found = set(train.labels[known].tolist())
+    if lost := [label for number, label in enumerate(labels) if number not in found]:
+        raise ManifestError(
+            f"no readable row of the train split has the label {', '.join(lost[:5])}; the first "
+            f"cell that cannot be read: {train.problems[0]}"
+        )
+    for name, count in zip(modalities, train.present[known].sum(axis=0), strict=True):
+        if count < 2:
+            raise ManifestError(
+                f"{name}: fewer than two labelled rows of the train split have it readable; the "
+                f"first cell that cannot be read: {train.problems[0]}"
+            )
 
 
 def _specifications(

@@ -28,7 +28,7 @@ from train.calibrate import conformal, conformal_rows
 from train.config import Recipe, load_recipe, written
 from train.data import fingerprint
 from train.fit import RunData, check_machine, fit
-from train.folder import DATA, RECIPE, RUN, check_folder, stoppable
+from train.folder import DATA, RECIPE, RUN, check_folder, check_samples, stoppable
 from train.methods import method_class
 from train.methods.base import Method
 from train.module import DetachedModule, encode
@@ -85,12 +85,15 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
+    samples = {name: split.fingerprint for name, split in prepared.splits.items()}
+    if is_first and resume:
+        check_samples(folder, samples)
     model, method = build(recipe, kinds, len(prepared.labels))
     data = RunData(recipe, kinds, prepared.splits, method.uses_unlabelled)
     module = DetachedModule(model, recipe, method)
     if is_first:
         write_atomic(folder / RECIPE, _dump(recipe))
-        write_atomic(folder / DATA, json.dumps(table) + "\n")
+        write_atomic(folder / DATA, json.dumps({**table, "samples": samples}) + "\n")
     best = fit(module, data, folder, resume)
     if not is_first:
         return

@@ -19,7 +19,7 @@ from dimml.progress import say
 from dimml.runtime import available_cores
 from train.calibrate import conformal_rows
 from train.config import Recipe
-from train.fit import RunData, fit, load_checkpoint
+from train.fit import BEST_CHECKPOINT, RunData, fit, load_checkpoint
 from train.folder import LAST
 from train.history import History
 from train.methods import METHODS
@@ -170,9 +170,10 @@ def _seconds_before(folder: Path) -> float | None:
     if not (folder / LAST).exists():
         return None
     try:
+        load_checkpoint(folder / BEST_CHECKPOINT)
         state = load_checkpoint(folder / LAST)
     except UsageError:
-        say(f"{folder / LAST} is damaged; this training starts again")
+        say(f"a checkpoint in {folder} is damaged; this training starts again")
         shutil.rmtree(folder)
         return None
     return float(state["callbacks"][History.__name__]["seconds"])

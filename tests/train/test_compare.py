@@ -176,7 +176,7 @@ class TestResuming:
         stop()
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
         compare_runs(recipe, plan, out, overwrite=False)
-        assert "last.ckpt is damaged; this training starts again" in capsys.readouterr().err
+        assert "is damaged; this training starts again" in capsys.readouterr().err
         assert found.exists()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,35 @@ def test_resume_asks_for_the_settings_the_run_was_started_with(
         train_run(load_recipe(recipe_file), tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="add --resume"):
         train_run(recipe, tmp_path / "run", resume=False)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_a_damaged_checkpoint_is_named(recipe_file: Path, tmp_path: Path, name: str) -> None:
+    recipe, run = load_recipe(recipe_file, ["training.epochs=1"]), tmp_path / "run"
+    train_run(recipe, run, resume=False)
+    (run / "run.json").unlink()
+    (run / name).write_bytes((run / name).read_bytes()[:500])
+    with pytest.raises(UsageError, match=rf"{name} is missing or damaged"):
+        train_run(recipe, run, resume=True)
+    (run / "last.ckpt").touch()
+    (run / name).unlink()
+    with pytest.raises(UsageError, match=r"is missing or damaged|nothing to resume"):
+        train_run(recipe, run, resume=True)
+
+
+def test_files_that_changed_since_a_run_was_started_are_refused(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(recipe_file.parent, tmp_path / "data")
+    recipe = load_recipe(recipe_file, [f"data={tmp_path / 'data' / 'data.csv'}"])
+    recipe = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"epochs": 1})}
+    )
+    train_run(recipe, tmp_path / "run", resume=False)
+    (tmp_path / "run" / "run.json").unlink()
+    shutil.copy(tmp_path / "data" / "front1.png", tmp_path / "data" / "front4.png")
+    with pytest.raises(UsageError, match="files of the train split changed"):
+        train_run(recipe, tmp_path / "run", resume=True)
 
 
 def test_nothing_to_resume_is_said(recipe_file: Path, tmp_path: Path) -> None:

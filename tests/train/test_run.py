@@ -154,6 +154,29 @@ def test_rows_without_a_label_change_the_detached_method_alone(
     assert same is (method == "ume")
 
 
+def test_labelled_rows_that_cannot_be_read_make_no_classifier(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    head, *lines = (recipe_file.parent / "data.csv").read_text().splitlines()
+    broken = "id,split,label,front,rear,note\n" + "\n".join(
+        [
+            *(f"{n},train,blue,none.png,none.png," for n in range(3)),
+            *(line for line in lines if ",train,red," in line or ",validation," in line),
+        ]
+    )
+    table = recipe_file.parent / "broken.csv"
+    table.write_text(broken)
+    with pytest.raises(UsageError, match=r"no readable row of the train split has the label blue"):
+        train_run(load_recipe(recipe_file, [f"data={table}"]), tmp_path / "run", resume=False)
+
+    rows = [line.split(",") for line in lines]
+    for row in rows:
+        row[3] = "none.png" if row[1] == "train" else row[3]
+    table.write_text("\n".join([head, *map(",".join, rows)]))
+    with pytest.raises(UsageError, match=r"front: fewer than two labelled rows"):
+        train_run(load_recipe(recipe_file, [f"data={table}"]), tmp_path / "run", resume=False)
+
+
 def test_a_run_of_before_there_were_biases_loads(recipe_file: Path, tmp_path: Path) -> None:
     train_run(load_recipe(recipe_file, ["training.epochs=1"]), tmp_path / "run", resume=False)
     weights = tmp_path / "run" / "model.safetensors"
