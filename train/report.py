@@ -1,6 +1,7 @@
 """The report on a comparison: compare.json, report.md and report.html.
 
-`python -m train.report OUT` makes it again from the results in OUT.
+`python -m train.report OUT` makes it again from the results in OUT; of a compare.json that was kept
+without them, it makes the Markdown.
 """
 
 from __future__ import annotations
@@ -34,16 +35,20 @@ def write_report(out: Path) -> Summary:
         UsageError: there is no result, or one cannot be read; nothing is written.
     """
     document = summarise(out)
-    blocks = sections(document)
-    page = html(TITLE, blocks, figures(without_ablations(document)))
+    page = html(TITLE, sections(document), figures(without_ablations(document)))
     write_atomic(out / DOCUMENT, json.dumps(document, indent=2, allow_nan=False) + "\n")
-    write_atomic(out / MARKDOWN, markdown(TITLE, blocks))
+    write_atomic(out / MARKDOWN, report_of(document))
     write_atomic(out / PAGE, page)
     return document
 
 
+def report_of(document: Summary) -> str:
+    """The Markdown of a document of compare.json."""
+    return markdown(TITLE, sections(document))
+
+
 def main(
-    out: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+    out: Annotated[Path, typer.Argument(help="Folder of a comparison, or its compare.json.")],
     results: Annotated[
         Path | None, typer.Option(help="Also write the Markdown here, as docs/results.md.")
     ] = None,
@@ -52,15 +57,17 @@ def main(
 
     Examples:
         python -m train.report runs/digits/compare --results docs/results.md
+
+        python -m train.report benchmarks/results/compare.json --results docs/results.md
     """
     try:
-        write_report(out)
+        document = json.loads(out.read_bytes()) if out.is_file() else write_report(out)
         if results is not None:
-            write_atomic(results, (out / MARKDOWN).read_text(encoding="utf-8"))
-    except (DimmlError, OSError) as error:
+            write_atomic(results, report_of(document))
+    except (DimmlError, OSError, ValueError) as error:
         say(f"error: {error}")
         raise typer.Exit(getattr(error, "exit_code", 1)) from None
-    typer.echo(out / PAGE)
+    typer.echo(out / PAGE if out.is_dir() else results or report_of(document))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from train.report import main, write_report
 ODD = "a|b_*c* <script>alert(1)</script> [x](http://x) & `d`"
 LOADING = ("src", "srcset", "poster", "action", "data", "background")
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def result(method: str, seed: int, full: float, single: float, **changes: Any) -> dict[str, Any]:
     figure = {"nll": 0.5, "ece": 0.01, "risk_coverage_area": 0.02}
@@ -265,6 +267,14 @@ class TestCommand:
         found = CliRunner().invoke(app, [str(out), "--results", str(tmp_path / "results.md")])
         assert found.exit_code == 0
         assert (tmp_path / "results.md").read_text() == (out / "report.md").read_text()
+
+    def test_the_published_results_are_those_of_the_published_document(
+        self, app: typer.Typer, tmp_path: Path
+    ) -> None:
+        document, made = ROOT / "benchmarks/results/compare.json", tmp_path / "results.md"
+        found = CliRunner().invoke(app, [str(document), "--results", str(made)])
+        assert found.exit_code == 0
+        assert made.read_text() == (ROOT / "docs/results.md").read_text()
 
     def test_a_folder_without_results_is_bad_input(self, app: typer.Typer, tmp_path: Path) -> None:
         found = CliRunner().invoke(app, [str(tmp_path)])
