@@ -23,7 +23,7 @@ test: check
 
 # Tens of times the examples of `make test`, and 10,000 damaged uploads to a server of two workers.
 fuzz: install $(DIGITS)/evaluation.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --bundle "$(BUNDLE)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.robustness.fuzz --bundle "$(BUNDLE)"
 
 # Another bundle is served as it is; the digits are made where they are not there.
 serve: install $(if $(filter $(DIGITS),$(BUNDLE)),$(DIGITS)/evaluation.json)

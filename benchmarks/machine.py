@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dimml.runtime import available_cores
+from dimml.machine import available_cores
 
 PACKAGES = ("torch", "onnxruntime-gpu", "bentoml", "numpy", "transformers")
 

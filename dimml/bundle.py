@@ -20,8 +20,8 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 
 from dimml.errors import BundleError, UsageError
-from dimml.graphs import check_graph
 from dimml.modalities import KINDS, Kind, Limits
+from dimml.onnx_check import check_graph
 
 MANIFEST = "manifest.json"
 CLASSIFIER = "classifier.onnx"

@@ -28,13 +28,13 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "data": Command("train.commands:data", "Write a demonstration data set.", "train"),
-    "train": Command("train.commands:train", "Train a recipe.", "train"),
-    "compare": Command("train.compare:compare", "Compare training methods.", "train"),
+    "data": Command("train.cli:data", "Write a demonstration data set.", "train"),
+    "train": Command("train.cli:train", "Train a recipe.", "train"),
+    "compare": Command("train.cli:compare", "Compare training methods.", "train"),
     "export": Command("export.bundle:export", "Turn a training run into a bundle.", "train"),
-    "evaluate": Command("train.commands:evaluate", "Measure a bundle on a table.", "train"),
+    "evaluate": Command("train.cli:evaluate", "Measure a bundle on a table.", "train"),
     "predict": Command("dimml.cli:predict", "Predict one sample."),
-    "score": Command("serving.batch.scoring:score", "Predict every row of a table."),
+    "score": Command("serving.offline.cli:score", "Predict every row of a table."),
     "serve": Command("serving.cli:serve", "Serve a bundle over HTTP.", "serve"),
     "package": Command("export.package:package", "Build a bento around a bundle.", "serve"),
     "inspect": Command("dimml.cli:inspect", "Show what a bundle holds."),

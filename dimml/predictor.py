@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dimml.answers import Fused, Outputs, Prepared, build_predictions
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Arrays, Kind, Limits
-from dimml.paths import DataPath, Group, load_path
-from dimml.runtime import Gpu, Provider, choose_provider, failed_on
+from dimml.outputs import Fused, Outputs, Prepared, build_predictions
+from dimml.runtime.execution import DataPath, Group, load_path
+from dimml.runtime.providers import Gpu, Provider, choose_provider, failed_on
 from dimml.samples import Prediction, Sample, is_absent
 
 logger = logging.getLogger("dimml")

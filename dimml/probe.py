@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dimml.errors import DimmlError, ProviderError
 from dimml.progress import say
-from dimml.runtime import Gpu, Provider, choose_provider, missing_for
+from dimml.runtime.providers import Gpu, Provider, choose_provider, missing_for
 
 
 def settle_provider(

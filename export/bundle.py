@@ -73,7 +73,7 @@ def _write_converted(run: Any, path: Path, precision: str) -> dict[str, Any]:
 
     from dimml.bundle import new_folder
     from export.precision import convert_bundle
-    from train.data import read_split
+    from train.data.splits import read_split
 
     kinds = {name: spec.kind for name, spec in run.specs.items()}
     with new_folder(path) as folder, tempfile.TemporaryDirectory(prefix="dimml-fp32-") as scratch:
@@ -115,7 +115,7 @@ def _samples(run: Any) -> dict[str, list[Any]]:
     """Real validation samples of each modality; the kind's example where there is none."""
     from dimml.errors import InputError
     from dimml.samples import is_absent
-    from train.data import read_split
+    from train.data.splits import read_split
 
     kinds = {name: spec.kind for name, spec in run.specs.items()}
     found: dict[str, list[Any]] = {name: [] for name in kinds}

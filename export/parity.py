@@ -12,7 +12,7 @@ from dimml.bundle import Manifest
 from dimml.errors import ParityError
 from dimml.modalities import Arrays, Kind
 from dimml.nn.model import DetachedModel
-from dimml.runtime import Graph
+from dimml.runtime.session import Graph
 from dimml.samples import subset_name, subsets
 
 TOLERANCE = 1e-4

@@ -14,8 +14,9 @@ import numpy as np
 
 from dimml.bundle import MANIFEST, Bundle, Manifest, file_entry
 from dimml.errors import PrecisionError
+from dimml.machine import available_cores
 from dimml.predictor import Predictor
-from dimml.runtime import available_cores, choose_provider
+from dimml.runtime.providers import choose_provider
 from dimml.table import Row
 from export.half import halve_graph
 from export.quantize import CalibrationSamples, quantize_graph

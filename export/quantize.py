@@ -16,8 +16,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from dimml.errors import InputError, PrecisionError
-from dimml.graphs import messages
 from dimml.modalities import Arrays, Kind
+from dimml.onnx_check import messages
 from dimml.samples import is_absent
 from dimml.table import Row
 from export.half import in_front_of_logarithms

@@ -110,8 +110,8 @@ def serve(
 def _check() -> Bundle:
     """Refuses what no worker could serve, before any starts."""
     from dimml.bundle import Bundle
-    from serving.access import Keys
-    from serving.plan import settle
+    from serving.capacity import settle
+    from serving.http.access import Keys
     from serving.settings import load_settings
 
     settings = load_settings()

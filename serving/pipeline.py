@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dimml.answers import Prepared
 from dimml.errors import InputError
+from dimml.outputs import Prepared
 from dimml.predictor import Predictor, Request
 from dimml.samples import Prediction
+from serving.http.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.metrics import BATCH, STAGES, count_predictions
-from serving.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.settings import Settings
 
 Given = TypeVar("Given")

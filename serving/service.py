@@ -20,14 +20,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
-from serving.access import Keys
 from serving.batching import Abandoned, Batcher, QueueFull
-from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
-from serving.middleware import ServiceMiddleware
-from serving.parsing import RawRequest
-from serving.plan import Plan, get_plan, gpu_of, settle
-from serving.protocol import install
-from serving.schemas import (
+from serving.capacity import Plan, get_plan, gpu_of, settle
+from serving.http.access import Keys
+from serving.http.messages import (
     PredictAnswer,
     PredictRequest,
     Submission,
@@ -35,8 +31,12 @@ from serving.schemas import (
     json_answer,
     overloaded_answer,
 )
+from serving.http.middleware import ServiceMiddleware
+from serving.http.parsing import RawRequest
+from serving.http.protocol import install
+from serving.http.shedding import Shedder
+from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
 from serving.settings import Settings, get_settings
-from serving.shedding import Shedder
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
@@ -65,9 +65,9 @@ def _plan() -> Plan:
 
 def _load(settings: Settings) -> Predictor:
     """The predictor, warmed up; workers share out the GPUs."""
+    from dimml.machine import cuda_devices
     from dimml.predictor import Predictor
-    from dimml.runtime import cuda_devices
-    from serving.describe import limits_of
+    from serving.http.describe import limits_of
 
     worker, plan = bentoml.server_context.worker_index, get_plan()
     device = ((worker or 1) - 1) % max(1, cuda_devices())
@@ -125,7 +125,7 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Read by numpy's and scipy's libraries as they load: threads are shared out by `serving.plan`.
+    # Read by numpy's and scipy's libraries as they load: `serving.capacity` shares threads out.
     envs=[
         {"name": "OMP_NUM_THREADS", "value": "1"},
         {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
@@ -135,8 +135,8 @@ class Dimml:
     """Predicts from any non-empty subset of a bundle's modalities."""
 
     def __init__(self) -> None:
-        from serving.describe import describe, fields_of
-        from serving.openapi import document
+        from serving.http.describe import describe, fields_of
+        from serving.http.openapi import document
         from serving.pipeline import Pipeline
 
         sys.setswitchinterval(SWITCH_SECONDS)

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         gpu_memory: bytes that each graph of a worker may take of its GPU; None for no limit.
         tf32: whether a GPU may compute float32 products from 10 bits of mantissa.
         cuda_graphs: whether kernels are recorded for the shapes that a worker warms up with.
-        workers, threads, max_batch, queue: None for what `serving.plan` derives.
+        workers, threads, max_batch, queue: None for what `serving.capacity` derives.
         timeout: seconds after which a request is answered 504.
         max_body_bytes: of one request.
         max_part_bytes: of one file or text in it.

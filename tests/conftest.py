@@ -22,7 +22,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips what is marked `gpu`, with the reason, where CUDA cannot be had."""
     if item.get_closest_marker("gpu"):
         from dimml.errors import ProviderError
-        from dimml.runtime import choose_provider
+        from dimml.runtime.providers import choose_provider
 
         try:
             choose_provider("cuda")
@@ -80,7 +80,7 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
             for name, value in settings.items():
                 monkeypatch.setenv(f"DIMML_{name.upper()}", str(value))
             monkeypatch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
-            from serving.plan import get_plan
+            from serving.capacity import get_plan
             from serving.settings import get_settings
 
             get_settings.cache_clear()

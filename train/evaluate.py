@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from dimml.answers import Prepared
 from dimml.bundle import Bundle
 from dimml.errors import InputError, ManifestError
+from dimml.machine import available_cores
+from dimml.outputs import Prepared
 from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import say, track
-from dimml.runtime import available_cores
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row, column_names, missing_columns
-from train.data import read_split
-from train.measure import scores
+from train.data.splits import read_split
+from train.metrics import scores
 
 
 def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import DetachedModel
 from dimml.samples import subset_name
-from train.config import Recipe
-from train.data import Batch
+from train.data.loader import Batch
 from train.methods.base import Method, Step
+from train.recipe import Recipe
 from train.subsets import subset_rows
 
 _RANKS = 7_919

@@ -14,7 +14,7 @@ from dimml.nn.fusion import (
     certainty_weights,
     subset_index,
 )
-from train.calibrate import Rule, calibrate, fit_temperature
+from train.calibration import Rule, calibrate, fit_temperature
 from train.subsets import subset_rows
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]

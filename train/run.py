@@ -24,16 +24,16 @@ from dimml.files import locked_folder, write_atomic
 from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
 from dimml.nn.model import DetachedModel
-from train.calibrate import conformal, conformal_rows
-from train.config import Recipe, load_recipe, written
-from train.data import fingerprint
-from train.fit import RunData, check_machine, fit
+from train.calibration import conformal, conformal_rows
+from train.data.prepare import build, prepare
+from train.data.splits import fingerprint
 from train.folder import DATA, RECIPE, RUN, check_folder, check_samples, stoppable
 from train.methods import method_class
 from train.methods.base import Method
 from train.module import DetachedModule, encode
-from train.prepare import build, prepare
 from train.readout import Readout
+from train.recipe import Recipe, load_recipe, written
+from train.trainer import RunData, check_machine, fit
 
 WEIGHTS = "model.safetensors"
 CACHE = "cache"

@@ -14,7 +14,7 @@ import soundfile
 from dimml.bundle import Bundle
 from dimml.errors import PrecisionError
 from dimml.predictor import Predictor
-from dimml.runtime import Graph
+from dimml.runtime.session import Graph
 from dimml.table import Row
 from export.precision import check_accuracy, convert_bundle
 

@@ -20,7 +20,7 @@ from dimml.nn.model import DetachedModel
 from export.bundle import export_run
 from export.onnx import write_bundle
 from export.parity import parity_check
-from train.config import load_recipe
+from train.recipe import load_recipe
 from train.run import train_run
 
 NAMES = ("image", "text")

@@ -18,12 +18,12 @@ from dimml.bundle import MANIFEST, Bundle
 from dimml.cli import main
 from dimml.errors import PrecisionError, UsageError
 from dimml.predictor import Predictor
-from dimml.runtime import Graph
+from dimml.runtime.session import Graph
 from dimml.samples import subset_name, subsets
 from dimml.table import Row
 from export.bundle import export_run
 from export.precision import check_accuracy, convert_bundle
-from train.config import load_recipe
+from train.recipe import load_recipe
 from train.run import train_run
 
 LABELS = ("zero", "one", "two", "three")

@@ -10,10 +10,10 @@ import pytest
 
 import dimml.modalities.audio
 import dimml.modalities.image
+import serving.http.multipart
+import serving.http.protocol
 import serving.metrics
-import serving.multipart
-import serving.protocol
-from serving.describe import limits_of
+from serving.http.describe import limits_of
 from serving.settings import ROOT, Settings
 
 DOCUMENTS = ("docs/operations.md", "docs/grafana.json")
@@ -61,9 +61,9 @@ def test_the_limits_are_documented_as_they_are() -> None:
         "pixels of a clip": image.CLIP_PICTURES,
         "scans of a progressive JPEG": image.MAX_SCANS,
         "bytes of a file decoded in Python": image.MAX_INTERPRETED_BYTES,
-        "bytes of URL, headers and trailers": serving.protocol.MAX_HEAD_BYTES,
-        "requests ahead on a connection": serving.protocol.MAX_AHEAD,
-        "seconds for the headers": serving.protocol.HEAD_SECONDS,
-        "headers of a part": serving.multipart.MAX_HEADERS,
-        "bytes of the headers of a part": serving.multipart.MAX_HEADER_BYTES,
+        "bytes of URL, headers and trailers": serving.http.protocol.MAX_HEAD_BYTES,
+        "requests ahead on a connection": serving.http.protocol.MAX_AHEAD,
+        "seconds for the headers": serving.http.protocol.HEAD_SECONDS,
+        "headers of a part": serving.http.multipart.MAX_HEADERS,
+        "bytes of the headers of a part": serving.http.multipart.MAX_HEADER_BYTES,
     }

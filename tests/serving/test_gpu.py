@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from dimml import Predictor
-from dimml.runtime import cuda_devices
+from dimml.machine import cuda_devices
 from dimml.samples import subset_name, subsets
 
 NAMES = ("audio", "image", "text")

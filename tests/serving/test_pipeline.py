@@ -9,8 +9,8 @@ import pytest
 
 from dimml import Prediction, Predictor
 from dimml.predictor import LARGE
-from serving.describe import fields_of
-from serving.parsing import URLENCODED, RawRequest
+from serving.http.describe import fields_of
+from serving.http.parsing import URLENCODED, RawRequest
 from serving.pipeline import Pipeline
 from serving.settings import Settings
 

@@ -21,7 +21,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.testclient import TestClient
 
 from dimml import Predictor
-from serving.schemas import STATUSES
+from serving.http.messages import STATUSES
 from serving.settings import ROOT
 
 LIMIT = 200_000

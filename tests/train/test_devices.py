@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from dimml.errors import RecipeError, UsageError
-from train.config import load_recipe, written
-from train.data import EpochSampler
+from train.data.loader import EpochSampler
+from train.recipe import load_recipe, written
 from train.run import load_run, train_run
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

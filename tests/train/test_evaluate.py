@@ -14,7 +14,7 @@ import pytest
 from dimml import Predictor
 from dimml.errors import ManifestError
 from dimml.samples import subset_name, subsets
-from train.commands import evaluate
+from train.cli import evaluate
 from train.evaluate import evaluate_bundle, measure, model_card, table
 
 NAMES = ("front", "rear", "note")

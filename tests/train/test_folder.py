@@ -13,7 +13,7 @@ import pytest
 
 from dimml.errors import InterruptedRunError, ManifestError, UsageError
 from dimml.files import locked_folder
-from train.config import Recipe
+from train.recipe import Recipe
 from train.run import train_run
 
 HEADER = "id,split,label,title,note\n"
@@ -141,7 +141,9 @@ class TestStop:
     def test_before_there_is_anything_to_resume_is_ctrl_c_itself(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("train.cache._write", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        monkeypatch.setattr(
+            "train.data.cache._write", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        )
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             train_run(recipe_of(Path("data.csv")), folder / "new" / "run", resume=False)

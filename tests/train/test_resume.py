@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dimml.errors import UsageError
-from train.config import load_recipe
+from train.recipe import load_recipe
 from train.run import train_run
 
 EPOCHS = 40

@@ -12,8 +12,8 @@ from transformers import ResNetConfig, ResNetModel
 from dimml import Predictor
 from dimml.errors import ParityError, RecipeError, UsageError
 from export.bundle import export_run
-from train.config import load_recipe
 from train.evaluate import evaluate_bundle
+from train.recipe import load_recipe
 from train.run import load_run, train_run
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dimml.nn.model import DetachedModel, Group
-from train.config import Recipe, TrainingConfig
-from train.data import Batch, EpochSampler
+from train.data.loader import Batch, EpochSampler
 from train.methods import build_method
 from train.module import DetachedModule
+from train.recipe import Recipe, TrainingConfig
 
 COUNT, SIZE, CLASSES = 24, 8, 3
 TINY = 1e-4

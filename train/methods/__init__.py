@@ -21,6 +21,13 @@ METHODS: dict[str, str] = {
 }
 """Name, as in a recipe's `method`, to module and class; each is imported only when it is used."""
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dimml-no-shared": ("dimml", {"shared": False}),
+    "dimml-no-duc": ("dimml", {"duc": False}),
+    "dimml-stage2": ("dimml", {"fusion_head": True}),
+}
+"""Name of a run beside those of `METHODS`, to method and options."""
+
 
 def method_class(name: str) -> type[Method]:
     """The class of a method in `METHODS`."""
@@ -33,3 +40,8 @@ def build_method(name: str, options: Mapping[str, Any], model: DetachedModel) ->
     """A method for a model, which it may give other heads: build it before the weights load."""
     cls = method_class(name)
     return cls(cls.Options.model_validate(dict(options)), model)
+
+
+def method_of(run: str) -> tuple[str, dict[str, Any]]:
+    """The method of a run, and the options that make a variant of it."""
+    return VARIANTS.get(run, (run, {}))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import DetachedModel
-from train.config import TrainingConfig
 from train.readout import Readout
+from train.recipe import TrainingConfig
 
 
 class Options(pydantic.BaseModel):

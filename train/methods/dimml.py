@@ -19,8 +19,8 @@ from dimml.nn.fusion import blank_absent
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import DetachedModel
-from train.cache import UNLABELLED
-from train.calibrate import Rule
+from train.calibration import Rule
+from train.data.cache import UNLABELLED
 from train.methods.base import Method, Step, Training, Trial, slot_cross_entropy
 from train.methods.base import Options as BaseOptions
 from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
@@ -47,7 +47,7 @@ class Options(BaseOptions):
         duc: the DUC loss takes part after the warm-up.
         fusion_head: a second stage trains a linear head on all features together, the encoders
             frozen, which joins the answer where every modality is present.
-        fusion: the rule, see `train.calibrate`; `paper` is that of the source.
+        fusion: the rule, see `train.calibration`; `paper` is that of the source.
     """
 
     shared: bool = True

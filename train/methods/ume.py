@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.model import DetachedModel
-from train.calibrate import UNIFORM, Rule
+from train.calibration import UNIFORM, Rule
 from train.methods.base import Method, Step, Training, slot_cross_entropy
 from train.methods.base import Options as BaseOptions
 from train.readout import FusionReadout, Readout
@@ -27,7 +27,7 @@ class Options(BaseOptions):
     """How the modalities' answers are joined.
 
     Attributes:
-        fusion: the rule, see `train.calibrate`.
+        fusion: the rule, see `train.calibration`.
     """
 
     fusion: Rule = "average"

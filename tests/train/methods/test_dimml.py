@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.cache import UNLABELLED
-from train.config import TrainingConfig
+from train.data.cache import UNLABELLED
 from train.methods.base import Step
 from train.methods.dimml import both_heads, train_head
+from train.recipe import TrainingConfig
 
 Make = Callable[..., Any]
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dimml.samples import subset_name, subsets
-from train.config import TrainingConfig
 from train.methods import METHODS, method_class
 from train.methods.base import Step
+from train.recipe import TrainingConfig
 from train.subsets import subset_mask
 
 NAMES = ("audio", "image", "text")

@@ -1,0 +1,195 @@
+"""From the arrays of samples to the answers of the classifier, on the host or on a GPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import onnx
+
+from dimml.bundle import Bundle
+from dimml.modalities import Arrays, Kind
+from dimml.runtime.cuda import Device, Staging, gathering
+from dimml.runtime.fits import check_fits
+from dimml.runtime.providers import Gpu, Provider
+from dimml.runtime.session import Graph
+
+LEAST_ROWS = 256
+"""Of each modality in a staging array: as a rule the first serves for good."""
+
+
+class Group(NamedTuple):
+    """Samples that one call of an encoder takes.
+
+    Attributes:
+        slot: the modality's place.
+        rows: which samples of the batch.
+        inputs: the encoder's, their first axis as long as `rows`.
+    """
+
+    slot: int
+    rows: Sequence[int]
+    inputs: Arrays
+
+
+class DataPath(Protocol):
+    """Runs the graphs of a bundle. May be shared between threads."""
+
+    def encode(self, groups: Sequence[Group], present: np.ndarray) -> Any:
+        """The features of a batch, as `classify` takes them.
+
+        Args:
+            groups: what is present, each sample and modality once.
+            present: bool [N, modalities].
+        """
+
+    def classify(self, features: Any, present: np.ndarray) -> list[np.ndarray]:
+        """What the classifier graph puts out for the features of `encode`, once for each."""
+
+    def warm_up(self, batch_size: int) -> None:
+        """Prepares for batches of this size, in every shape that a modality's inputs are given."""
+
+
+class HostPath:
+    """Arrays in and out of each graph.
+
+    Args:
+        encoders: one per modality, in slot order.
+        classifier: the bundle's.
+        feature_dim: D.
+    """
+
+    def __init__(self, encoders: Sequence[Graph], classifier: Graph, feature_dim: int) -> None:
+        self._encoders, self._classifier = encoders, classifier
+        self._feature_dim = feature_dim
+
+    def encode(self, groups: Sequence[Group], present: np.ndarray) -> np.ndarray:
+        features = np.zeros((*present.shape, self._feature_dim), np.float32)
+        for slot, rows, inputs in groups:
+            [features[rows, slot]] = self._encoders[slot].run(inputs)
+        return features
+
+    def classify(self, features: np.ndarray, present: np.ndarray) -> list[np.ndarray]:
+        return self._classifier.run({"features": features, "present": present})
+
+    def warm_up(self, batch_size: int) -> None:
+        pass
+
+
+class DevicePath:
+    """Features stay in the memory of the device, from encoders that run side by side.
+
+    Each encoder's inputs are copied to the device once, from page-locked memory, and the encoder
+    is launched in the stream of its session without waiting for it. All write into one staging
+    array; the classifier, behind a `Gather`, takes each sample's features from their place there.
+
+    Args:
+        encoders: one per modality, in slot order.
+        classifier: as `dimml.runtime.cuda.gathering` makes it.
+        kinds: likewise.
+        feature_dim: D.
+        device: where the graphs run.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Graph],
+        classifier: Graph,
+        kinds: Sequence[Kind],
+        feature_dim: int,
+        device: Device,
+    ) -> None:
+        self._encoders = [device.encoder(graph) for graph in encoders]
+        self._classifier = device.classifier(classifier)
+        self._kinds = kinds
+        self._feature_dim = feature_dim
+        self._device = device
+        self._lock = threading.Lock()
+        self._free: list[Staging] = []
+
+    def encode(self, groups: Sequence[Group], present: np.ndarray) -> tuple[Staging, np.ndarray]:
+        index = np.zeros(present.shape, np.int64)
+        padded = [(slot, rows, *self._padded(slot, inputs)) for slot, rows, inputs in groups]
+        sizes = [0] * len(self._encoders)
+        for slot, _, _, size in padded:
+            sizes[slot] += size
+        with self._lock:
+            staging = self._staging(max(sizes))
+            starts = [slot * staging.rows for slot in range(len(sizes))]
+            for slot, rows, inputs, size in padded:
+                self._encoders[slot].launch(inputs, staging, starts[slot], size)
+                index[rows, slot] = np.arange(starts[slot], starts[slot] + len(rows))
+                starts[slot] += size
+            # Then the buffers of the inputs may be filled again, and other streams may read.
+            for slot, size in enumerate(sizes):
+                if size:
+                    self._encoders[slot].wait()
+        return staging, index
+
+    def classify(
+        self, features: tuple[Staging, np.ndarray], present: np.ndarray
+    ) -> list[np.ndarray]:
+        staging, index = features
+        with self._lock:
+            outputs = self._classifier.run(staging, index, present)
+            self._free.append(staging)
+        return outputs
+
+    def warm_up(self, batch_size: int) -> None:
+        with self._lock:
+            for slot, kind in enumerate(self._kinds):
+                for inputs in kind.warm_inputs(batch_size):
+                    shaped, size = self._padded(slot, inputs)
+                    staging = self._staging(size)
+                    start = slot * staging.rows
+                    self._encoders[slot].warm_up(shaped, staging, start, size)
+                    self._free.append(staging)
+
+    def _padded(self, slot: int, inputs: Arrays) -> tuple[Arrays, int]:
+        """Inputs of one of few shapes, and how many rows their buffers get.
+
+        Kernels are chosen, and CUDA graphs recorded, once per shape.
+        """
+        inputs = self._kinds[slot].pad(inputs)
+        count = len(next(iter(inputs.values())))
+        return inputs, 1 << (count - 1).bit_length()
+
+    def _staging(self, rows: int) -> Staging:
+        """Staging that nobody uses, with room for that many rows of each modality."""
+        for place, staging in enumerate(self._free):
+            if staging.rows >= rows:
+                return self._free.pop(place)
+        self._free.clear()
+        return self._device.staging(len(self._encoders), max(LEAST_ROWS, rows), self._feature_dim)
+
+
+def load_path(
+    bundle: Bundle, kinds: Mapping[str, Kind], provider: Provider, threads: int, gpu: Gpu
+) -> DataPath:
+    """The graphs of a bundle, loaded where they are to run.
+
+    Raises:
+        BundleError: a graph does not load, or is not the one of the manifest.
+        ProviderError: a session did not get the provider.
+    """
+    manifest = bundle.manifest
+    encoders = {
+        name: Graph(bundle.path / spec.graph, provider, threads, gpu)
+        for name, spec in manifest.modalities.items()
+    }
+    classifier = bundle.path / manifest.classifier
+    if provider == "cpu":
+        graph = Graph(classifier, provider, threads)
+        check_fits(bundle, encoders, graph)
+        return HostPath(list(encoders.values()), graph, manifest.feature_dim)
+    # Its shapes are any number of samples, so there is nothing to record.
+    plain = replace(gpu, cuda_graphs=False)
+    graph = Graph(gathering(onnx.load(classifier)), provider, threads, plain)
+    check_fits(bundle, encoders, graph)
+    device = Device("cuda", gpu.device, gpu.cuda_graphs)
+    return DevicePath(
+        list(encoders.values()), graph, list(kinds.values()), manifest.feature_dim, device
+    )

@@ -1,0 +1,174 @@
+"""The engine of one machine: processes that each score whole windows, ahead of the one needed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import groupby, islice
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dimml.errors import DimmlError, InputError
+from dimml.progress import say
+from serving.offline.inputs import Inputs, ScoreRow, Window
+from serving.offline.scorer import Scorer, joined
+from serving.offline.workspace import Job, Part
+
+TOGETHER = 4
+"""Windows that go to a process and come back in one message: each costs the parent time."""
+
+AHEAD = 2
+"""Messages that wait, or are computed, for each process."""
+
+DEADLY = InputError(
+    "unreadable",
+    "the process that scored it died: it may take too much memory, or crashes its decoder",
+)
+
+
+class Local:
+    """Scores in processes of this machine.
+
+    Args:
+        bundle: its folder.
+        workers: processes.
+        devices: GPUs that they share out.
+    """
+
+    def __init__(self, bundle: Path, workers: int, devices: int) -> None:
+        self._bundle, self._workers, self._devices = bundle, workers, devices
+
+    def score(
+        self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
+    ) -> Iterator[Part]:
+        """The parts that are not done, in order, each with its windows as they are scored.
+
+        Args:
+            inputs: the tables.
+            job: the settings.
+            schema: of the output.
+            done: numbers of parts to leave out.
+            total: rows of the tables.
+
+        Raises:
+            DimmlError: no process can score.
+        """
+        start = next(number for number in range(len(done) + 1) if number not in done)
+        windows = inputs.windows(job.part_rows, job.window_rows, start=start, done=done)
+        scored = self._scored(windows, job, schema)
+        for number, found in groupby(scored, lambda pair: pair[0]):
+            yield number, (table for _, table in found)
+
+    def _scored(
+        self, windows: Iterator[Window], job: Job, schema: pa.Schema
+    ) -> Iterator[tuple[int, pa.Table]]:
+        pool = self._pool(job, self._workers)
+        pending: deque[tuple[Sequence[Window], Future[bytes]]] = deque()
+
+        def finished() -> tuple[int, pa.Table]:
+            nonlocal pool
+            message, future = pending.popleft()
+            try:
+                scores = _table(future.result())
+            except BrokenProcessPool:
+                scores = pa.concat_tables(self._score_again(job, w.rows) for w in message)
+                pool = self._pool(job, self._workers)
+                for number, (other, _) in enumerate(pending):
+                    pending[number] = other, pool.submit(_score, [w.rows for w in other])
+            kept = pa.concat_tables(window.kept for window in message)
+            return message[0].part, joined(scores, kept, schema)
+
+        try:
+            for message in _messages(windows):
+                try:
+                    pending.append((message, pool.submit(_score, [w.rows for w in message])))
+                except BrokenProcessPool:
+                    pending.append((message, _broken()))
+                if len(pending) >= AHEAD * self._workers:
+                    yield finished()
+            while pending:
+                yield finished()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _score_again(self, job: Job, rows: Sequence[ScoreRow]) -> pa.Table:
+        """Scores rows whose process died, by halves until it is known which of them it dies of.
+
+        Raises:
+            DimmlError: a process dies though it has nothing to read.
+        """
+        with self._pool(job, 1) as pool:
+            try:
+                return _table(pool.submit(_score, [rows]).result())
+            except BrokenProcessPool as error:
+                if isinstance(rows[0].sample, InputError):
+                    raise DimmlError("the processes that score die as they start") from error
+        if len(rows) == 1:
+            say(f"row {rows[0].id}: the process that scored it died")
+            return self._score_again(job, [ScoreRow(rows[0].id, DEADLY)])
+        middle = len(rows) // 2
+        halves = [self._score_again(job, half) for half in (rows[:middle], rows[middle:])]
+        return pa.concat_tables(halves)
+
+    def _pool(self, job: Job, workers: int) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        arguments = (str(self._bundle), job, context.Value("i", 0), self._devices)
+        return ProcessPoolExecutor(workers, context, _start, arguments)
+
+
+def _messages(windows: Iterator[Window]) -> Iterator[list[Window]]:
+    """Windows of one part, a few at a time."""
+    for _, of_part in groupby(windows, lambda window: window.part):
+        while message := list(islice(of_part, TOGETHER)):
+            yield message
+
+
+def _table(content: bytes) -> pa.Table:
+    return pa.ipc.open_stream(content).read_all()
+
+
+def _broken() -> Future[bytes]:
+    future: Future[bytes] = Future()
+    future.set_exception(BrokenProcessPool())
+    return future
+
+
+_SCORER: Scorer | None = None
+
+
+def _start(bundle: str, job: Job, turns: Any, devices: int) -> None:
+    """Readies a process; it ends with its parent, however that ends."""
+    global _SCORER
+    # Ctrl-C reaches the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with turns.get_lock():
+        turn, turns.value = turns.value, turns.value + 1
+    _SCORER = Scorer(Path(bundle), job, turn % devices)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _score(windows: Sequence[Sequence[ScoreRow]]) -> bytes:
+    assert _SCORER is not None
+    batches = [_SCORER.score(rows) for rows in windows]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content

@@ -1,0 +1,56 @@
+"""Scores as text: JSON lines and CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from serving.offline.plain import plain
+
+
+def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
+    """Writes the rows of parts as a `.jsonl` or `.csv` file.
+
+    Lists and structs of a CSV file are JSON in their cells.
+    """
+    names = pyarrow.parquet.read_schema(parts[0]).names
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if suffix == ".jsonl":
+            for row in _rows(parts):
+                file.write(_json(row) + "\n")
+            return
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for row in _rows(parts):
+            writer.writerow([_cell(row[name]) for name in names])
+
+
+def _rows(parts: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+    for part in parts:
+        for batch in pyarrow.parquet.ParquetFile(part).iter_batches(1_000):
+            yield from plain(pa.table(batch)).to_pylist()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | dict | bool):
+        return _json(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Of kept columns: types that JSON lacks."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date | time) else str(value)

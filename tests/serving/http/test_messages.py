@@ -1,0 +1,75 @@
+"""What is read of a request before anything looks at it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from serving.capacity import get_plan
+from serving.http.messages import PredictRequest, Submission
+from serving.settings import get_settings
+
+LIMIT = 1_000
+
+
+@pytest.fixture(autouse=True)
+def _one_may_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("DIMML_MAX_BODY_BYTES", str(LIMIT))
+    monkeypatch.setenv("DIMML_QUEUE", "1")
+    monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
+    get_settings.cache_clear()
+    get_plan.cache_clear()
+    yield
+    get_settings.cache_clear()
+    get_plan.cache_clear()
+
+
+class Client:
+    """Sends the pieces of a body one by one."""
+
+    def __init__(self) -> None:
+        self._pieces: asyncio.Queue[Message] = asyncio.Queue()
+        scope = {"type": "http", "headers": [], "query_string": b""}
+        request = Request(scope, self._pieces.get)
+        self.answer = asyncio.ensure_future(PredictRequest.from_http_request(request, None))
+
+    async def send(self, size: int, *, more: bool = True) -> None:
+        await self._pieces.put({"type": "http.request", "body": b"x" * size, "more_body": more})
+        await asyncio.sleep(0.01)
+
+
+def test_bodies_that_are_being_read_share_what_may_wait() -> None:
+    async def run() -> None:
+        slow, second = Client(), Client()
+        await slow.send(600)
+        await second.send(600)
+        assert second.answer.result() is None
+        third = Client()
+        await third.send(300, more=False)
+        await slow.send(300, more=False)
+        for client, size in ((third, 300), (slow, 900)):
+            submission = client.answer.result()
+            assert isinstance(submission, Submission)
+            assert len(submission.request.body) == size
+        last = Client()
+        await last.send(LIMIT, more=False)
+        assert isinstance(last.answer.result(), Submission)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_gives_its_share_back() -> None:
+    async def run() -> None:
+        leaving = Client()
+        await leaving.send(900)
+        leaving.answer.cancel()
+        await asyncio.sleep(0.01)
+        other = Client()
+        await other.send(900, more=False)
+        assert isinstance(other.answer.result(), Submission)
+
+    asyncio.run(run())

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from dimml.modalities import Audio, Image, Kind, Text
+from dimml.modalities.audio import Recording
+from train.compare import corruptions as corrupt
+from train.data.splits import train_tokenizer
+
+RANDOM = np.random.default_rng
+TEXT = "seven small ships sailed past the sleepy harbour at dawn " * 20
+
+
+def tone() -> Recording:
+    return Recording(0.3 * np.sin(np.arange(8000, dtype=np.float32) / 5))
+
+
+def picture(mode: str = "RGB") -> PIL.Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    return PIL.Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize(("level", "decibels"), [(1, 20), (2, 10), (3, 0)])
+def test_audio_noise_has_its_signal_to_noise_ratio(level: int, decibels: float) -> None:
+    clean = tone()
+    noise = corrupt.audio_noise(clean, level, RANDOM(0)).samples - clean.samples
+    ratio = 10 * np.log10(np.mean(clean.samples**2) / np.mean(noise**2))
+    assert ratio == pytest.approx(decibels, abs=0.3)
+
+
+def test_silence_stays_silence() -> None:
+    silent = Recording(np.zeros(100, np.float32))
+    assert not corrupt.audio_noise(silent, 3, RANDOM(0)).samples.any()
+
+
+@pytest.mark.parametrize("function", [corrupt.image_blur, corrupt.image_noise])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pictures_differ_more_at_each_level(function: Any, mode: str) -> None:
+    clean = np.asarray(picture(mode), float)
+    changed = [function(picture(mode), level, RANDOM(0)) for level in corrupt.LEVELS]
+    distances = [np.abs(np.asarray(image, float) - clean).mean() for image in changed]
+    assert 0 < distances[0] < distances[1] < distances[2]
+    assert {(image.size, image.mode) for image in changed} == {((60, 40), mode)}
+
+
+@pytest.mark.parametrize(("level", "area"), [(1, 0.1), (2, 0.25), (3, 0.5)])
+def test_occlusion_covers_its_share(level: int, area: float) -> None:
+    white = PIL.Image.new("RGB", (100, 100), "white")
+    covered = np.asarray(corrupt.image_occlusion(white, level, RANDOM(0)))
+    assert float((covered == 127).all(axis=2).mean()) == pytest.approx(area, abs=0.02)
+
+
+@pytest.mark.parametrize(("level", "share"), [(1, 0.1), (2, 0.25), (3, 0.5)])
+def test_text_loses_its_share(level: int, share: float) -> None:
+    typed = corrupt.text_characters(TEXT, level, RANDOM(0))
+    assert len(typed) == len(TEXT)
+    wrong = np.mean([a != b for a, b in zip(TEXT, typed, strict=True) if a.isalnum()])
+    assert wrong == pytest.approx(share * 25 / 26, abs=0.05)
+    words = corrupt.text_words(TEXT, level, RANDOM(0)).split()
+    assert len(words) / len(TEXT.split()) == pytest.approx(1 - share, abs=0.1)
+
+
+@pytest.mark.parametrize("text", ["a", "sept", "zwei drei"])
+def test_something_of_a_text_always_stays(text: str) -> None:
+    for seed in range(50):
+        left = corrupt.text_words(text, 3, RANDOM(seed))
+        assert left.strip()
+        assert set(left) <= set(text)
+
+
+KINDS: dict[str, tuple[Kind, Any]] = {
+    "audio": (Audio("call", {"sample_rate": 8000, "seconds": None}), tone().samples),
+    "image": (Image("front", {"size": (16, 16)}), np.asarray(picture())),
+    "text": (Text("note", {}, {"tokenizer.json": train_tokenizer([TEXT], 100)}), TEXT[:56]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "corruption"), [(n, c) for n, found in corrupt.CORRUPTIONS.items() for c in found]
+)
+class TestCorrupted:
+    def arrays(self, name: str, corruption: str, level: int) -> dict[str, np.ndarray]:
+        kind, value = KINDS[name]
+        changed = corrupt.Corrupted(kind, name, corruption, level)
+        found: dict[str, np.ndarray] = changed.preprocess(changed.decode(value))
+        return found
+
+    def test_is_the_same_each_time(self, name: str, corruption: str) -> None:
+        one, two = (self.arrays(name, corruption, 2) for _ in range(2))
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+
+    def test_is_not_what_the_kind_itself_makes(self, name: str, corruption: str) -> None:
+        kind, value = KINDS[name]
+        clean = kind.preprocess(kind.decode(value))
+        changed = self.arrays(name, corruption, 3)
+        key = kind.input_names[0]
+        assert changed.keys() == clean.keys()
+        assert not np.array_equal(changed[key], clean[key])
+
+
+def test_bytes_are_corrupted_as_the_picture_in_them() -> None:
+    file = io.BytesIO()
+    picture().save(file, "PNG")
+    changed = corrupt.Corrupted(KINDS["image"][0], "image", "noise", 1)
+    one, two = (
+        changed.preprocess(changed.decode(value))["pixels"]
+        for value in (file.getvalue(), np.asarray(picture()))
+    )
+    assert np.array_equal(one, two)

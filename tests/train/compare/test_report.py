@@ -1,0 +1,282 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dimml.errors import UsageError
+from train.compare.report import main, write_report
+
+ODD = "a|b_*c* <script>alert(1)</script> [x](http://x) & `d`"
+LOADING = ("src", "srcset", "poster", "action", "data", "background")
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def result(method: str, seed: int, full: float, single: float, **changes: Any) -> dict[str, Any]:
+    figure = {"nll": 0.5, "ece": 0.01, "risk_coverage_area": 0.02}
+    bins = {"confidence": [0.9], "accuracy": [0.9], "count": [100]}
+    subsets = {"audio": single, "image": single + 0.1, "audio+image": full}
+    return {
+        "method": method,
+        "seed": seed,
+        "seconds": 61.24,
+        "epochs": 12,
+        "hyperparameters": {"learning_rate": 0.001},
+        "machine": {"processor": "A Processor", "cores": 2},
+        "subsets": {
+            name: {"samples": 100, "accuracy": accuracy, **figure}
+            for name, accuracy in subsets.items()
+        },
+        "missing": {rate: {"accuracy": full, "nll": 0.5, "ece": 0.01} for rate in ("0.0", "0.5")},
+        "corruption": {"audio": {"noise": {"1": {"accuracy": full - 0.1, "weight": 0.3}}}},
+        "reliability": dict.fromkeys(subsets, bins),
+        "duc": {"effective": {"audio": 8}, "selected": {"audio->image": 3}},
+        **changes,
+    }
+
+
+def write(out: Path, *results: dict[str, Any]) -> Path:
+    for number, one in enumerate(results):
+        path = out / "results" / str(number) / f"seed-{one['seed']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(one))
+    return out
+
+
+def compared() -> list[dict[str, Any]]:
+    """`dimml` is 4 points ahead with one modality, and 2 behind on full input."""
+    ours = [result("dimml", s, 0.90 + 0.001 * s, 0.70 + 0.002 * s) for s in range(3)]
+    theirs = [result("joint", s, 0.92 + 0.002 * s, 0.66 + 0.001 * s) for s in range(3)]
+    return [*ours, *theirs]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write(tmp_path_factory.mktemp("compared"), *compared())
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(out: Path) -> str:
+    return (out / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(out: Path) -> str:
+    return (out / "report.html").read_text()
+
+
+class TestWriteReport:
+    def test_the_document_is_returned_and_written(self, out: Path) -> None:
+        before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        document = write_report(out)
+        assert json.loads((out / "compare.json").read_text()) == document
+        assert sorted(p.name for p in before) == ["compare.json", "report.html", "report.md"]
+        assert {path: path.read_bytes() for path in before} == before
+
+    def test_without_results_nothing_is_written(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="dimml compare"):
+            write_report(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestAnswers:
+    def test_come_first_and_say_who_is_ahead_by_how_much(self, text: str) -> None:
+        first = text.split("\n## ")[0]
+        assert "Accuracy, mean over subsets: **highest mean: dimml, 80.17 %**" in first
+        # Means 0.7, 0.8, 0.9 against 0.66, 0.76, 0.92; per seed (6 - 2 + 0.1 s) / 3 points.
+        assert "+2.03 points (+1.95 to +2.12); the interval of 3 seeds does not hold 0" in first
+        assert "Accuracy on the worst subset: **highest mean: dimml, 70.20 %**" in first
+        assert "Accuracy on full input: **highest mean: joint, 92.20 %**" in first
+        assert "dimml less joint, the best other: −2.10 points (−2.35 to −1.85)" in first
+        assert "dimml is ahead of 1 and behind 0 of 1 other rows" in first
+
+    def test_a_tie_is_no_lead_and_zero_has_no_sign(self, tmp_path: Path) -> None:
+        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.9, 0.7)))
+        text = (tmp_path / "report.md").read_text()
+        assert "highest mean: dimml and joint, " in text
+        assert "dimml less joint, the best other: 0.00 points" in text
+        assert "-0.00" not in text
+        assert "−0.00" not in text
+
+    def test_without_a_row_of_all_modalities_full_input_is_not_measured(
+        self, tmp_path: Path
+    ) -> None:
+        changes = {"modalities": ["audio", "image", "text"]}
+        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7, **changes)))
+        text = (tmp_path / "report.md").read_text()
+        assert "no test samples on full input (audio+image+text)" in text
+        assert text.count("no row of the test split has every modality") == 1
+        assert "Accuracy on full input: **not measured**" in text
+
+    def test_a_variant_alone_is_reported(self, tmp_path: Path) -> None:
+        write_report(write(tmp_path, result("dimml-no-duc", 0, 0.9, 0.7)))
+        assert "highest mean: dimml-no-duc" in (tmp_path / "report.md").read_text()
+
+    def test_one_seed_settles_nothing(self, tmp_path: Path) -> None:
+        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.8, 0.6)))
+        text = (tmp_path / "report.md").read_text()
+        assert "+10.00 points; one seed settles nothing" in text
+        assert "deviation" in text
+        assert "±" not in text.split("## Accuracy")[1].split("| dimml |")[1].split("\n")[0]
+
+    @pytest.mark.parametrize(
+        ("results", "said"),
+        [
+            ([result("dimml", 0, 0.9, 0.7)], "there is no other method"),
+            ([result("joint", 0, 0.9, 0.7)], "dimml was not measured"),
+            (
+                [result("dimml", 0, 0.9, 0.7), result("joint", 1, 0.8, 0.6)],
+                "dimml and joint share no seed",
+            ),
+            ([{"method": "dimml", "seed": 0, "subsets": {"a": {}}}], "not measured"),
+        ],
+    )
+    def test_what_cannot_be_answered_is_said(
+        self, tmp_path: Path, results: list[dict[str, Any]], said: str
+    ) -> None:
+        write_report(write(tmp_path, *results))
+        assert said in (tmp_path / "report.md").read_text().split("\n## ")[0]
+
+
+class TestLosses:
+    def test_are_listed_with_their_intervals(self, text: str) -> None:
+        section = text.split("## Where dimml loses")[1].split("\n## ")[0]
+        clear, unsettled = section.split("not settled")[0], section.split("not settled")[1:]
+        assert "- accuracy on full input: joint −2.10 points (−2.35 to −1.85)" in clear
+        assert "- area under the missing-rate curve: joint −2.10 points" in clear
+        assert "subsets" not in clear
+        assert not unsettled
+
+    def test_a_measure_where_less_is_better_is_a_loss_above_zero(self, tmp_path: Path) -> None:
+        results = compared()
+        for number, one in enumerate(results[:3]):
+            one["subsets"]["audio+image"]["nll"] = 0.6 + 0.01 * number
+        results[3]["subsets"]["audio+image"]["ece"] = 0.001
+        write_report(write(tmp_path, *results))
+        section = (tmp_path / "report.md").read_text().split("## Where dimml loses")[1]
+        clear, unsettled = section.split("\n## ")[0].split("not settled")
+        assert "- NLL on full input: joint +0.1100 (+0.0852 to +0.1348)" in clear
+        assert "- ECE on full input: joint +0.0030 (−0.0099 to +0.0159)" in unsettled
+
+    def test_nowhere_is_said_too(self, tmp_path: Path) -> None:
+        results = [
+            result(n, s, f, f - 0.2) for s in (0, 1) for n, f in (("dimml", 0.9), ("b", 0.8))
+        ]
+        write_report(write(tmp_path, *results))
+        assert "Nowhere: on no measure here" in (tmp_path / "report.md").read_text()
+
+
+def test_claims_are_judged(text: str) -> None:
+    section = text.split("## What dimml claims")[1].split("\n## ")[0]
+    verdicts = re.findall(r"\*\*(yes|no|not known)\*\* \|$", section, re.MULTILINE)
+    assert verdicts == ["yes", "yes", "no", "yes", "yes", "not known", "not known", "not known"]
+    assert "behind by 2.10 points; deviation 0.10" in section
+
+
+def test_tables_hold_the_numbers_and_the_best_is_bold(text: str) -> None:
+    section = text.split("## Accuracy, %")[1].split("\n## ")[0]
+    assert (
+        "| dimml | 90.10 ± 0.10 | **80.17 ± 0.17** | **70.20 ± 0.20** | 90.10 ± 0.10 |" in section
+    )
+    assert "| joint | **92.20 ± 0.20** |" in section
+    assert "| dimml | **70.20 ± 0.20** | **80.20 ± 0.20** | 90.10 ± 0.10 |" in section
+
+
+def test_the_run_is_described(text: str) -> None:
+    assert text.startswith("<!-- Generated by `python -m train.compare.report`; do not edit. -->\n")
+    assert "Machine: processor A Processor, cores 2." in text
+    assert "| joint | 0 to 2 | 61.2 | 12 | learning_rate 0.001 |" in text
+    assert "audio->image 3" in text
+
+
+class Loads(HTMLParser):
+    """Collects the tags and whatever attribute would make a browser load something."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.loads: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in LOADING or (name.endswith("href") and not (value or "").startswith("#")):
+                self.loads.append(f"{tag} {name}={value}")
+
+
+class TestPage:
+    def test_is_well_formed(self, page: str) -> None:
+        root = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+        assert root.tag == "html"
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}svg"))) == 4
+
+    def test_needs_nothing_from_elsewhere(self, page: str) -> None:
+        found = Loads(page)
+        assert found.loads == []
+        assert not found.tags & {"script", "link", "img", "iframe", "object", "embed", "base"}
+        assert "@import" not in page
+        assert not re.search(r"url\((?!#)", page)
+
+    def test_says_what_the_markdown_says(self, page: str) -> None:
+        for said in (
+            "highest mean: dimml, 80.17 %",
+            "Where dimml loses",
+            "−2.10 points (−2.35 to −1.85)",
+        ):
+            assert said in page
+        assert "prefers-color-scheme: dark" in page
+        assert "@media print" in page
+
+    def test_odd_names_are_text(self, tmp_path: Path) -> None:
+        odd = result("dimml", 0, 0.9, 0.7)
+        odd["subsets"] = {ODD: odd["subsets"]["audio"]}
+        odd["corruption"] = {ODD: {"<i>": odd["corruption"]["audio"]["noise"]}}
+        odd["reliability"] = {ODD: odd["reliability"]["audio"]}
+        odd["machine"] = {"</style>": "\x00\x1b"}
+        write_report(write(tmp_path, odd))
+        page = (tmp_path / "report.html").read_text()
+        root = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+        assert ODD in [cell.text for cell in root.iter("th")]
+        assert Loads(page).loads == []
+        assert "script" not in Loads(page).tags
+        header = [
+            line for line in (tmp_path / "report.md").read_text().splitlines() if "a\\|b" in line
+        ]
+        assert any(re.fullmatch(r"\| method \| a\\\|b.*d\\` \|", line) for line in header)
+
+
+class TestCommand:
+    @pytest.fixture
+    def app(self) -> typer.Typer:
+        app = typer.Typer()
+        app.command()(main)
+        return app
+
+    def test_writes_the_markdown_for_the_docs_too(
+        self, app: typer.Typer, out: Path, tmp_path: Path
+    ) -> None:
+        found = CliRunner().invoke(app, [str(out), "--results", str(tmp_path / "results.md")])
+        assert found.exit_code == 0
+        assert (tmp_path / "results.md").read_text() == (out / "report.md").read_text()
+
+    def test_the_published_results_are_those_of_the_published_document(
+        self, app: typer.Typer, tmp_path: Path
+    ) -> None:
+        document, made = ROOT / "benchmarks/results/compare.json", tmp_path / "results.md"
+        found = CliRunner().invoke(app, [str(document), "--results", str(made)])
+        assert found.exit_code == 0
+        assert made.read_text() == (ROOT / "docs/results.md").read_text()
+
+    def test_a_folder_without_results_is_bad_input(self, app: typer.Typer, tmp_path: Path) -> None:
+        found = CliRunner().invoke(app, [str(tmp_path)])
+        assert found.exit_code == 2
+        assert "error: " in found.stderr

@@ -1,0 +1,151 @@
+"""Augmentation: a changed copy, alike in form, repeatable, and nothing at strength 0."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers.models import WordLevel
+
+from dimml.modalities import Arrays, Audio, Image, Kind, Text
+from train.data.augment import augment
+
+STRENGTHS = [0.1, 0.5, 1.0]
+SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102}
+"""Where BERT's own vocabulary has them: not at the start, as in the tokenizers we train."""
+VOCABULARY = 300
+
+
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def pixels(*shape: int) -> Arrays:
+    return {"pixels": random().standard_normal(shape).astype(np.float32)}
+
+
+def text_kind(unknown: str = "[UNK]") -> Text:
+    words = {f"w{i}": i for i in range(VOCABULARY) if i not in SPECIAL.values()}
+    tokenizer = tokenizers.Tokenizer(WordLevel({**SPECIAL, **words}, unk_token=unknown))
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return Text("note", {}, {"tokenizer.json": tokenizer.to_str().encode()})
+
+
+def kind_of(arrays: Arrays) -> Kind:
+    if "power" in arrays:
+        return Audio("sound", {})
+    return Image("picture", {}) if "pixels" in arrays else text_kind()
+
+
+def changed(arrays: Arrays, strength: float, generator: np.random.Generator) -> Arrays:
+    return augment(kind_of(arrays), arrays, strength, generator)
+
+
+def tokens(count: int) -> Arrays:
+    ids = np.array([101, *random().integers(103, VOCABULARY, count), 102], np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+SAMPLES: dict[str, Arrays] = {
+    "spectrogram": {"power": random().random((65, 40), np.float32)},
+    "spectrogram of one frame": {"power": random().random((65, 1), np.float32)},
+    "colour image": pixels(3, 32, 48),
+    "tiny image": pixels(1, 2, 2),
+    "clip": pixels(4, 3, 32, 32),
+    "text": tokens(60),
+    "text of special tokens": tokens(0),
+}
+CHANGEABLE = ["spectrogram", "colour image", "clip", "text"]
+
+
+def assert_equal(first: Arrays, second: Arrays) -> None:
+    assert list(first) == list(second)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("case", SAMPLES)
+@pytest.mark.parametrize("strength", [0.0, *STRENGTHS])
+class TestEverySample:
+    def test_keeps_names_shapes_and_types(self, case: str, strength: float) -> None:
+        result = changed(SAMPLES[case], strength, random())
+        assert {name: (a.shape, a.dtype) for name, a in result.items()} == {
+            name: (a.shape, a.dtype) for name, a in SAMPLES[case].items()
+        }
+
+    def test_is_not_changed_in_place(self, case: str, strength: float) -> None:
+        given = {name: array.copy() for name, array in SAMPLES[case].items()}
+        for array in given.values():
+            array.flags.writeable = False
+        result = changed(given, strength, random())
+        assert_equal(given, SAMPLES[case])
+        result[next(iter(result))][...] = 7
+        assert_equal(given, SAMPLES[case])
+
+    def test_is_changed_alike_by_a_generator_of_the_same_seed(
+        self, case: str, strength: float
+    ) -> None:
+        np.random.seed(1)
+        first = changed(SAMPLES[case], strength, random())
+        np.random.seed(2)
+        assert_equal(changed(SAMPLES[case], strength, random()), first)
+
+
+@pytest.mark.parametrize("case", SAMPLES)
+def test_strength_0_keeps_every_sample_as_it_is(case: str) -> None:
+    generator = random()
+    for _ in range(20):
+        assert_equal(changed(SAMPLES[case], 0.0, generator), SAMPLES[case])
+
+
+@pytest.mark.parametrize("case", CHANGEABLE)
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_any_other_strength_changes_samples_and_each_in_its_own_way(
+    case: str, strength: float
+) -> None:
+    generator = random()
+    name = next(iter(SAMPLES[case]))
+    drawn = [changed(SAMPLES[case], strength, generator)[name].tobytes() for _ in range(20)]
+    assert len(set(drawn)) > 5
+
+
+@pytest.mark.parametrize("case", ["spectrogram", "colour image"])
+def test_the_stronger_the_more_is_changed(case: str) -> None:
+    """Counted in values that the sample does not hold once: what masks and blanks write."""
+    name = next(iter(SAMPLES[case]))
+    original = np.unique(SAMPLES[case][name])
+
+    def lost(strength: float) -> float:
+        generator = random()
+        kept = [
+            np.isin(original, changed(SAMPLES[case], strength, generator)[name]).mean()
+            for _ in range(100)
+        ]
+        return 1 - float(np.mean(kept))
+
+    assert 0 < lost(0.3) < lost(1.0) < 0.5
+
+
+def test_every_frame_of_a_clip_is_changed_alike() -> None:
+    frame = SAMPLES["colour image"]["pixels"]
+    clip = changed({"pixels": np.stack([frame, frame, frame])}, 1.0, random())["pixels"]
+    np.testing.assert_array_equal(clip[0], clip[1])
+    np.testing.assert_array_equal(clip[0], clip[2])
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_special_tokens_stay_and_some_others_become_unknown(strength: float) -> None:
+    ids = np.array([*SPECIAL.values()] * 50 + [*range(103, VOCABULARY)] * 3, np.int64)
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    result = changed(given, strength, random())["input_ids"]
+    special = np.isin(ids, list(SPECIAL.values()))
+    np.testing.assert_array_equal(result[special], ids[special])
+    replaced = result[~special] != ids[~special]
+    assert (result[~special][replaced] == SPECIAL["[UNK]"]).all()
+    assert replaced.mean() == pytest.approx(0.2 * strength, abs=0.06)
+    assert replaced.any()
+
+
+def test_text_of_a_tokenizer_without_an_unknown_token_is_kept() -> None:
+    kind = text_kind(unknown="")
+    assert_equal(augment(kind, SAMPLES["text"], 1.0, random()), SAMPLES["text"])

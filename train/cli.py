@@ -1,0 +1,146 @@
+"""The commands `dimml data`, `dimml train`, `dimml evaluate` and `dimml compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dimml.errors import TrainingError, UsageError
+from dimml.progress import say
+from train.methods import METHODS, VARIANTS
+
+KNOWN = ", ".join([*METHODS, *VARIANTS])
+EXTRA = ", ".join(VARIANTS)
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="Name of the data set, such as digits.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Write a data set: its files and the manifest that names them.
+
+    Examples:
+        dimml data digits runs/digits/data
+    """
+    import importlib
+
+    from train.datasets import DATASETS
+
+    if name not in DATASETS:
+        raise UsageError(f"no data set {name!r}; there are: {', '.join(DATASETS)}")
+    typer.echo(importlib.import_module(DATASETS[name]).write(out, seed=seed))
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME/run.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, replacing the recipe's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The run's description.")] = False,
+) -> None:
+    """Train a recipe. Ctrl-C stops it (exit 3); --resume goes on.
+
+    Examples:
+        dimml train train/recipes/digits.yaml
+
+        dimml train train/recipes/digits.yaml --set training.epochs=5 --out runs/short
+    """
+    from train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    folder = out or Path("runs") / loaded.name / "run"
+    from train.run import RUN, train_run
+
+    train_run(loaded, folder, resume)
+    typer.echo((folder / RUN).read_text().strip() if as_json else folder)
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    manifest: Annotated[Path, typer.Argument(help="Table of labelled samples.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Measure a bundle on every subset of its modalities; writes evaluation.json into it.
+
+    Examples:
+        dimml evaluate runs/digits/bundle runs/digits/data/manifest.parquet
+    """
+    import json
+
+    from dimml.bundle import EVALUATION
+    from dimml.files import write_atomic
+    from train.evaluate import evaluate_bundle, model_card, table
+
+    report = evaluate_bundle(bundle, manifest, split)
+    document = json.dumps(report, indent=2)
+    write_atomic(bundle / EVALUATION, document + "\n")
+    write_atomic(bundle / "README.md", model_card(bundle, report))
+    typer.echo(document if as_json else table(report))
+
+
+def compare(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    methods: Annotated[
+        str, typer.Option(help=f"Names joined by commas: {KNOWN}; default all but {EXTRA}.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Settings tried per method, on validation, on one seed.")
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder; default runs/NAME/compare. Decoded data go to `cache` beside it."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, replacing the recipe's.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard results of other settings.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Compare training methods under missing and corrupted modalities.
+
+    Ctrl-C stops it (exit 3); the same command goes on, and runs nothing twice. The recipe's own
+    `method` and `options` are not used.
+
+    Examples:
+        dimml compare train/recipes/digits.yaml
+
+        dimml compare train/recipes/digits.yaml --methods dimml,joint --seeds 3
+    """
+    import json
+
+    from train.compare.plan import MARKDOWN, PAGE, RESULTS, Plan, known_runs
+    from train.compare.runner import compare_runs, stopped, total
+    from train.folder import sigterm_as_ctrl_c
+    from train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    folder = out or Path("runs") / loaded.name / "compare"
+    first = loaded.seed
+    plan = Plan(known_runs(methods), tuple(range(first, first + seeds)), trials)
+    failed = compare_runs(loaded, plan, folder, overwrite)
+    failure = TrainingError(f"{len(failed)} of {total(plan)} runs failed: {'; '.join(failed)}")
+    if not any((folder / RESULTS).glob("*/*.json")):
+        raise failure
+    from train.compare.report import write_report
+
+    with sigterm_as_ctrl_c():
+        try:
+            document = write_report(folder)
+        except KeyboardInterrupt:
+            raise stopped(plan, folder) from None
+    shown = json.dumps(document, indent=2) if as_json else (folder / MARKDOWN).read_text()
+    typer.echo(shown.rstrip())
+    say(f"with figures: {folder / PAGE}")
+    if failed:
+        raise failure

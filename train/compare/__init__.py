@@ -1,0 +1,1 @@
+"""Training methods compared under missing and corrupted modalities."""

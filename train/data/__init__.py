@@ -1,0 +1,1 @@
+"""Data of a training run: splits, decoding, cache, augmentation and loading."""

@@ -1,0 +1,165 @@
+"""Batches: the rows of a split in order, collated with what is absent left out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from dimml.modalities import Arrays, Audio, Kind
+from dimml.nn.model import Group
+from train.data.augment import augment
+from train.data.cache import Split
+
+
+@dataclass
+class Batch:
+    """A batch as the model takes it, see `DetachedModel.forward`.
+
+    Attributes:
+        inputs: modality to the graph inputs of its present rows, in groups of equal shapes.
+        present: bool [N, M].
+        labels: int64 [N], `UNLABELLED` where a row has none.
+    """
+
+    inputs: dict[str, list[Group]]
+    present: Tensor
+    labels: Tensor
+
+
+class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
+    """A split for a `DataLoader`; its keys are (epoch, index), so that augmentation is repeatable.
+
+    Args:
+        split: the samples.
+        kinds: the modalities.
+        strengths: modality to augmentation strength; an empty mapping for none.
+        seed: of the augmentation.
+        rows: those of the split that take part, some perhaps several times; None for each once.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        kinds: Mapping[str, Kind],
+        strengths: Mapping[str, float],
+        seed: int,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        self.split = split
+        self.rows = np.arange(len(split)) if rows is None else rows
+        self.kinds = kinds
+        self.strengths = strengths
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Mapping[str, Arrays], int]:
+        epoch, index = key
+        row = int(self.rows[index])
+        item = self.split[row]
+        if self.strengths:
+            random = np.random.default_rng([self.seed, epoch, index])
+            item = {
+                name: augment(self.kinds[name], arrays, self.strengths[name], random)
+                for name, arrays in item.items()
+            }
+        return item, int(self.split.labels[row])
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(epoch, index) pairs, shuffled by the seed and the epoch alone, or in order.
+
+    Args:
+        length: of the split.
+        seed: of the order.
+        shuffle: whether the order changes.
+        share: this device's number, how many there are, and the size of a batch of all: each
+            takes an equal part of every batch; of the last one, what cannot be shared is left out.
+    """
+
+    def __init__(
+        self, length: int, seed: int, shuffle: bool, share: tuple[int, int, int] = (0, 1, 1)
+    ) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.share = share
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        _, devices, size = self.share
+        return self.length // size * (size // devices) + self.length % size // devices
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning tells the epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        device, devices, size = self.share
+        for batch in np.split(order, range(size, self.length, size)):
+            shared = len(batch) // devices * devices
+            yield from ((self.epoch, int(index)) for index in batch[device:shared:devices])
+
+
+class Collate:
+    """Joins samples into a `Batch`; absent modalities take no room in it.
+
+    Args:
+        kinds: the modalities.
+        training: whether batch normalisation will see the batch. It needs at least two samples of
+            one shape, so recordings keep the middle of the length that the batch's shortest has.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind], training: bool) -> None:
+        self.kinds = kinds
+        self.training = training
+
+    def __call__(self, samples: Sequence[tuple[Mapping[str, Arrays], int]]) -> Batch:
+        present = np.zeros((len(samples), len(self.kinds)), bool)
+        inputs: dict[str, list[Group]] = {}
+        for slot, (name, kind) in enumerate(self.kinds.items()):
+            rows = [row for row, (item, _) in enumerate(samples) if name in item]
+            if len(rows) < (2 if self.training else 1):
+                continue
+            items = [samples[row][0][name] for row in rows]
+            if self.training and isinstance(kind, Audio):
+                items = _equally_long(items)
+            present[rows, slot] = True
+            inputs[name] = _groups(kind, rows, items)
+        labels = torch.tensor([label for _, label in samples])
+        return Batch(inputs, torch.from_numpy(present), labels)
+
+
+def _groups(kind: Kind, rows: Sequence[int], items: Sequence[Arrays]) -> list[Group]:
+    buckets: dict[object, list[int]] = defaultdict(list)
+    for number, item in enumerate(items):
+        buckets[kind.bucket(item)].append(number)
+    return [
+        Group(
+            torch.tensor([rows[number] for number in numbers]),
+            {
+                key: torch.from_numpy(array)
+                for key, array in kind.collate([items[number] for number in numbers]).items()
+            },
+        )
+        for numbers in buckets.values()
+    ]
+
+
+def _equally_long(items: Sequence[Arrays]) -> list[Arrays]:
+    frames = min(item["power"].shape[1] for item in items)
+    starts = [(item["power"].shape[1] - frames) // 2 for item in items]
+    return [
+        {"power": item["power"][:, start : start + frames]}
+        for item, start in zip(items, starts, strict=True)
+    ]
