@@ -14,7 +14,7 @@ from dimml.samples import ModalityOutput, Prediction, subset_name
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSample:
     """One sample after preprocessing: arrays of what is present, warnings of what was given."""
 
     arrays: Mapping[str, Arrays]
@@ -37,7 +37,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedBatch:
     """The answers for a batch, as arrays of the positions of labels.
 
     Attributes:
@@ -60,7 +60,7 @@ class Fused:
     modality_confidences: np.ndarray
 
     @classmethod
-    def of(cls, bundle: Bundle, present: np.ndarray, outputs: Outputs) -> Fused:
+    def of(cls, bundle: Bundle, present: np.ndarray, outputs: Outputs) -> FusedBatch:
         """Ranks what the classifier graph put out, and cuts the prediction sets."""
         probabilities = outputs.probabilities
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
@@ -78,7 +78,9 @@ class Fused:
         )
 
 
-def build_predictions(bundle: Bundle, batch: Sequence[Prepared], fused: Fused) -> list[Prediction]:
+def build_predictions(
+    bundle: Bundle, batch: Sequence[PreparedSample], fused: FusedBatch
+) -> list[Prediction]:
     """The prediction of each sample of a batch."""
     manifest = bundle.manifest
     labels, names = manifest.labels, tuple(manifest.modalities)

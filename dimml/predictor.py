@@ -14,9 +14,9 @@ import numpy as np
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Arrays, Kind, Limits
-from dimml.outputs import Fused, Outputs, Prepared, build_predictions
-from dimml.runtime.execution import DataPath, Group, load_path
-from dimml.runtime.providers import Gpu, Provider, choose_provider, failed_on
+from dimml.outputs import FusedBatch, Outputs, PreparedSample, build_predictions
+from dimml.runtime.execution import DataPath, EncoderCall, load_path
+from dimml.runtime.providers import GpuOptions, Provider, choose_provider, failed_on
 from dimml.samples import Prediction, Sample, is_absent
 
 logger = logging.getLogger("dimml")
@@ -29,7 +29,7 @@ LARGE = 4_000_000
 
 
 @dataclass(slots=True)
-class Decoded:
+class DecodedSample:
     """One sample on its way from its values to the arrays of its encoders.
 
     Attributes:
@@ -49,7 +49,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedBatch:
     """A batch after its encoders.
 
     Attributes:
@@ -93,7 +93,7 @@ class Predictor:
         providers: str = "auto",
         threads: int = 1,
         limits: Limits | None = None,
-        gpu: Gpu | None = None,
+        gpu: GpuOptions | None = None,
     ) -> Predictor:
         """Loads a bundle.
 
@@ -110,7 +110,7 @@ class Predictor:
         """
         bundle = Bundle.load(path)
         kinds = bundle.kinds(limits)
-        gpu = gpu or Gpu()
+        gpu = gpu or GpuOptions()
         provider = choose_provider(providers)
         try:
             predictor = cls(
@@ -126,7 +126,7 @@ class Predictor:
             return cls(bundle, kinds, load_path(bundle, kinds, "cpu", threads, gpu), "cpu")
         return predictor
 
-    def _compute_something(self, gpu: Gpu) -> None:
+    def _compute_something(self, gpu: GpuOptions) -> None:
         """Raises what is wrong with a GPU before anything else is asked of it."""
         try:
             self.warm_up()
@@ -167,49 +167,53 @@ class Predictor:
         return answers
 
     def predict_prepared(
-        self, batch: Sequence[Prepared | InputError]
+        self, batch: Sequence[PreparedSample | InputError]
     ) -> list[Prediction | InputError]:
         """Runs the graphs on what `prepare` returned; errors pass through in their place."""
-        ready = [item for item in batch if isinstance(item, Prepared)]
+        ready = [item for item in batch if isinstance(item, PreparedSample)]
         answers = iter(self.classify(ready, self.encode(ready)) if ready else [])
         return [item if isinstance(item, InputError) else next(answers) for item in batch]
 
-    def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> Prepared | InputError:
+    def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> PreparedSample | InputError:
         """Decodes and preprocesses what a sample has."""
         [prepared] = self.preprocess(self.decode([(sample, on_unreadable)]))
         return prepared
 
-    def decode(self, requests: Sequence[Request | InputError]) -> list[Decoded | InputError]:
+    def decode(self, requests: Sequence[Request | InputError]) -> list[DecodedSample | InputError]:
         """Reads what samples have, one modality after the other.
 
         In that order code and data stay in the processor's caches. A sample that has no modality,
         an unknown one or an unreadable value becomes its error, and an error stays one.
         """
-        found = [r if isinstance(r, InputError) else Decoded(*r) for r in requests]
+        found = [r if isinstance(r, InputError) else DecodedSample(*r) for r in requests]
         for item in found:
-            if isinstance(item, Decoded):
+            if isinstance(item, DecodedSample):
                 item.error = self._wrong_name(item.sample)
         for name, kind in self.kinds.items():
             for item in found:
-                if isinstance(item, Decoded) and item.error is None:
+                if isinstance(item, DecodedSample) and item.error is None:
                     _read(item, name, kind)
         for item in found:
-            if isinstance(item, Decoded) and not (item.error or item.raw or item.arrays):
+            if isinstance(item, DecodedSample) and not (item.error or item.raw or item.arrays):
                 item.error = self._nothing_present(item.warnings)
-        return [item.error if isinstance(item, Decoded) and item.error else item for item in found]
+        return [
+            item.error if isinstance(item, DecodedSample) and item.error else item for item in found
+        ]
 
-    def preprocess(self, decoded: Sequence[Decoded | InputError]) -> list[Prepared | InputError]:
+    def preprocess(
+        self, decoded: Sequence[DecodedSample | InputError]
+    ) -> list[PreparedSample | InputError]:
         """Turns what was read into the arrays that the encoders take; errors stay."""
         for name, kind in self.kinds.items():
             for item in decoded:
-                if isinstance(item, Decoded) and name in item.raw:
+                if isinstance(item, DecodedSample) and name in item.raw:
                     item.arrays[name] = kind.preprocess(item.raw.pop(name))
         return [
-            item if isinstance(item, InputError) else Prepared(item.arrays, item.warnings)
+            item if isinstance(item, InputError) else PreparedSample(item.arrays, item.warnings)
             for item in decoded
         ]
 
-    def encode(self, batch: Sequence[Prepared]) -> Encoded:
+    def encode(self, batch: Sequence[PreparedSample]) -> EncodedBatch:
         """Runs each encoder once per group of equal shapes, on the samples that have its input."""
         present = np.zeros((len(batch), len(self.kinds)), bool)
         groups = []
@@ -220,18 +224,18 @@ class Predictor:
                     buckets[kind.bucket(item.arrays[name])].append(row)
             for rows in buckets.values():
                 inputs = kind.collate([batch[row].arrays[name] for row in rows])
-                groups.append(Group(slot, rows, inputs))
+                groups.append(EncoderCall(slot, rows, inputs))
                 present[rows, slot] = True
-        return Encoded(self._path.encode(groups, present), present)
+        return EncodedBatch(self._path.encode(groups, present), present)
 
-    def classify(self, batch: Sequence[Prepared], encoded: Encoded) -> list[Prediction]:
+    def classify(self, batch: Sequence[PreparedSample], encoded: EncodedBatch) -> list[Prediction]:
         """Fuses the features of a batch into its predictions."""
         return build_predictions(self.bundle, batch, self.fuse(encoded))
 
-    def fuse(self, encoded: Encoded) -> Fused:
+    def fuse(self, encoded: EncodedBatch) -> FusedBatch:
         """Fuses the features of a batch into its answers, as arrays."""
         outputs = self._path.classify(encoded.features, encoded.present)
-        return Fused.of(self.bundle, encoded.present, Outputs(*outputs))
+        return FusedBatch.of(self.bundle, encoded.present, Outputs(*outputs))
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Runs every graph on example inputs, through the path of real samples."""
@@ -264,7 +268,7 @@ class Predictor:
         return None
 
 
-def _read(item: Decoded, name: str, kind: Kind) -> None:
+def _read(item: DecodedSample, name: str, kind: Kind) -> None:
     """Decodes one modality of a sample; a large one is made small at once."""
     if is_absent(value := item.sample.get(name)):
         return

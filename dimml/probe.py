@@ -16,12 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from dimml.errors import DimmlError, ProviderError
-from dimml.progress import say
-from dimml.runtime.providers import Gpu, Provider, choose_provider, missing_for
+from dimml.progress import print_status
+from dimml.runtime.providers import GpuOptions, Provider, choose_provider, missing_for
 
 
 def settle_provider(
-    bundle: Path, providers: str, gpu: Gpu | None = None, batch_size: int = 1
+    bundle: Path, providers: str, gpu: GpuOptions | None = None, batch_size: int = 1
 ) -> Provider:
     """The provider on which a bundle truly computes; why `auto` is not CUDA is said.
 
@@ -38,17 +38,17 @@ def settle_provider(
     problem = missing_for("cuda") if providers == "auto" else None
     provider: Provider = "cpu" if problem else choose_provider(providers)
     if provider != "cpu":
-        problem = _problem(bundle, provider, gpu or Gpu(), batch_size)
+        problem = _problem(bundle, provider, gpu or GpuOptions(), batch_size)
     if not problem:
         return provider
     if providers != "auto":
         raise ProviderError(problem)
-    say(f"provider cpu: {problem}")
+    print_status(f"provider cpu: {problem}")
     return "cpu"
 
 
 @lru_cache
-def _problem(bundle: Path, provider: Provider, gpu: Gpu, batch_size: int) -> str | None:
+def _problem(bundle: Path, provider: Provider, gpu: GpuOptions, batch_size: int) -> str | None:
     """Why the bundle does not compute there; None if it does."""
     asked = json.dumps([str(bundle), provider, dataclasses.asdict(gpu), batch_size])
     run = subprocess.run(
@@ -71,7 +71,7 @@ def main() -> None:
 
     bundle, provider, gpu, batch_size = json.loads(sys.argv[1])
     try:
-        Predictor.load(bundle, provider, gpu=Gpu(**gpu)).warm_up(batch_size)
+        Predictor.load(bundle, provider, gpu=GpuOptions(**gpu)).warm_up(batch_size)
     except DimmlError as error:
         sys.exit(" ".join(error.message.split()))
 

@@ -40,11 +40,11 @@ def _lines(items: Iterable[T], description: str, total: int | None) -> Iterator[
         done += 1
         if time.monotonic() - said >= PLAIN_INTERVAL_SECONDS:
             said = time.monotonic()
-            say(f"{description}: {done}{f' of {total}' if total is not None else ''}")
-    say(f"{description}: {done} in {time.monotonic() - started:.1f} s")
+            print_status(f"{description}: {done}{f' of {total}' if total is not None else ''}")
+    print_status(f"{description}: {done} in {time.monotonic() - started:.1f} s")
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """Writes one line of news to standard error, which leaves standard output to results."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

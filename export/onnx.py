@@ -22,14 +22,14 @@ from dimml.bundle import (
     new_folder,
 )
 from dimml.modalities import Audio, Kind, Text
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 
 Check = Callable[[Path, Manifest], None]
 
 
 def write_bundle(
     path: Path,
-    model: DetachedModel,
+    model: MultimodalModel,
     kinds: Mapping[str, Kind],
     specs: Mapping[str, ModalitySpec],
     assets: Mapping[str, Mapping[str, bytes]],
@@ -100,8 +100,8 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
     _export(encoder, tensors, shapes, path, kind.input_names, ["features"])
 
 
-def export_classifier(model: DetachedModel, path: Path) -> None:
-    """The shared classifier with its fusion, see `SharedClassifierFusion`."""
+def export_classifier(model: MultimodalModel, path: Path) -> None:
+    """The shared classifier with its fusion, see `CertaintyFusion`."""
     slots = len(model.modalities)
     tensors = (torch.randn(2, slots, model.feature_dim), torch.ones(2, slots, dtype=torch.bool))
     batch = torch.export.Dim("batch", min=1)

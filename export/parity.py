@@ -11,7 +11,7 @@ import torch
 from dimml.bundle import Manifest
 from dimml.errors import ParityError
 from dimml.modalities import Arrays, Kind
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from dimml.runtime.session import Graph
 from dimml.samples import subset_name, subsets
 
@@ -20,7 +20,7 @@ BATCH_SIZES = (1, 2, 7, 33)
 
 
 def parity_check(
-    model: DetachedModel, kinds: Mapping[str, Kind], samples: Mapping[str, Sequence[Arrays]]
+    model: MultimodalModel, kinds: Mapping[str, Kind], samples: Mapping[str, Sequence[Arrays]]
 ) -> Callable[[Path, Manifest], None]:
     """A check of a bundle's graphs against the model on real samples.
 
@@ -61,7 +61,7 @@ def _encoder(
 
 
 @torch.no_grad()
-def _classifier(model: DetachedModel, graph: Graph, features: np.ndarray) -> None:
+def _classifier(model: MultimodalModel, graph: Graph, features: np.ndarray) -> None:
     for subset in subsets(model.modalities):
         mask = np.array([name in subset for name in model.modalities])
         for size in BATCH_SIZES:

@@ -8,7 +8,7 @@ from functools import cache
 
 from dimml.machine import available_cores, cuda_devices
 from dimml.probe import settle_provider
-from dimml.runtime.providers import Gpu, choose_provider
+from dimml.runtime.providers import GpuOptions, choose_provider
 from serving.settings import PREFIX, Settings, get_settings
 
 MAX_DEFAULT_WORKERS = 16
@@ -16,7 +16,7 @@ MAX_DEFAULT_WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Capacity:
     """What the workers do with the cores, or the GPU, that there are.
 
     Attributes:
@@ -40,7 +40,7 @@ class Plan:
         )
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Settings) -> Capacity:
     """The plan for this machine: its cgroup's quota, its affinity, its GPUs and the settings."""
     # Where one asked for by name cannot be had, loading the bundle says so.
     asked = settings.providers
@@ -50,7 +50,7 @@ def plan(settings: Settings) -> Plan:
     usual = max(1, cuda_devices()) if on_gpu else min(cores, MAX_DEFAULT_WORKERS)
     workers = settings.workers or usual
     most = settings.max_batch or (64 if on_gpu else 16)
-    return Plan(
+    return Capacity(
         provider=provider,
         workers=workers,
         threads=settings.threads or max(1, cores // workers),
@@ -69,15 +69,15 @@ def settle(settings: Settings) -> None:
     found = settle_provider(settings.bundle, settings.providers, gpu_of(settings), most)
     os.environ[f"{PREFIX}PROVIDERS"] = found
     get_settings.cache_clear()
-    get_plan.cache_clear()
+    get_capacity.cache_clear()
 
 
-def gpu_of(settings: Settings, device: int = 0) -> Gpu:
+def gpu_of(settings: Settings, device: int = 0) -> GpuOptions:
     """How a worker uses its GPU."""
-    return Gpu(device, settings.gpu_memory, settings.tf32, settings.cuda_graphs)
+    return GpuOptions(device, settings.gpu_memory, settings.tf32, settings.cuda_graphs)
 
 
 @cache
-def get_plan() -> Plan:
+def get_capacity() -> Capacity:
     """The plan of this process, made once."""
     return plan(get_settings())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dimml.errors import DimmlError, UsageError
-from dimml.progress import say
+from dimml.progress import print_status
 
 if TYPE_CHECKING:
     from dimml.bundle import Bundle
@@ -164,9 +164,9 @@ def _announce(bundle: Bundle, url: str) -> None:
     """Waits until the service answers, then says how to ask it."""
     while not _is_ready(url):
         time.sleep(_POLL_SECONDS)
-    say(f"Serving {bundle.id} on {url}. Try:")
+    print_status(f"Serving {bundle.id} on {url}. Try:")
     for line in _examples(bundle, url):
-        say("  " + line)
+        print_status("  " + line)
 
 
 def _is_ready(url: str) -> bool:

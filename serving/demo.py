@@ -13,7 +13,7 @@ import httpx
 
 from dimml.bundle import Bundle
 from dimml.errors import DimmlError
-from dimml.progress import say
+from dimml.progress import print_status
 from dimml.samples import subsets
 from serving.cli import sample_of
 
@@ -62,7 +62,7 @@ def _ask(client: httpx.Client, sample: dict[str, Any]) -> None:
         for name, output in answer["modalities"].items()
         if output["present"]
     )
-    say(f"{'+'.join(sample)}: {answer['label']} ({answer['confidence']:.1%}); {said}")
+    print_status(f"{'+'.join(sample)}: {answer['label']} ({answer['confidence']:.1%}); {said}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dimml.errors import InputError
-from dimml.outputs import Prepared
+from dimml.outputs import PreparedSample
 from dimml.predictor import Predictor, Request
 from dimml.samples import Prediction
 from serving.http.parsing import Fields, RawRequest, parse_body, parse_query
@@ -70,11 +70,15 @@ class Pipeline:
             decoded = self._each(self._predictor.decode, parsed)
         with _timed("preprocess", trace):
             prepared = self._each(self._predictor.preprocess, decoded)
-        predictions = iter(self._predict([p for p in prepared if isinstance(p, Prepared)], trace))
+        predictions = iter(
+            self._predict([p for p in prepared if isinstance(p, PreparedSample)], trace)
+        )
         contents = (p if isinstance(p, InputError) else next(predictions) for p in prepared)
         return [Answer(content, trace) for content in contents]
 
-    def _predict(self, ready: Sequence[Prepared], trace: dict[str, float]) -> list[Prediction]:
+    def _predict(
+        self, ready: Sequence[PreparedSample], trace: dict[str, float]
+    ) -> list[Prediction]:
         if not ready:
             return []
         with _timed("encode", trace):

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
-from serving.capacity import Plan, get_plan, gpu_of, settle
+from serving.capacity import Capacity, get_capacity, gpu_of, settle
 from serving.http.access import Keys
 from serving.http.messages import (
     PredictAnswer,
@@ -55,9 +55,9 @@ logger = logging.getLogger("bentoml.dimml")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 
 
-def _plan() -> Plan:
+def _plan() -> Capacity:
     try:
-        return get_plan()
+        return get_capacity()
     except DimmlError as error:
         # BentoML's command line shows this one as a message, any other as a traceback.
         raise BentoMLConfigException(error.message) from error
@@ -69,7 +69,7 @@ def _load(settings: Settings) -> Predictor:
     from dimml.predictor import Predictor
     from serving.http.describe import limits_of
 
-    worker, plan = bentoml.server_context.worker_index, get_plan()
+    worker, plan = bentoml.server_context.worker_index, get_capacity()
     device = ((worker or 1) - 1) % max(1, cuda_devices())
     try:
         predictor = Predictor.load(
@@ -140,7 +140,7 @@ class Dimml:
         from serving.pipeline import Pipeline
 
         sys.setswitchinterval(SWITCH_SECONDS)
-        settings, plan = get_settings(), get_plan()
+        settings, plan = get_settings(), get_capacity()
         self.predictor = _load(settings)
         self.fields = fields_of(self.predictor)
         self.pipeline = Pipeline(self.predictor, self.fields, settings, plan.threads)
@@ -169,7 +169,7 @@ class Dimml:
             raise BentoMLConfigException(
                 f"{error.message}; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"
             ) from error
-        logger.info("%s; %s", get_plan(), keys.policy(settings))
+        logger.info("%s; %s", get_capacity(), keys.policy(settings))
 
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer

@@ -80,11 +80,11 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
             for name, value in settings.items():
                 monkeypatch.setenv(f"DIMML_{name.upper()}", str(value))
             monkeypatch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
-            from serving.capacity import get_plan
+            from serving.capacity import get_capacity
             from serving.settings import get_settings
 
             get_settings.cache_clear()
-            get_plan.cache_clear()
+            get_capacity.cache_clear()
             _forget_bentoml_metrics()
             from serving.service import Dimml
 
@@ -104,7 +104,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
 
     from dimml.bundle import ModalitySpec, build_kind
     from dimml.nn.encoders import build_encoder
-    from dimml.nn.model import DetachedModel
+    from dimml.nn.model import MultimodalModel
     from export.onnx import write_bundle
 
     specs, assets, kinds = {}, {}, {}
@@ -124,7 +124,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
         kinds[name] = build_kind(name, spec, tokenizer, None)
     torch.manual_seed(0)
     encoders = [build_encoder(kind, 16) for kind in kinds.values()]
-    model = DetachedModel(list(kinds), encoders, 16, len(LABELS))
+    model = MultimodalModel(list(kinds), encoders, 16, len(LABELS))
     write_bundle(
         path,
         model,

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dimml.bundle import Conformal
 from dimml.nn.fusion import (
-    SharedClassifierFusion,
+    CertaintyFusion,
     blank_absent,
     certainty_weights,
     subset_index,
@@ -61,7 +61,7 @@ def conformal_rows(count: int) -> Tensor:
 
 
 def calibrate(
-    fusion: SharedClassifierFusion,
+    fusion: CertaintyFusion,
     modalities: tuple[str, ...],
     logits: Tensor,
     present: Tensor,
@@ -111,7 +111,7 @@ def calibrate(
 
 
 def _pool(
-    fusion: SharedClassifierFusion,
+    fusion: CertaintyFusion,
     modalities: tuple[str, ...],
     logits: Tensor,
     present: Tensor,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dimml.errors import TrainingError, UsageError
-from dimml.progress import say
+from dimml.progress import print_status
 from train.methods import METHODS, VARIANTS
 
 KNOWN = ", ".join([*METHODS, *VARIANTS])
@@ -119,7 +119,7 @@ def compare(
     """
     import json
 
-    from train.compare.plan import MARKDOWN, PAGE, RESULTS, Plan, known_runs
+    from train.compare.plan import MARKDOWN, PAGE, RESULTS, ComparisonPlan, known_runs
     from train.compare.runner import compare_runs, stopped, total
     from train.folder import sigterm_as_ctrl_c
     from train.recipe import load_recipe
@@ -127,7 +127,7 @@ def compare(
     loaded = load_recipe(recipe, settings)
     folder = out or Path("runs") / loaded.name / "compare"
     first = loaded.seed
-    plan = Plan(known_runs(methods), tuple(range(first, first + seeds)), trials)
+    plan = ComparisonPlan(known_runs(methods), tuple(range(first, first + seeds)), trials)
     failed = compare_runs(loaded, plan, folder, overwrite)
     failure = TrainingError(f"{len(failed)} of {total(plan)} runs failed: {'; '.join(failed)}")
     if not any((folder / RESULTS).glob("*/*.json")):
@@ -141,6 +141,6 @@ def compare(
             raise stopped(plan, folder) from None
     shown = json.dumps(document, indent=2) if as_json else (folder / MARKDOWN).read_text()
     typer.echo(shown.rstrip())
-    say(f"with figures: {folder / PAGE}")
+    print_status(f"with figures: {folder / PAGE}")
     if failed:
         raise failure

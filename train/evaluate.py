@@ -14,9 +14,9 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from dimml.bundle import Bundle
 from dimml.errors import InputError, ManifestError
 from dimml.machine import available_cores
-from dimml.outputs import Prepared
+from dimml.outputs import PreparedData
 from dimml.predictor import BATCH_SIZE, Predictor
-from dimml.progress import say, track
+from dimml.progress import print_status, track
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row, column_names, missing_columns
 from train.data.splits import read_split
@@ -39,11 +39,11 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = read_split(manifest, kinds, split)
     if missing := missing_columns(column_names(manifest), kinds):
-        say(f"warning: {missing.message(manifest)}; what has no column counts as absent")
+        print_status(f"warning: {missing.message(manifest)}; what has no column counts as absent")
     found, problems = _answers(predictor, rows, f"evaluating {split}")
     if problems:
         count, first = len(problems), problems[0]
-        say(f"{split}: {count} unreadable cells count as absent; the first: {first}")
+        print_status(f"{split}: {count} unreadable cells count as absent; the first: {first}")
     if not any(found.values()):
         raise ManifestError(f"no row of the {split} split can be read; the first: {problems[0]}")
     return {
@@ -92,7 +92,7 @@ def _answers(
         for row in block:
             item = predictor.prepare(row.sample, "absent")
             problems += _unreadable(row, item)
-            if isinstance(item, Prepared):
+            if isinstance(item, PreparedData):
                 batch.append((item, index[str(row.label)]))
         for subset in subsets(list(predictor.kinds)):
             kept = [(_only(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
@@ -105,7 +105,7 @@ def _answers(
     return found, problems
 
 
-def _unreadable(row: Row, item: Prepared | InputError) -> list[str]:
+def _unreadable(row: Row, item: PreparedData | InputError) -> list[str]:
     given = [name for name, value in row.sample.items() if not is_absent(value)]
     if isinstance(item, InputError):
         return [f"{row.id}: {item}" for _ in given]
@@ -167,5 +167,5 @@ def measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
     }
 
 
-def _only(item: Prepared, subset: Sequence[str]) -> Prepared:
-    return Prepared({name: item.arrays[name] for name in subset}, {})
+def _only(item: PreparedData, subset: Sequence[str]) -> PreparedData:
+    return PreparedData({name: item.arrays[name] for name in subset}, {})

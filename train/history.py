@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as lightning
 
 from dimml.files import write_atomic
-from dimml.progress import say
+from dimml.progress import print_status
 from train.module import BEST
 
 METRICS = "metrics.csv"
@@ -57,7 +57,7 @@ class History(lightning.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomic(self.folder / METRICS, text.getvalue())
-        say(
+        print_status(
             f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
             f"loss {metrics['train_loss']:.3f}, {BEST} {metrics[BEST]:.4f}, "
             f"{seconds:.1f} s"

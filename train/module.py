@@ -13,7 +13,7 @@ from torch import Tensor
 from dimml.errors import TrainingError
 from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.fusion import blank_absent
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
 from train.data.loader import Batch
 from train.methods.base import Method, Step
@@ -27,8 +27,8 @@ BEST = "val_accuracy"
 """Mean accuracy over the subsets of modalities: what the best epoch is chosen by."""
 
 
-class DetachedModule(lightning.LightningModule):
-    """Trains a `DetachedModel` by a recipe.
+class TrainingModule(lightning.LightningModule):
+    """Trains a `MultimodalModel` by a recipe.
 
     Args:
         model: what to train.
@@ -36,7 +36,7 @@ class DetachedModule(lightning.LightningModule):
         method: the recipe's, built for the model.
     """
 
-    def __init__(self, model: DetachedModel, recipe: Recipe, method: Method) -> None:
+    def __init__(self, model: MultimodalModel, recipe: Recipe, method: Method) -> None:
         super().__init__()
         self.model = model
         self.method = method
@@ -162,7 +162,7 @@ class DetachedModule(lightning.LightningModule):
         loader = self.trainer.datamodule.plain_train_dataloader()  # type: ignore[attr-defined]
         features, present, labels = encode(self.model, loader)
         self.model.train()
-        classes = self.model.fusion.shared_classifier.out_features
+        classes = self.model.fusion.classifier.out_features
         for slot in range(len(self.model.modalities)):
             rows = present[:, slot]
             if rows.any():
@@ -172,7 +172,7 @@ class DetachedModule(lightning.LightningModule):
 
 
 @torch.no_grad()
-def encode(model: DetachedModel, loader: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+def encode(model: MultimodalModel, loader: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
     """Features [N, M, D], present [N, M] and labels [N] of all of a loader's samples."""
     parts = []
     for batch in loader:

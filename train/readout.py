@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dimml.nn.fusion import (
-    SharedClassifierFusion,
+    CertaintyFusion,
     blank_absent,
     certainty_weights,
     subset_index,
@@ -59,14 +59,14 @@ class Readout:
 
 
 class FusionReadout(Readout):
-    """The answer of a `SharedClassifierFusion`, with the calibration that a bundle has.
+    """The answer of a `CertaintyFusion`, with the calibration that a bundle has.
 
     Args:
         fusion: calibrated in place.
         rule: how the modalities are joined.
     """
 
-    def __init__(self, fusion: SharedClassifierFusion, rule: Rule = "certainty") -> None:
+    def __init__(self, fusion: CertaintyFusion, rule: Rule = "certainty") -> None:
         self.fusion = fusion
         self._rule = rule
 
@@ -74,7 +74,7 @@ class FusionReadout(Readout):
     def calibrate(
         self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
     ) -> None:
-        logits = self.fusion.shared_classifier(features)
+        logits = self.fusion.classifier(features)
         calibrate(self.fusion, modalities, logits, present, labels, self._rule)
 
     @torch.no_grad()
@@ -90,9 +90,9 @@ class BestUnimodal(Readout):
         fusion: whose logits per modality are used; it is not changed.
     """
 
-    def __init__(self, fusion: SharedClassifierFusion) -> None:
+    def __init__(self, fusion: CertaintyFusion) -> None:
         super().__init__(self._best)
-        self._heads = fusion.shared_classifier
+        self._heads = fusion.classifier
         self._accuracy = torch.zeros(0)
 
     @torch.no_grad()
@@ -119,7 +119,7 @@ class FusionHeadReadout(Readout):
         head: from [N, M * D] to logits [N, K].
     """
 
-    def __init__(self, fusion: SharedClassifierFusion, head: torch.nn.Module) -> None:
+    def __init__(self, fusion: CertaintyFusion, head: torch.nn.Module) -> None:
         super().__init__(self._join)
         self._fusion = copy.deepcopy(fusion)
         self._head = head

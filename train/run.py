@@ -23,14 +23,14 @@ from dimml.errors import UsageError
 from dimml.files import locked_folder, write_atomic
 from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.calibration import conformal, conformal_rows
 from train.data.prepare import build, prepare
 from train.data.splits import fingerprint
 from train.folder import DATA, RECIPE, RUN, check_folder, check_samples, stoppable
 from train.methods import method_class
 from train.methods.base import Method
-from train.module import DetachedModule, encode
+from train.module import TrainingModule, encode
 from train.readout import Readout
 from train.recipe import Recipe, load_recipe, written
 from train.trainer import RunData, check_machine, fit
@@ -51,7 +51,7 @@ class Run:
     specs: Mapping[str, ModalitySpec]
     assets: Mapping[str, Mapping[str, bytes]]
     kinds: Mapping[str, Kind]
-    model: DetachedModel
+    model: MultimodalModel
     method: Method
     conformal: Conformal
     document: Mapping[str, Any]
@@ -90,7 +90,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         check_samples(folder, samples)
     model, method = build(recipe, kinds, len(prepared.labels))
     data = RunData(recipe, kinds, prepared.splits, method.uses_unlabelled)
-    module = DetachedModule(model, recipe, method)
+    module = TrainingModule(model, recipe, method)
     if is_first:
         write_atomic(folder / RECIPE, _dump(recipe))
         write_atomic(folder / DATA, json.dumps({**table, "samples": samples}) + "\n")
@@ -169,7 +169,7 @@ def _dump(recipe: Recipe) -> str:
     return yaml.safe_dump(document, sort_keys=False)
 
 
-def _backbones(recipe: Recipe, model: DetachedModel) -> dict[str, Any]:
+def _backbones(recipe: Recipe, model: MultimodalModel) -> dict[str, Any]:
     """Configurations of the pretrained backbones, so that a run stands without their source."""
     return {
         name: backbone_config(encoder)
@@ -178,19 +178,19 @@ def _backbones(recipe: Recipe, model: DetachedModel) -> dict[str, Any]:
     }
 
 
-def finish(model: DetachedModel, method: Method, data: RunData) -> None:
+def finish(model: MultimodalModel, method: Method, data: RunData) -> None:
     """Whatever the method does with the training split's features once its encoders are final."""
     if method.finishes:
         method.finish(model, *encode(model, data.plain_train_dataloader()))
 
 
-def _calibrate(model: DetachedModel, method: Method, data: RunData, coverage: float) -> Conformal:
+def _calibrate(model: MultimodalModel, method: Method, data: RunData, coverage: float) -> Conformal:
     return calibrated(method.readout(model), model, encode(model, data.val_dataloader()), coverage)
 
 
 def calibrated(
     readout: Readout,
-    model: DetachedModel,
+    model: MultimodalModel,
     validation: tuple[Tensor, Tensor, Tensor],
     coverage: float,
 ) -> Conformal:

@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader
 from dimml.errors import TrainingError, UsageError
 from dimml.machine import available_cores
 from dimml.modalities import Kind
-from dimml.progress import say
+from dimml.progress import print_status
 from train.data.cache import Split
 from train.data.loader import Collate, EpochSampler, SplitDataset
 from train.data.splits import labelled_rows, training_rows
 from train.folder import LAST
 from train.history import History
 from train.methods.base import Method
-from train.module import BEST, DetachedModule
+from train.module import BEST, TrainingModule
 from train.recipe import Recipe, TrainingConfig
 
 BEST_CHECKPOINT = "best.ckpt"
@@ -91,7 +91,7 @@ class RunData(lightning.LightningDataModule):
         )
 
 
-def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:
+def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:
     """Trains, leaves the best epoch's weights in the module, and says which epoch that was.
 
     With several devices this is called in a process for each, and the answer of all but the first
@@ -130,12 +130,12 @@ def fit(module: DetachedModule, data: RunData, folder: Path, resume: bool) -> di
     checkpoint = load_checkpoint(folder / BEST_CHECKPOINT)
     module.load_state_dict(checkpoint["state_dict"])
     score = float(best.best_model_score or 0.0)
-    say(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
+    print_status(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
     return {"epoch": checkpoint["epoch"], BEST: score}
 
 
 def _train(
-    trainer: lightning.Trainer, module: DetachedModule, data: RunData, state: Path | None
+    trainer: lightning.Trainer, module: TrainingModule, data: RunData, state: Path | None
 ) -> None:
     """Lightning's training with errors of ours, from the checkpoint `state` on; see `fit`."""
     if state:

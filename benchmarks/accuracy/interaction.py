@@ -23,8 +23,8 @@ from benchmarks.accuracy.interaction_report import FIGURES, markdown
 from benchmarks.machine import machine
 from dimml.errors import DimmlError, TrainingError, UsageError
 from dimml.files import write_atomic
-from dimml.progress import say
-from train.compare.plan import RESULTS, Plan
+from dimml.progress import print_status
+from train.compare.plan import RESULTS, ComparisonPlan
 from train.compare.results import Result, read_results, scope_of
 from train.compare.runner import compare_runs
 from train.compare.statistics import paired, spread
@@ -214,9 +214,9 @@ def _train(name: str, seeds: int) -> None:
     for arm in group.arms.values():
         by_settings.setdefault(arm.settings, []).append(arm.run)
     for settings, runs in by_settings.items():
-        say(f"{name}: {', '.join(runs)} {' '.join(settings)}, {seeds} seeds")
+        print_status(f"{name}: {', '.join(runs)} {' '.join(settings)}, {seeds} seeds")
         recipe = load_recipe(RECIPE, [f"data={table}", *group.settings, *settings])
-        plan = Plan(tuple(runs), tuple(range(seeds)), 1)
+        plan = ComparisonPlan(tuple(runs), tuple(range(seeds)), 1)
         if failed := compare_runs(recipe, plan, _folder(name, settings), False):
             raise TrainingError("; ".join(failed))
 
@@ -291,5 +291,5 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except DimmlError as error:
-        say(f"error: {error}")
+        print_status(f"error: {error}")
         raise SystemExit(error.exit_code) from None

@@ -34,7 +34,7 @@ from dimml.errors import ProviderError
 from dimml.files import write_atomic
 from dimml.nn.fusion import blank_absent
 from dimml.runtime.cuda import Device
-from dimml.runtime.providers import Gpu, choose_provider
+from dimml.runtime.providers import GpuOptions, choose_provider
 from dimml.runtime.session import Graph
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -208,7 +208,7 @@ def in_torch(module: nn.Module, inputs: Mapping[str, np.ndarray], device: str) -
 
 
 def _plain(bench: Bench, path: Path, precision: str, inputs: Mapping[str, np.ndarray]) -> Run:
-    graph = Graph(path, bench.device, gpu=Gpu(tf32=precision == "tf32"))
+    graph = Graph(path, bench.device, gpu=GpuOptions(tf32=precision == "tf32"))
     return lambda: graph.run(inputs)
 
 
@@ -220,7 +220,7 @@ def bound(
     cuda_graphs: bool = False,
 ) -> Run:
     """Features of a graph on the device, as the service makes them."""
-    gpu = Gpu(tf32=precision == "tf32", cuda_graphs=cuda_graphs)
+    gpu = GpuOptions(tf32=precision == "tf32", cuda_graphs=cuda_graphs)
     graph = Graph(path, bench.device, gpu=gpu)
     device = Device(bench.device, 0, cuda_graphs)
     encoder = device.encoder(graph)
@@ -258,7 +258,7 @@ def measure_whole(bench: Bench, found: Mapping[str, Case], path: Path) -> dict[s
     cells = {}
     for size in bench.batches:
         runs: dict[str, Run] = {}
-        for name, gpu in ((BOUND, Gpu()), (GRAPHS, Gpu(cuda_graphs=True))):
+        for name, gpu in ((BOUND, GpuOptions()), (GRAPHS, GpuOptions(cuda_graphs=True))):
             if gpu.cuda_graphs and bench.device == "cpu":
                 continue
             predictor = Predictor.load(path, bench.device, gpu=gpu)

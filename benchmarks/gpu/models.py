@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 from dimml.bundle import ModalitySpec, build_kind
 from dimml.modalities import Arrays, Kind
 from dimml.nn.encoders import SpectrogramEncoder, TextEncoder, build_encoder
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from export.half import halve_graph
 from export.onnx import export_encoder, write_bundle
 from train.data.splits import train_tokenizer
@@ -130,11 +130,11 @@ def specifications() -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes
     }
 
 
-def write_whole(path: Path, found: dict[str, Case]) -> DetachedModel:
+def write_whole(path: Path, found: dict[str, Case]) -> MultimodalModel:
     """A bundle of the three encoders with an untrained classifier, and the model itself."""
     specs, assets = specifications()
     encoders = [case.module for case in found.values()]
-    model = DetachedModel(list(found), encoders, FEATURES, CLASSES).eval()
+    model = MultimodalModel(list(found), encoders, FEATURES, CLASSES).eval()
     write_bundle(
         path,
         model,

@@ -69,14 +69,14 @@ def subset_index(present: Tensor) -> Tensor:
     return (present.to(torch.int64) * powers).sum(dim=-1)
 
 
-class SharedClassifierFusion(nn.Module):
+class CertaintyFusion(nn.Module):
     """All of `classifier.onnx`: shared classifier, calibration, certainty weighting and mask.
 
     What calibration finds are buffers, not parameters: they are fitted on the validation split
     after training and set by `set_calibration`; until then temperatures are 1 and biases 0.
 
     Attributes:
-        shared_classifier: g, linear from D dimensions to K classes.
+        classifier: g, linear from D dimensions to K classes.
         modality_temperature: [M modalities]; divides each modality's logits.
         fusion_temperature: scalar; the T of `certainty_weights`.
         subset_temperature: [2 ** M subsets], numbered by `subset_index`; divides the fused logits.
@@ -102,7 +102,7 @@ class SharedClassifierFusion(nn.Module):
                 f"num_modalities must lie in 1 .. {MAX_MODALITIES}, got {num_modalities}: every "
                 "subset of modalities has a temperature, so their table doubles with each"
             )
-        self.shared_classifier = nn.Linear(feature_dim, num_classes)
+        self.classifier = nn.Linear(feature_dim, num_classes)
         self.register_buffer("modality_temperature", torch.ones(num_modalities))
         self.register_buffer("fusion_temperature", torch.tensor(1.0))
         self.register_buffer("subset_temperature", torch.ones(2**num_modalities))
@@ -124,7 +124,7 @@ class SharedClassifierFusion(nn.Module):
             ValueError: the number of modalities is not M.
         """
         self._check_modalities(features, present)
-        logits = self.shared_classifier(blank_absent(features, present))
+        logits = self.classifier(blank_absent(features, present))
         logits = blank_absent(logits / self.modality_temperature.unsqueeze(-1), present)
         probabilities, weights = self.fuse(logits, present)
         return probabilities, weights, logits

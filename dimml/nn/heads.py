@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class PrivateClassifiers(nn.Module):
     """Logits of each modality by a head of its own: z_m = W_m f_m + b_m.
 
-    It stands where `SharedClassifierFusion` has its shared classifier, so that fusion, calibration
+    It stands where `CertaintyFusion` has its shared classifier, so that fusion, calibration
     and export are the same for both.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dimml.nn.fusion import SharedClassifierFusion
+from dimml.nn.fusion import CertaintyFusion
 
 
 class Group(NamedTuple):
@@ -23,7 +23,7 @@ class Group(NamedTuple):
     inputs: Mapping[str, Tensor]
 
 
-class DetachedModel(nn.Module):
+class MultimodalModel(nn.Module):
     """Encoders that share nothing but the classifier of their features.
 
     Source: DI-MML, arXiv 2407.19514, section 3. No encoder sees another's input, and each
@@ -51,7 +51,7 @@ class DetachedModel(nn.Module):
         self.modalities = tuple(modalities)
         self.encoders = nn.ModuleList(encoders)
         self.private_heads = nn.ModuleList(nn.Linear(feature_dim, num_classes) for _ in modalities)
-        self.fusion = SharedClassifierFusion(feature_dim, num_classes, len(modalities))
+        self.fusion = CertaintyFusion(feature_dim, num_classes, len(modalities))
         self.register_buffer(
             "effective", torch.zeros(len(modalities), feature_dim, dtype=torch.bool)
         )

@@ -14,14 +14,14 @@ from dimml.bundle import Bundle
 from dimml.modalities import Arrays, Kind
 from dimml.runtime.cuda import Device, Staging, gathering
 from dimml.runtime.fits import check_fits
-from dimml.runtime.providers import Gpu, Provider
+from dimml.runtime.providers import GpuOptions, Provider
 from dimml.runtime.session import Graph
 
 LEAST_ROWS = 256
 """Of each modality in a staging array: as a rule the first serves for good."""
 
 
-class Group(NamedTuple):
+class EncoderCall(NamedTuple):
     """Samples that one call of an encoder takes.
 
     Attributes:
@@ -38,7 +38,7 @@ class Group(NamedTuple):
 class DataPath(Protocol):
     """Runs the graphs of a bundle. May be shared between threads."""
 
-    def encode(self, groups: Sequence[Group], present: np.ndarray) -> Any:
+    def encode(self, groups: Sequence[EncoderCall], present: np.ndarray) -> Any:
         """The features of a batch, as `classify` takes them.
 
         Args:
@@ -66,7 +66,7 @@ class HostPath:
         self._encoders, self._classifier = encoders, classifier
         self._feature_dim = feature_dim
 
-    def encode(self, groups: Sequence[Group], present: np.ndarray) -> np.ndarray:
+    def encode(self, groups: Sequence[EncoderCall], present: np.ndarray) -> np.ndarray:
         features = np.zeros((*present.shape, self._feature_dim), np.float32)
         for slot, rows, inputs in groups:
             [features[rows, slot]] = self._encoders[slot].run(inputs)
@@ -110,7 +110,9 @@ class DevicePath:
         self._lock = threading.Lock()
         self._free: list[Staging] = []
 
-    def encode(self, groups: Sequence[Group], present: np.ndarray) -> tuple[Staging, np.ndarray]:
+    def encode(
+        self, groups: Sequence[EncoderCall], present: np.ndarray
+    ) -> tuple[Staging, np.ndarray]:
         index = np.zeros(present.shape, np.int64)
         padded = [(slot, rows, *self._padded(slot, inputs)) for slot, rows, inputs in groups]
         sizes = [0] * len(self._encoders)
@@ -167,7 +169,7 @@ class DevicePath:
 
 
 def load_path(
-    bundle: Bundle, kinds: Mapping[str, Kind], provider: Provider, threads: int, gpu: Gpu
+    bundle: Bundle, kinds: Mapping[str, Kind], provider: Provider, threads: int, gpu: GpuOptions
 ) -> DataPath:
     """The graphs of a bundle, loaded where they are to run.
 

@@ -48,7 +48,7 @@ logger = logging.getLogger("dimml")
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class GpuOptions:
     """How a process uses its GPU.
 
     Attributes:
@@ -100,7 +100,7 @@ def missing_for(provider: str) -> str | None:
     return " and ".join(filter(None, (_driver_problem(), _library_problem(provider)))) or None
 
 
-def failed_on(provider: Provider, gpu: Gpu, problem: str) -> ProviderError:
+def failed_on(provider: Provider, gpu: GpuOptions, problem: str) -> ProviderError:
     """The error of a provider that is there and yet does not compute."""
     # Onnxruntime's errors may end with pages of the graph.
     problem = " ".join(problem.split())[:MOST_SAID]

@@ -16,7 +16,7 @@ from dimml.runtime.providers import (
     CUDA,
     NAMES,
     TENSORRT,
-    Gpu,
+    GpuOptions,
     Provider,
     failed_on,
     missing_for,
@@ -46,7 +46,11 @@ class Graph:
     """
 
     def __init__(
-        self, model: Path | bytes, provider: Provider, threads: int = 1, gpu: Gpu | None = None
+        self,
+        model: Path | bytes,
+        provider: Provider,
+        threads: int = 1,
+        gpu: GpuOptions | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -56,7 +60,7 @@ class Graph:
         options.log_severity_level = 3
         # By its name a file could pass for onnxruntime's own format, which nothing here checks.
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        gpu = gpu or Gpu()
+        gpu = gpu or GpuOptions()
         source = model if isinstance(model, bytes) else str(model)
         name = "a graph" if isinstance(model, bytes) else str(model)
         try:
@@ -87,7 +91,7 @@ class Graph:
         return outputs
 
 
-def execution_providers(provider: Provider, gpu: Gpu) -> list[Any]:
+def execution_providers(provider: Provider, gpu: GpuOptions) -> list[Any]:
     """Onnxruntime's providers, the wanted one first, with their options."""
     if provider == "cpu":
         return [CPU]

@@ -9,7 +9,7 @@ import dimml
 from dimml.modalities import Kind, Limits
 from dimml.modalities.image import FORMATS
 from dimml.predictor import Predictor
-from serving.capacity import Plan
+from serving.capacity import Capacity
 from serving.http.parsing import MAX_PARTS, Fields, ModalityField
 from serving.settings import Settings
 
@@ -44,7 +44,7 @@ def fields_of(predictor: Predictor) -> Fields:
     }
 
 
-def describe(predictor: Predictor, settings: Settings, plan: Plan) -> dict[str, Any]:
+def describe(predictor: Predictor, settings: Settings, plan: Capacity) -> dict[str, Any]:
     """The answer of `GET /bundle`."""
     bundle = predictor.bundle
     return {

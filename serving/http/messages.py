@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from dimml.errors import InputError
-from serving.capacity import get_plan
+from serving.capacity import get_capacity
 from serving.http.parsing import RawRequest
 from serving.settings import get_settings
 
@@ -199,7 +199,7 @@ async def _read_body(request: Request, limit: int) -> bytes | None:
     """The body, or None where it is over the limit; a declared length is not trusted."""
     declared = request.headers.get("content-length", "0")
     too_large = declared.isdecimal() and int(declared) > limit
-    most = get_plan().queue * limit
+    most = get_capacity().queue * limit
     chunks: list[bytes] = []
     received = kept = 0
     try:

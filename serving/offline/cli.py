@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dimml.errors import UsageError
-from dimml.progress import say
+from dimml.progress import print_status
 from serving.offline.job import Machine, Wanted, score_tables
 from serving.offline.workspace import PART_ROWS, WINDOW_ROWS
 
@@ -115,7 +115,7 @@ def score(
     )
     if not as_json:
         errors = "".join(f", {count:,} {code}" for code, count in report["errors"].items())
-        say(f"{report['rows']:,} rows{errors or ', none with errors'}")
+        print_status(f"{report['rows']:,} rows{errors or ', none with errors'}")
         typer.echo(out)
 
 

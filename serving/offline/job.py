@@ -19,7 +19,7 @@ from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
 from dimml.machine import available_cores, cuda_devices
 from dimml.probe import settle_provider
-from dimml.progress import say
+from dimml.progress import print_status
 from dimml.runtime.providers import Provider
 from dimml.runtime.session import VERSION
 from serving.offline.find import find_tables
@@ -135,13 +135,13 @@ def score_tables(
         job = _job(loaded, inputs, wanted, machine, before)
         done = space.prepare(job, overwrite)
         if report := space.report():
-            say(f"{out} is complete already; --overwrite scores it again")
+            print_status(f"{out} is complete already; --overwrite scores it again")
             meter = Meter(report["rows"], report["rows"], sum(report["errors"].values()), as_json)
             meter.event("done", output=str(out), errors_by_code=report["errors"])
             _check_errors(meter, max_errors)
             return report
         if done:
-            say(f"going on; parts in {space.folder}: {len(done):,}")
+            print_status(f"going on; parts in {space.folder}: {len(done):,}")
         counts = space.errors()
         rows = counts.pop("rows")
         engine = _engine(loaded, machine, job)
@@ -174,7 +174,7 @@ def _inputs(bundle: Bundle, tables: Sequence[str], wanted: Wanted) -> Inputs:
     columns = {name: wanted.columns.get(name, name) for name in kinds}
     inputs = Inputs(tuple(tables), kinds, columns, dict(wanted.keep), wanted.schemes)
     if warning := inputs.check():
-        say(f"warning: {warning}")
+        print_status(f"warning: {warning}")
     return inputs
 
 
@@ -280,7 +280,7 @@ def _stoppable(out: Path) -> Iterator[threading.Event]:
         if stop.is_set():
             raise _interrupted(out)
         stop.set()
-        say("stopping after this part; once more stops at once")
+        print_status("stopping after this part; once more stops at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

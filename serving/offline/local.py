@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from dimml.errors import DimmlError, InputError
-from dimml.progress import say
+from dimml.progress import print_status
 from serving.offline.inputs import Inputs, ScoreRow, Window
 from serving.offline.scorer import Scorer, joined
 from serving.offline.workspace import Job, Part
@@ -113,7 +113,7 @@ class Local:
                 if isinstance(rows[0].sample, InputError):
                     raise DimmlError("the processes that score die as they start") from error
         if len(rows) == 1:
-            say(f"row {rows[0].id}: the process that scored it died")
+            print_status(f"row {rows[0].id}: the process that scored it died")
             return self._score_again(job, [ScoreRow(rows[0].id, DEADLY)])
         middle = len(rows) // 2
         halves = [self._score_again(job, half) for half in (rows[:middle], rows[middle:])]

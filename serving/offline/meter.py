@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from dimml.progress import PLAIN_INTERVAL_SECONDS, say
+from dimml.progress import PLAIN_INTERVAL_SECONDS, print_status
 
 EVENT_INTERVAL_SECONDS = 1.0
 
@@ -68,7 +68,7 @@ class Meter:
             if self._as_json:
                 self.event("progress")
             elif not self._bar:
-                say(self._line())
+                print_status(self._line())
 
     def event(self, name: str, **more: Any) -> None:
         """Writes an event, where those were asked for."""

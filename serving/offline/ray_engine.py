@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dimml.errors import DimmlError, UsageError
-from dimml.progress import say
+from dimml.progress import print_status
 from serving.offline.inputs import Inputs
 from serving.offline.scorer import Scorer, joined
 from serving.offline.workspace import Job, Part
@@ -88,7 +88,7 @@ class RayEngine:
                 f"--gpus {self._gpus:g}: Ray finds no GPU on this machine; leave --gpus out, or "
                 "name a cluster with --ray-address"
             )
-        say(f"waiting: the cluster has no node with --gpus {self._gpus:g} now")
+        print_status(f"waiting: the cluster has no node with --gpus {self._gpus:g} now")
 
     def _connect(self) -> None:
         _check_answers(self._address)

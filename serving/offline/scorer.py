@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from dimml.errors import DimmlError, InputError
-from dimml.outputs import Fused, Prepared
+from dimml.outputs import FusedBatch, PreparedSample
 from dimml.predictor import Predictor
-from dimml.runtime.providers import Gpu
+from dimml.runtime.providers import GpuOptions
 from serving.offline.inputs import ScoreRow
 from serving.offline.workspace import Job
 
@@ -33,7 +33,7 @@ class Scorer:
 
     def __init__(self, bundle: Path, job: Job, device: int = 0) -> None:
         self._job = job
-        self._predictor = Predictor.load(bundle, job.provider, job.threads, gpu=Gpu(device))
+        self._predictor = Predictor.load(bundle, job.provider, job.threads, gpu=GpuOptions(device))
         if self._predictor.bundle.id != job.bundle:
             raise DimmlError(f"{bundle} holds {self._predictor.bundle.id}, not {job.bundle}")
         self._schema = schema_of(
@@ -52,7 +52,7 @@ class Scorer:
                 ]
             )
         )
-        ready = [item for item in prepared if isinstance(item, Prepared)]
+        ready = [item for item in prepared if isinstance(item, PreparedSample)]
         columns = self._fused(ready) if ready else {}
         if len(ready) < len(rows):
             columns = _spread(columns, prepared, self._schema)
@@ -61,7 +61,7 @@ class Scorer:
         arrays = [columns.get(f.name, pa.nulls(len(rows), f.type)) for f in self._schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _fused(self, ready: Sequence[Prepared]) -> dict[str, pa.Array]:
+    def _fused(self, ready: Sequence[PreparedSample]) -> dict[str, pa.Array]:
         """The columns of rows that can be predicted, made without a Python object for each."""
         fused = self._predictor.fuse(self._predictor.encode(ready))
         labels = pa.array(self._predictor.labels, pa.string())
@@ -88,7 +88,7 @@ def _numbers(values: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
     return pa.array(values.astype(np.float64), mask=absent)
 
 
-def _sets(fused: Fused, labels: pa.Array) -> pa.Array:
+def _sets(fused: FusedBatch, labels: pa.Array) -> pa.Array:
     """The prediction sets: lists of labels, the most probable first."""
     places = np.arange(fused.ranked.shape[1])
     flat = fused.ranked[places < fused.set_sizes[:, None]]
@@ -97,7 +97,9 @@ def _sets(fused: Fused, labels: pa.Array) -> pa.Array:
 
 
 def _spread(
-    columns: Mapping[str, pa.Array], prepared: Sequence[Prepared | InputError], schema: pa.Schema
+    columns: Mapping[str, pa.Array],
+    prepared: Sequence[PreparedSample | InputError],
+    schema: pa.Schema,
 ) -> dict[str, pa.Array]:
     """Columns of the rows that have answers as columns of all, beside those of errors."""
     errors = [item if isinstance(item, InputError) else None for item in prepared]

@@ -17,7 +17,7 @@ import pydantic
 
 from dimml.errors import DimmlError, UsageError
 from dimml.files import LOCK, locked_folder, new_file, write_atomic
-from dimml.progress import say
+from dimml.progress import print_status
 from serving.offline.remote import open_path
 
 JOB, SUCCESS = "_job.json", "_SUCCESS.json"
@@ -221,7 +221,7 @@ class Workspace:
             try:
                 pyarrow.parquet.read_table(path, page_checksum_verification=True)
             except (pa.ArrowException, OSError):
-                say(f"{path} was damaged; it is scored again")
+                print_status(f"{path} was damaged; it is scored again")
                 path.unlink()
 
     def write_part(self, number: int, table: pa.Table) -> None:

@@ -9,7 +9,7 @@ import pytest
 from dimml import probe
 from dimml.errors import ProviderError
 from dimml.probe import settle_provider
-from dimml.runtime.providers import Gpu
+from dimml.runtime.providers import GpuOptions
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_a_gpu_that_does_not_compute_is_refused_or_with_auto_not_used(
 ) -> None:
     # No GPU computes a bundle that is not there.
     with pytest.raises(ProviderError, match="none is not a bundle"):
-        settle_provider(tmp_path / "none", "cuda", Gpu(), 4)
-    assert settle_provider(tmp_path / "none", "auto", Gpu(), 4) == "cpu"
+        settle_provider(tmp_path / "none", "cuda", GpuOptions(), 4)
+    assert settle_provider(tmp_path / "none", "auto", GpuOptions(), 4) == "cpu"
     assert capsys.readouterr().err.startswith("provider cpu: ")
 
 
@@ -50,7 +50,7 @@ def test_what_computes_there_is_settled_on(
 ) -> None:
     # The process computes on the CPU in the place of a GPU.
     monkeypatch.setattr(probe, "choose_provider", lambda _: "cpu")
-    assert probe._problem(tiny_bundle, "cpu", Gpu(), 2) is None
+    assert probe._problem(tiny_bundle, "cpu", GpuOptions(), 2) is None
     monkeypatch.setattr(probe, "choose_provider", lambda _: "cuda")
     monkeypatch.setattr(probe, "_problem", lambda *_: None)
     assert settle_provider(tiny_bundle, "auto") == "cuda"

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dimml.nn.fusion import SharedClassifierFusion
-from dimml.nn.model import DetachedModel
+from dimml.nn.fusion import CertaintyFusion
+from dimml.nn.model import MultimodalModel
 from export.onnx import export_classifier
 
 DIMS, CLASSES = 5, 4
 
-Exported = tuple[SharedClassifierFusion, onnxruntime.InferenceSession]
+Exported = tuple[CertaintyFusion, onnxruntime.InferenceSession]
 
 
 def all_subsets(modalities: int) -> Tensor:
@@ -43,7 +43,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     path: Path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
     torch.manual_seed(0)
     names = [f"m{m}" for m in range(modalities)]
-    model = DetachedModel(names, [nn.Identity() for _ in names], DIMS, CLASSES).eval()
+    model = MultimodalModel(names, [nn.Identity() for _ in names], DIMS, CLASSES).eval()
     table = 1.5 + 0.25 * torch.arange(2**modalities)
     table[[2**m for m in range(modalities)]] = 1
     model.fusion.set_calibration([0.5 + 0.4 * m for m in range(modalities)], 0.3, table)

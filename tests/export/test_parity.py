@@ -16,7 +16,7 @@ from dimml.bundle import Bundle, Manifest
 from dimml.errors import ParityError
 from dimml.modalities import Arrays, Kind
 from dimml.nn.encoders import build_encoder
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from export.bundle import export_run
 from export.onnx import write_bundle
 from export.parity import parity_check
@@ -30,7 +30,7 @@ NAMES = ("image", "text")
 class Exported:
     """A model and its bundle, which `parity_check` let pass."""
 
-    model: DetachedModel
+    model: MultimodalModel
     bundle: Bundle
     kinds: Mapping[str, Kind]
     samples: Mapping[str, list[Arrays]]
@@ -48,7 +48,7 @@ def samples_of(kinds: Mapping[str, Kind]) -> dict[str, list[Arrays]]:
     }
 
 
-def write(path: Path, source: Bundle, model: DetachedModel, check: Any) -> None:
+def write(path: Path, source: Bundle, model: MultimodalModel, check: Any) -> None:
     """A bundle of `model` that is otherwise as `source`."""
     specs = {name: source.manifest.modalities[name] for name in NAMES}
     kinds = {name: source.kinds()[name] for name in NAMES}
@@ -64,7 +64,7 @@ def exported(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
     kinds = {name: source.kinds()[name] for name in NAMES}
     torch.manual_seed(1)
     encoders = [build_encoder(kind, 16) for kind in kinds.values()]
-    model = DetachedModel(NAMES, encoders, 16, len(source.manifest.labels))
+    model = MultimodalModel(NAMES, encoders, 16, len(source.manifest.labels))
     model.fusion.set_calibration([0.7, 1.3], 0.4, [1, 1, 1, 0.8])
     samples = samples_of(kinds)
     path = tmp_path_factory.mktemp("parity") / "bundle"
@@ -98,7 +98,7 @@ def test_a_real_export_passes(exported: Exported) -> None:
         check(exported)
 
 
-PERTURBED: dict[str, tuple[Callable[[DetachedModel], torch.Tensor], str]] = {
+PERTURBED: dict[str, tuple[Callable[[MultimodalModel], torch.Tensor], str]] = {
     "a weight of the image encoder": (
         lambda model: model.get_parameter("encoders.0.projection.weight")[0],
         "image, batch 1",
@@ -112,7 +112,7 @@ PERTURBED: dict[str, tuple[Callable[[DetachedModel], torch.Tensor], str]] = {
         "text, batch 1",
     ),
     "the shared classifier": (
-        lambda model: model.fusion.shared_classifier.bias[:1],
+        lambda model: model.fusion.classifier.bias[:1],
         "classifier, image, batch 1",
     ),
     "the temperature of the second modality": (
@@ -143,7 +143,7 @@ def test_a_model_that_is_not_what_was_exported_is_refused_by_name_and_difference
 
 
 def test_a_difference_that_is_no_number_is_refused(exported: Exported) -> None:
-    bias = exported.model.fusion.shared_classifier.bias[:1]
+    bias = exported.model.fusion.classifier.bias[:1]
     with moved(bias, float("nan")), pytest.raises(ParityError, match="differ by nan"):
         check(exported)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimml.nn.fusion import SharedClassifierFusion
+from dimml.nn.fusion import CertaintyFusion
 from dimml.samples import subset_name, subsets
 from train.calibration import POOLED_TEMPERATURES, Rule, calibrate, conformal, conformal_rows
 
@@ -33,12 +33,12 @@ def evidence(samples: int, seed: int, missing: float = 0.2) -> tuple[Tensor, Ten
     return 1.5 * seen * DISTORTION.unsqueeze(-1), present, labels
 
 
-def fresh() -> SharedClassifierFusion:
+def fresh() -> CertaintyFusion:
     """A head that takes features for logits."""
-    fusion = SharedClassifierFusion(CLASSES, CLASSES, len(NAMES))
+    fusion = CertaintyFusion(CLASSES, CLASSES, len(NAMES))
     with torch.no_grad():
-        fusion.shared_classifier.weight.copy_(torch.eye(CLASSES))
-        fusion.shared_classifier.bias.zero_()
+        fusion.classifier.weight.copy_(torch.eye(CLASSES))
+        fusion.classifier.bias.zero_()
     return fusion
 
 
@@ -47,7 +47,7 @@ def mask_of(subset: tuple[str, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def answers(fusion: SharedClassifierFusion, logits: Tensor, subset: tuple[str, ...]) -> Tensor:
+def answers(fusion: CertaintyFusion, logits: Tensor, subset: tuple[str, ...]) -> Tensor:
     """Probabilities [N, K] from a subset."""
     probabilities: Tensor = fusion(logits, mask_of(subset).expand(len(logits), -1))[0]
     return probabilities
@@ -64,14 +64,14 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def calibrated() -> SharedClassifierFusion:
+def calibrated() -> CertaintyFusion:
     fusion = fresh()
     calibrate(fusion, NAMES, *evidence(4000, seed=0))
     return fusion
 
 
 class TestTemperatures:
-    def test_recover_a_known_distortion(self, calibrated: SharedClassifierFusion) -> None:
+    def test_recover_a_known_distortion(self, calibrated: CertaintyFusion) -> None:
         assert calibrated.modality_temperature.tolist() == pytest.approx([3.0, 0.5], rel=0.1)
 
     def test_of_a_modality_ignore_the_rows_that_lack_it(self) -> None:
@@ -94,7 +94,7 @@ class TestTemperatures:
 
     @pytest.mark.parametrize("subset", SUBSETS, ids=subset_name)
     def test_make_the_calibration_error_fall(
-        self, calibrated: SharedClassifierFusion, subset: tuple[str, ...]
+        self, calibrated: CertaintyFusion, subset: tuple[str, ...]
     ) -> None:
         logits, _, labels = evidence(4000, seed=1)
         before = calibration_error(answers(fresh(), logits, subset), labels)
@@ -104,7 +104,7 @@ class TestTemperatures:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_never_change_which_label_a_single_modality_says(
-        self, calibrated: SharedClassifierFusion, name: str
+        self, calibrated: CertaintyFusion, name: str
     ) -> None:
         logits, _, _ = evidence(2000, seed=2)
         before, after = (answers(fusion, logits, (name,)) for fusion in (fresh(), calibrated))
@@ -112,7 +112,7 @@ class TestTemperatures:
         assert not torch.allclose(before, after, atol=0.05)
 
     def test_let_two_modalities_answer_better_than_either(
-        self, calibrated: SharedClassifierFusion
+        self, calibrated: CertaintyFusion
     ) -> None:
         logits, _, labels = evidence(4000, seed=3)
         nll = {
@@ -127,7 +127,7 @@ class TestTemperatures:
 class TestConformal:
     @pytest.mark.parametrize("coverage", [0.7, 0.9])
     def test_sets_hold_the_truth_as_often_as_asked_for(
-        self, calibrated: SharedClassifierFusion, coverage: float
+        self, calibrated: CertaintyFusion, coverage: float
     ) -> None:
         fitted = conformal(calibrated, NAMES, *evidence(4000, seed=4), coverage)
         logits, _, labels = evidence(4000, seed=5)
@@ -137,7 +137,7 @@ class TestConformal:
             held = (truth >= 1 - fitted.thresholds[subset_name(subset)]).float().mean()
             assert float(held) == pytest.approx(coverage, abs=0.025)
 
-    def test_few_rows_still_cover_on_average(self, calibrated: SharedClassifierFusion) -> None:
+    def test_few_rows_still_cover_on_average(self, calibrated: CertaintyFusion) -> None:
         logits, present, labels = evidence(20 * 300, seed=6, missing=0)
         held = []
         new, _, new_labels = evidence(1000, seed=7)
@@ -150,7 +150,7 @@ class TestConformal:
 
     @pytest.mark.parametrize(("rows", "subsets_with"), [(9, {"audio", "image"}), (8, {"image"})])
     def test_a_subset_with_too_few_rows_has_no_threshold(
-        self, calibrated: SharedClassifierFusion, rows: int, subsets_with: set[str]
+        self, calibrated: CertaintyFusion, rows: int, subsets_with: set[str]
     ) -> None:
         logits, present, labels = evidence(40, seed=8)
         present[:, 0] = torch.arange(40) < rows
@@ -202,7 +202,7 @@ class TestRules:
         names = ("one", "copy", "other")
         likelihood = {}
         for rule in RULES:
-            fusion = SharedClassifierFusion(4, 3, 3)
+            fusion = CertaintyFusion(4, 3, 3)
             calibrate(fusion, names, logits[:2000], present[:2000], labels[:2000], rule)
             scaled = logits[2000:] / fusion.modality_temperature.unsqueeze(-1)
             probabilities, weights = fusion.fuse(scaled, present[2000:])
@@ -218,7 +218,7 @@ class TestRules:
 def test_pooling_a_few_rows_stays_within_its_bounds() -> None:
     # Six rows that would be told best by a temperature below the bound.
     logits, present, labels = evidence(6, 108, missing=0.0)
-    fusion = SharedClassifierFusion(2, CLASSES, len(NAMES))
+    fusion = CertaintyFusion(2, CLASSES, len(NAMES))
     calibrate(fusion, NAMES, logits, present, labels, "pooled")
     assert float(fusion.fusion_temperature) == pytest.approx(POOLED_TEMPERATURES[0])
     assert fusion.modality_bias.isfinite().all()

@@ -13,10 +13,10 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dimml.nn.model import DetachedModel, Group
+from dimml.nn.model import EncoderInputs, MultimodalModel
 from train.data.loader import Batch, EpochSampler
 from train.methods import build_method
-from train.module import DetachedModule
+from train.module import TrainingModule
 from train.recipe import Recipe, TrainingConfig
 
 COUNT, SIZE, CLASSES = 24, 8, 3
@@ -45,7 +45,9 @@ def collate(rows: list[int]) -> Batch:
     inputs = {}
     for slot, name in enumerate("abc"):
         has = present[chosen, slot].nonzero().flatten()
-        inputs[name] = [Group(has, {"values": values[chosen[has], slot]})] if len(has) else []
+        inputs[name] = (
+            [EncoderInputs(has, {"values": values[chosen[has], slot]})] if len(has) else []
+        )
     return Batch(inputs, present[chosen], chosen % CLASSES)
 
 
@@ -65,11 +67,11 @@ class Data(lightning.LightningDataModule):
 
 def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
     torch.manual_seed(0)
-    model = DetachedModel("abc", [Linear(5, 6) for _ in "abc"], 6, CLASSES)
+    model = MultimodalModel("abc", [Linear(5, 6) for _ in "abc"], 6, CLASSES)
     start = model.encoders[0].get_parameter("weight").detach().clone()
     training = TrainingConfig(epochs=3, warm_up=1, batch_size=SIZE, learning_rate=0.05)
     recipe = Recipe.model_construct(seed=0, training=training)
-    module = DetachedModule(model, recipe, build_method("dimml", {}, model))
+    module = TrainingModule(model, recipe, build_method("dimml", {}, model))
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,

@@ -28,7 +28,7 @@ PROTOCOL = 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What is to be run.
 
     Attributes:
@@ -57,7 +57,7 @@ def known_runs(names: str) -> tuple[str, ...]:
     return given
 
 
-def check_trials(plan: Plan) -> None:
+def check_trials(plan: ComparisonPlan) -> None:
     """Refuses more trials than each of the plan's methods has settings.
 
     Raises:
@@ -68,7 +68,7 @@ def check_trials(plan: Plan) -> None:
         raise UsageError(f"--trials {plan.trials}: every method has {least} settings to try")
 
 
-def fixed_settings(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+def fixed_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
     """What all results of a folder have in common; seeds and methods may be added later."""
     # It brings torch, which `--help` can do without.
     from train.data.splits import fingerprint

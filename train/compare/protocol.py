@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader
 from dimml.bundle import Conformal
 from dimml.errors import ManifestError
 from dimml.modalities import Kind
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
 from dimml.table import Row
 from train.calibration import conformal_rows
 from train.compare import corruptions as corrupt
 from train.data.cache import Split, cached_split
 from train.data.loader import Collate, EpochSampler, SplitDataset
-from train.data.prepare import Prepared
+from train.data.prepare import PreparedData
 from train.data.splits import read_split
 from train.metrics import prediction_sets, reliability, risk_coverage_area, scores
 from train.module import encode
@@ -58,7 +58,7 @@ class TestData:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTestSplit:
     """What one model's encoders make of the test split.
 
     Attributes:
@@ -78,7 +78,7 @@ class Encoded:
     corrupted: Mapping[Key, Tensor]
 
 
-def read_test(recipe: Recipe, prepared: Prepared, cache: Path) -> TestData:
+def read_test(recipe: Recipe, prepared: PreparedData, cache: Path) -> TestData:
     """Decodes the test split, clean and with every corruption, once for all methods and seeds.
 
     Raises:
@@ -99,7 +99,7 @@ def read_test(recipe: Recipe, prepared: Prepared, cache: Path) -> TestData:
 
 
 def _corrupted(
-    recipe: Recipe, prepared: Prepared, rows: list[Row], cache: Path
+    recipe: Recipe, prepared: PreparedData, rows: list[Row], cache: Path
 ) -> dict[Key, Split]:
     constants = (corrupt.DECIBELS, corrupt.BLUR, corrupt.DEVIATION, corrupt.AREA)
     found = {}
@@ -118,17 +118,17 @@ def _corrupted(
 
 
 @torch.no_grad()
-def encode_test(model: DetachedModel, data: TestData) -> Encoded:
+def encode_test(model: MultimodalModel, data: TestData) -> EncodedTestSplit:
     """Runs the encoders over all test data, in eval mode."""
     features, present, labels = encode(model, _loader(data.clean, data.kinds))
     corrupted = {
         (name, corruption, level): _encode_one(model, name, data.kinds[name], split)
         for (name, corruption, level), split in data.corrupted.items()
     }
-    return Encoded(model.modalities, features, present, labels, data.full, corrupted)
+    return EncodedTestSplit(model.modalities, features, present, labels, data.full, corrupted)
 
 
-def _encode_one(model: DetachedModel, name: str, kind: Kind, split: Split) -> Tensor:
+def _encode_one(model: MultimodalModel, name: str, kind: Kind, split: Split) -> Tensor:
     encoder = model.encoders[model.modalities.index(name)]
     parts = []
     for batch in _loader(split, {name: kind}):
@@ -185,7 +185,7 @@ def held_rows(modalities: tuple[str, ...], present: Tensor) -> dict[str, int]:
 
 def measure_readout(
     readout: Readout,
-    data: Encoded,
+    data: EncodedTestSplit,
     conformals: Sequence[Conformal],
     held: Mapping[str, int],
     seed: int,
@@ -238,7 +238,7 @@ def _sets(
     return found
 
 
-def _measure_corruption(readout: Readout, data: Encoded) -> dict[str, Any]:
+def _measure_corruption(readout: Readout, data: EncodedTestSplit) -> dict[str, Any]:
     found: dict[str, Any] = {}
     labels, present = data.labels[data.full], data.present[data.full]
     for (name, corruption, level), changed in data.corrupted.items():

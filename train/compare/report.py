@@ -14,7 +14,7 @@ import typer
 
 from dimml.errors import DimmlError
 from dimml.files import write_atomic
-from dimml.progress import say
+from dimml.progress import print_status
 from train.compare.figures import figures
 from train.compare.page import html, markdown
 from train.compare.plan import DOCUMENT, MARKDOWN, PAGE
@@ -65,7 +65,7 @@ def main(
         if results is not None:
             write_atomic(results, report_of(document))
     except (DimmlError, OSError, ValueError) as error:
-        say(f"error: {error}")
+        print_status(f"error: {error}")
         raise typer.Exit(getattr(error, "exit_code", 1)) from None
     typer.echo(out / PAGE if out.is_dir() else results or report_of(document))
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder, write_atomic
-from dimml.progress import say
+from dimml.progress import print_status
 from train.compare.plan import (
     RESULTS,
     TRIALS,
     WORK,
-    Plan,
+    ComparisonPlan,
     check_trials,
     claim,
     fixed_settings,
@@ -33,7 +33,7 @@ from train.methods import method_class
 from train.recipe import Recipe
 
 
-def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[str]:
+def compare_runs(recipe: Recipe, plan: ComparisonPlan, folder: Path, overwrite: bool) -> list[str]:
     """Trains and measures what of the plan has no result in the folder yet.
 
     Returns:
@@ -52,10 +52,10 @@ def compare_runs(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> l
             raise stopped(plan, folder) from None
 
 
-def _run_all(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[str]:
+def _run_all(recipe: Recipe, plan: ComparisonPlan, folder: Path, overwrite: bool) -> list[str]:
     fixed = fixed_settings(recipe, plan)
     if not is_other(folder, fixed, overwrite) and not _unfinished(plan, folder):
-        say(f"all {total(plan)} runs are finished; the data are not read again")
+        print_status(f"all {total(plan)} runs are finished; the data are not read again")
         return []
     from train.compare.trial import Laboratory
 
@@ -65,12 +65,12 @@ def _run_all(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[
     todo = _unfinished(plan, folder)
     failed = []
     for number, (run, seed) in enumerate(todo, total(plan) - len(todo) + 1):
-        say(f"run {number} of {total(plan)}: {run}, seed {seed}")
+        print_status(f"run {number} of {total(plan)}: {run}, seed {seed}")
         try:
             documents = _documents(laboratory, run, seed, plan, folder)
         except TrainingError as error:
             failed.append(f"{run}, seed {seed}: {error}")
-            say(f"failed: {failed[-1]}")
+            print_status(f"failed: {failed[-1]}")
             continue
         # A run is finished when its own file is there, so that is written last.
         for row in sorted(documents, key=lambda row: row == run):
@@ -79,12 +79,12 @@ def _run_all(recipe: Recipe, plan: Plan, folder: Path, overwrite: bool) -> list[
     return failed
 
 
-def total(plan: Plan) -> int:
+def total(plan: ComparisonPlan) -> int:
     """How many runs a plan has."""
     return len(plan.runs) * len(plan.seeds)
 
 
-def _unfinished(plan: Plan, folder: Path) -> list[tuple[str, int]]:
+def _unfinished(plan: ComparisonPlan, folder: Path) -> list[tuple[str, int]]:
     runs = [(run, seed) for seed in plan.seeds for run in plan.runs]
     return [(run, seed) for run, seed in runs if not _is_finished(folder, run, seed)]
 
@@ -98,7 +98,7 @@ def _is_finished(folder: Path, run: str, seed: int) -> bool:
     return all(_result(folder, row, seed).exists() for row in rows)
 
 
-def stopped(plan: Plan, folder: Path) -> InterruptedRunError:
+def stopped(plan: ComparisonPlan, folder: Path) -> InterruptedRunError:
     """The error of a comparison that was stopped: how far it came, and how it goes on."""
     done = sum(_result(folder, r, s).exists() for r in plan.runs for s in plan.seeds)
     return InterruptedRunError(
@@ -108,7 +108,7 @@ def stopped(plan: Plan, folder: Path) -> InterruptedRunError:
 
 
 def _documents(
-    laboratory: Any, run: str, seed: int, plan: Plan, folder: Path
+    laboratory: Any, run: str, seed: int, plan: ComparisonPlan, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """Row to result. The first seed's is that of the trial that did best on validation."""
     method, options = method_of(run)
@@ -135,7 +135,7 @@ def _tried(laboratory: Any, *trial: Any) -> dict[str, Any]:
     try:
         found = laboratory.run(*trial)
     except TrainingError as error:
-        say(f"trial failed: {error}")
+        print_status(f"trial failed: {error}")
         return {"score": -1.0, "documents": {}}
     return {"score": found.score, "documents": found.documents}
 

@@ -15,8 +15,8 @@ import torch
 
 from dimml.errors import ManifestError, UsageError
 from dimml.machine import available_cores
-from dimml.nn.model import DetachedModel
-from dimml.progress import say
+from dimml.nn.model import MultimodalModel
+from dimml.progress import print_status
 from train.calibration import conformal_rows
 from train.compare.protocol import (
     coverages,
@@ -31,7 +31,7 @@ from train.folder import LAST
 from train.history import History
 from train.methods import METHODS
 from train.methods.base import Method, Trial
-from train.module import BEST, DetachedModule, encode
+from train.module import BEST, TrainingModule, encode
 from train.readout import Readout
 from train.recipe import Recipe
 from train.run import calibrated, finish
@@ -149,13 +149,13 @@ class Laboratory:
 
     def _train(
         self, recipe: Recipe, folder: Path, resume: bool
-    ) -> tuple[DetachedModel, Method, RunData, dict[str, Any]]:
+    ) -> tuple[MultimodalModel, Method, RunData, dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
         lightning.seed_everything(recipe.seed, workers=True, verbose=False)
         prepared = self._prepared
         model, method = build(recipe, prepared.kinds, len(prepared.labels))
         data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
-        module = DetachedModule(model, recipe, method)
+        module = TrainingModule(model, recipe, method)
         best = fit(module, data, folder, resume)
         module.cpu().eval()
         finish(model, method, data)
@@ -173,7 +173,7 @@ def _seconds_before(folder: Path) -> float | None:
         load_checkpoint(folder / BEST_CHECKPOINT)
         state = load_checkpoint(folder / LAST)
     except UsageError:
-        say(f"a checkpoint in {folder} is damaged; this training starts again")
+        print_status(f"a checkpoint in {folder} is damaged; this training starts again")
         shutil.rmtree(folder)
         return None
     return float(state["callbacks"][History.__name__]["seconds"])
@@ -206,7 +206,7 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _selected(model: DetachedModel) -> dict[str, Any]:
+def _selected(model: MultimodalModel) -> dict[str, Any]:
     """How many dimensions are effective, and how many of a teacher's the student lacks."""
     names, effective = model.modalities, model.effective
     return {

@@ -23,7 +23,7 @@ from dimml.errors import InputError, ManifestError
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind
-from dimml.progress import say, track
+from dimml.progress import print_status, track
 from dimml.samples import is_absent
 from dimml.table import Row
 
@@ -108,7 +108,7 @@ def cached_split(
     split = Split(path, kinds)
     if split.problems:
         count, first = len(split.problems), split.problems[0]
-        say(f"{name}: {count} unreadable cells count as absent; the first: {first}")
+        print_status(f"{name}: {count} unreadable cells count as absent; the first: {first}")
     return split
 
 

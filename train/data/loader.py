@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from dimml.modalities import Arrays, Audio, Kind
-from dimml.nn.model import Group
+from dimml.nn.model import EncoderInputs
 from train.data.augment import augment
 from train.data.cache import Split
 
 
 @dataclass
 class Batch:
-    """A batch as the model takes it, see `DetachedModel.forward`.
+    """A batch as the model takes it, see `MultimodalModel.forward`.
 
     Attributes:
         inputs: modality to the graph inputs of its present rows, in groups of equal shapes.
@@ -27,7 +27,7 @@ class Batch:
         labels: int64 [N], `UNLABELLED` where a row has none.
     """
 
-    inputs: dict[str, list[Group]]
+    inputs: dict[str, list[EncoderInputs]]
     present: Tensor
     labels: Tensor
 
@@ -126,7 +126,7 @@ class Collate:
 
     def __call__(self, samples: Sequence[tuple[Mapping[str, Arrays], int]]) -> Batch:
         present = np.zeros((len(samples), len(self.kinds)), bool)
-        inputs: dict[str, list[Group]] = {}
+        inputs: dict[str, list[EncoderInputs]] = {}
         for slot, (name, kind) in enumerate(self.kinds.items()):
             rows = [row for row, (item, _) in enumerate(samples) if name in item]
             if len(rows) < (2 if self.training else 1):
@@ -140,12 +140,12 @@ class Collate:
         return Batch(inputs, torch.from_numpy(present), labels)
 
 
-def _groups(kind: Kind, rows: Sequence[int], items: Sequence[Arrays]) -> list[Group]:
+def _groups(kind: Kind, rows: Sequence[int], items: Sequence[Arrays]) -> list[EncoderInputs]:
     buckets: dict[object, list[int]] = defaultdict(list)
     for number, item in enumerate(items):
         buckets[kind.bucket(item)].append(number)
     return [
-        Group(
+        EncoderInputs(
             torch.tensor([rows[number] for number in numbers]),
             {
                 key: torch.from_numpy(array)

@@ -12,8 +12,8 @@ from dimml.bundle import ModalitySpec, build_kind
 from dimml.errors import ManifestError, RecipeError
 from dimml.modalities import KINDS, Kind
 from dimml.nn.encoders import build_encoder
-from dimml.nn.model import DetachedModel
-from dimml.progress import say
+from dimml.nn.model import MultimodalModel
+from dimml.progress import print_status
 from dimml.table import Row
 from train.data.cache import Split, cached_split
 from train.data.splits import labelled_rows, read_training_splits, train_tokenizer
@@ -23,7 +23,7 @@ from train.recipe import ModalityConfig, Recipe
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """What training needs of the data, the same for every seed and method.
 
     Attributes:
@@ -43,7 +43,7 @@ class Prepared:
     settings: str
 
 
-def prepare(recipe: Recipe, cache: Path) -> Prepared:
+def prepare(recipe: Recipe, cache: Path) -> PreparedData:
     """Reads and decodes the data of a recipe, once for all runs that share a cache.
 
     Raises:
@@ -61,7 +61,7 @@ def prepare(recipe: Recipe, cache: Path) -> Prepared:
         for split, given in rows.items()
     }
     _check_readable(splits["train"], labels, list(kinds))
-    return Prepared(labels, specs, assets, kinds, splits, settings)
+    return PreparedData(labels, specs, assets, kinds, splits, settings)
 
 
 def build(
@@ -69,7 +69,7 @@ def build(
     kinds: Mapping[str, Kind],
     classes: int,
     backbones: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[DetachedModel, Method]:
+) -> tuple[MultimodalModel, Method]:
     """An untrained model and its method, initialised by torch's current seed.
 
     Args:
@@ -88,13 +88,13 @@ def build(
         )
         for name, kind in kinds.items()
     ]
-    model = DetachedModel(list(kinds), encoders, recipe.feature_dim, classes)
+    model = MultimodalModel(list(kinds), encoders, recipe.feature_dim, classes)
     return model, build_method(recipe.method, recipe.options, model)
 
 
 def _tell_unlabelled(rows: Sequence[Row]) -> None:
     if count := sum(row.label is None for row in rows):
-        say(
+        print_status(
             f"train: {count} of {len(rows)} rows have no label: they are for a DUC loss, which "
             "`dimml` has after its warm-up (docs/method.md); other methods leave them out"
         )

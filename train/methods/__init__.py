@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dimml.nn.model import DetachedModel
+    from dimml.nn.model import MultimodalModel
     from train.methods.base import Method
 
 METHODS: dict[str, str] = {
@@ -36,7 +36,7 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
-def build_method(name: str, options: Mapping[str, Any], model: DetachedModel) -> Method:
+def build_method(name: str, options: Mapping[str, Any], model: MultimodalModel) -> Method:
     """A method for a model, which it may give other heads: build it before the weights load."""
     cls = method_class(name)
     return cls(cls.Options.model_validate(dict(options)), model)

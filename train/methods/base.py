@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.readout import Readout
 from train.recipe import TrainingConfig
 
@@ -70,13 +70,13 @@ class Method(nn.Module):
     finishes = False
     exports = False
 
-    def __init__(self, options: Any, model: DetachedModel) -> None:
+    def __init__(self, options: Any, model: MultimodalModel) -> None:
         super().__init__()
         self.options = options
         self.modalities = model.modalities
 
     def objective(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
         """The weighted terms whose sum is the loss; absent slots may hold anything.
 
@@ -90,14 +90,14 @@ class Method(nn.Module):
         return self.losses(model, blank_absent(features, present), present, labels, step)
 
     def losses(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
         """As `objective`, of features that are 0 where absent."""
         raise NotImplementedError
 
     def alternate(
         self,
-        model: DetachedModel,
+        model: MultimodalModel,
         features: Tensor,
         present: Tensor,
         labels: Tensor,
@@ -106,16 +106,16 @@ class Method(nn.Module):
         """Where `alternates`: all steps of a batch but the last, whose gradients it leaves."""
         raise NotImplementedError
 
-    def adjust_gradients(self, model: DetachedModel) -> None:
+    def adjust_gradients(self, model: MultimodalModel) -> None:
         """Called between the backward pass and the optimizer's step."""
 
     def finish(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
     ) -> None:
         """Where `finishes`: called once after training, with the training split's features."""
 
     def answer(
-        self, model: DetachedModel, features: Tensor, present: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """What the method says before calibration.
 
@@ -129,11 +129,11 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def readout(self, model: DetachedModel) -> Readout:
+    def readout(self, model: MultimodalModel) -> Readout:
         """The method's answer, to be calibrated."""
         return Readout(lambda features, present: self.answer(model, features, present))
 
-    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
         """Further rows for a comparison, out of the same training, by name.
 
         Args:

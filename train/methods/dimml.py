@@ -18,7 +18,7 @@ from torch.nn import functional
 from dimml.nn.fusion import blank_absent
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.calibration import Rule
 from train.data.cache import UNLABELLED
 from train.methods.base import Method, Step, Training, Trial, slot_cross_entropy
@@ -64,19 +64,19 @@ class Detached(Method):
     uses_dimensions = True
     uses_unlabelled = True
 
-    def __init__(self, options: Options, model: DetachedModel) -> None:
+    def __init__(self, options: Options, model: MultimodalModel) -> None:
         super().__init__(options, model)
         self.uses_dimensions = self.uses_unlabelled = options.duc
         self.finishes = options.fusion_head
         self.exports = not options.fusion_head
-        slots, classes = len(model.modalities), model.fusion.shared_classifier.out_features
+        slots, classes = len(model.modalities), model.fusion.classifier.out_features
         if not options.shared:
-            model.fusion.shared_classifier = PrivateClassifiers(slots, model.feature_dim, classes)
+            model.fusion.classifier = PrivateClassifiers(slots, model.feature_dim, classes)
         if options.fusion_head:
             self.fusion_head = nn.Linear(slots * model.feature_dim, classes)
 
     def losses(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
         config = step.config
         slots = dict(enumerate(model.modalities))
@@ -86,13 +86,13 @@ class Detached(Method):
         labelled = {name: known[:, slot] for slot, name in slots.items()}
         if self.options.shared:
             private = {n: model.private_heads[slot](by_name[n]) for slot, n in slots.items()}
-            shared = {n: model.fusion.shared_classifier(values) for n, values in by_name.items()}
+            shared = {n: model.fusion.classifier(values) for n, values in by_name.items()}
             terms = {
                 "isolated": modality_cross_entropy(private, labels, labelled),
                 "shared": config.lambda_shared * modality_cross_entropy(shared, labels, labelled),
             }
         else:
-            logits = model.fusion.shared_classifier(features)
+            logits = model.fusion.classifier(features)
             terms = {"isolated": slot_cross_entropy(logits, known, labels)}
         if self.options.duc and config.lambda_duc > 0 and step.epoch >= config.warm_up:
             effective = {name: model.effective[slot] for slot, name in slots.items()}
@@ -101,30 +101,30 @@ class Detached(Method):
         return terms
 
     def answer(
-        self, model: DetachedModel, features: Tensor, present: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         probabilities, weights, _ = model.fusion(features, present)
         return probabilities.clamp_min(1e-30).log(), weights
 
     def finish(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
     ) -> None:
         """Stage 2: the head on the samples that have every modality; nothing else changes."""
         full = present.all(dim=1)
         train_head(self.fusion_head, features[full], present[full], labels[full])
 
-    def readout(self, model: DetachedModel) -> Readout:
+    def readout(self, model: MultimodalModel) -> Readout:
         if self.options.fusion_head:
             return FusionHeadReadout(model.fusion, self.fusion_head)
         return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
         """The simplest answers, and the ablation of the fusion, one change at a time."""
         rows: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
         for name, rule in RULES.items():
             rows[name] = FusionReadout(copy.deepcopy(model.fusion), rule)
         both = copy.deepcopy(model.fusion)
-        both.shared_classifier = both_heads(model)
+        both.classifier = both_heads(model)
         rows["dimml+both-heads"] = FusionReadout(both, self.options.fusion)
         features, present, labels = training()
         full = present.all(dim=1)
@@ -137,12 +137,12 @@ class Detached(Method):
         rows["dimml+stage2-dropout"] = Readout(lambda f, _: (dropped(f.flatten(1)), None))
         return rows
 
-    def _new_head(self, model: DetachedModel) -> nn.Linear:
+    def _new_head(self, model: MultimodalModel) -> nn.Linear:
         width = len(model.modalities) * model.feature_dim
         # Nothing else may draw other numbers for it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return nn.Linear(width, model.fusion.shared_classifier.out_features)
+            return nn.Linear(width, model.fusion.classifier.out_features)
 
 
 def train_head(
@@ -168,9 +168,9 @@ def train_head(
             optimizer.step()
 
 
-def both_heads(model: DetachedModel) -> PrivateClassifiers:
+def both_heads(model: MultimodalModel) -> PrivateClassifiers:
     """Each modality's private head and the shared one as one: the mean of their logits."""
-    shared = model.fusion.shared_classifier
+    shared = model.fusion.classifier
     private: list[Any] = list(model.private_heads)
     joined = PrivateClassifiers(len(private), model.feature_dim, shared.out_features)
     with torch.no_grad():

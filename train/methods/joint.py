@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.methods.base import Method, Step, Training
 from train.methods.base import Options as BaseOptions
 from train.readout import Readout
@@ -46,33 +46,33 @@ class Joint(Method):
     finishes = True
     mean: Tensor
 
-    def __init__(self, options: Options, model: DetachedModel) -> None:
+    def __init__(self, options: Options, model: MultimodalModel) -> None:
         super().__init__(options, model)
-        slots, classes = len(model.modalities), model.fusion.shared_classifier.out_features
+        slots, classes = len(model.modalities), model.fusion.classifier.out_features
         self.head = nn.Linear(slots * model.feature_dim, classes)
         self.register_buffer("mean", torch.zeros(slots, model.feature_dim))
 
     def losses(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
         logits = self._head(features)
         return {"joint": masked_cross_entropy(logits, labels, present.any(dim=1))}
 
     def answer(
-        self, model: DetachedModel, features: Tensor, present: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         if self.options.fill == "mean":
             return self._filled(features, present), None
         return self._head(features), None
 
     def finish(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
     ) -> None:
         """Keeps the mean feature of each modality over the samples that have it."""
         total = blank_absent(features, present).sum(dim=0)
         self.mean.copy_(total / present.sum(dim=0).clamp_min(1).unsqueeze(-1))
 
-    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
         return {"joint-mean": Readout(lambda values, mask: (self._filled(values, mask), None))}
 
     def _head(self, features: Tensor) -> Tensor:

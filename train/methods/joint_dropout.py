@@ -15,7 +15,7 @@ import pydantic
 from torch import Tensor
 
 from dimml.nn.fusion import blank_absent
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.methods.base import Step, Training, Trial
 from train.methods.joint import Joint
 from train.methods.joint import Options as JointOptions
@@ -40,10 +40,10 @@ class JointDropout(Joint):
     TRIALS = (Trial(), Trial({"rate": 0.5}), Trial(learning_rate=2.0))
 
     def losses(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
         kept = drop_modalities(present, self.options.rate)
         return super().losses(model, blank_absent(features, kept), kept, labels, step)
 
-    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
         return {}

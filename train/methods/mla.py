@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dimml.nn.fusion import blank_absent
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.methods.base import Method
 
 RIDGE = 1e-6
@@ -36,13 +36,13 @@ class AlternatingAdaptation(Method):
 
     def alternate(
         self,
-        model: DetachedModel,
+        model: MultimodalModel,
         features: Tensor,
         present: Tensor,
         labels: Tensor,
         optimizer: torch.optim.Optimizer,
     ) -> dict[str, Tensor]:
-        head = model.fusion.shared_classifier
+        head = model.fusion.classifier
         leaf = blank_absent(features.detach(), present).requires_grad_()
         terms = {}
         for slot, name in enumerate(self.modalities):
@@ -60,9 +60,9 @@ class AlternatingAdaptation(Method):
         return terms
 
     def answer(
-        self, model: DetachedModel, features: Tensor, present: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        logits = model.fusion.shared_classifier(features)
+        logits = model.fusion.classifier(features)
         weights = entropy_weights(logits, present)
         return (weights.unsqueeze(-1) * logits).sum(dim=1), weights
 

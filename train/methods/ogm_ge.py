@@ -24,7 +24,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.methods.base import Step, Training, Trial
 from train.methods.joint import Joint
 from train.methods.joint import Options as JointOptions
@@ -49,12 +49,12 @@ class GradientModulation(Joint):
     Options = Options
     TRIALS = (Trial(), Trial({"alpha": 0.8}), Trial(learning_rate=2.0))
 
-    def __init__(self, options: Options, model: DetachedModel) -> None:
+    def __init__(self, options: Options, model: MultimodalModel) -> None:
         super().__init__(options, model)
         self._coefficients = [1.0] * len(model.modalities)
 
     def losses(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             weight = self.head.weight.view(self.head.out_features, *features.shape[1:])
@@ -63,7 +63,7 @@ class GradientModulation(Joint):
             self._coefficients = coefficients(partial, present, labels, self.options.alpha)
         return super().losses(model, features, present, labels, step)
 
-    def adjust_gradients(self, model: DetachedModel) -> None:
+    def adjust_gradients(self, model: MultimodalModel) -> None:
         for encoder, coefficient in zip(model.encoders, self._coefficients, strict=True):
             for parameter in encoder.parameters():
                 if parameter.grad is None or parameter.ndim < 2:
@@ -73,7 +73,7 @@ class GradientModulation(Joint):
                 if self.options.noise:
                     parameter.grad.add_(torch.randn_like(parameter.grad) * deviation)
 
-    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
         return {}
 
 

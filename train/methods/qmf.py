@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import masked_cross_entropy
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.methods.base import Method, Step, Trial, slot_cross_entropy
 from train.methods.base import Options as BaseOptions
 
@@ -49,13 +49,13 @@ class QualityAwareFusion(Method):
     Options = Options
     TRIALS = (Trial(), Trial({"rank": 0.1}), Trial(learning_rate=2.0))
 
-    def __init__(self, options: Options, model: DetachedModel) -> None:
+    def __init__(self, options: Options, model: MultimodalModel) -> None:
         super().__init__(options, model)
-        slots, classes = len(model.modalities), model.fusion.shared_classifier.out_features
+        slots, classes = len(model.modalities), model.fusion.classifier.out_features
         self.heads = PrivateClassifiers(slots, model.feature_dim, classes)
 
     def losses(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
         logits = self.heads(features)
         rank = torch.stack(
@@ -72,7 +72,7 @@ class QualityAwareFusion(Method):
         }
 
     def answer(
-        self, model: DetachedModel, features: Tensor, present: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         return fuse_by_energy(self.heads(features), present)
 

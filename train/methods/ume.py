@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dimml.nn.heads import PrivateClassifiers
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.calibration import UNIFORM, Rule
 from train.methods.base import Method, Step, Training, slot_cross_entropy
 from train.methods.base import Options as BaseOptions
@@ -39,27 +39,27 @@ class UnimodalEnsemble(Method):
     Options = Options
     exports = True
 
-    def __init__(self, options: Options, model: DetachedModel) -> None:
+    def __init__(self, options: Options, model: MultimodalModel) -> None:
         super().__init__(options, model)
-        slots, classes = len(model.modalities), model.fusion.shared_classifier.out_features
-        model.fusion.shared_classifier = PrivateClassifiers(slots, model.feature_dim, classes)
+        slots, classes = len(model.modalities), model.fusion.classifier.out_features
+        model.fusion.classifier = PrivateClassifiers(slots, model.feature_dim, classes)
         if options.fusion == "average":
             model.fusion.fusion_temperature.fill_(UNIFORM)
 
     def losses(
-        self, model: DetachedModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
     ) -> dict[str, Tensor]:
-        logits = model.fusion.shared_classifier(features)
+        logits = model.fusion.classifier(features)
         return {"isolated": slot_cross_entropy(logits, present, labels)}
 
     def answer(
-        self, model: DetachedModel, features: Tensor, present: Tensor
+        self, model: MultimodalModel, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         probabilities, weights, _ = model.fusion(features, present)
         return probabilities.clamp_min(1e-30).log(), weights
 
-    def readout(self, model: DetachedModel) -> Readout:
+    def readout(self, model: MultimodalModel) -> Readout:
         return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: DetachedModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
         return {"ume+fusion": FusionReadout(copy.deepcopy(model.fusion))}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dimml.nn.fusion import (
-    SharedClassifierFusion,
+    CertaintyFusion,
     certainty,
     certainty_weights,
     subset_index,
@@ -26,10 +26,10 @@ def all_subsets(modalities: int) -> Tensor:
     return torch.tensor([row for row in rows if any(row)])
 
 
-def calibrated_fusion(modalities: int) -> SharedClassifierFusion:
+def calibrated_fusion(modalities: int) -> CertaintyFusion:
     """A head whose every temperature differs from 1 and from the others where it may."""
     generator = torch.Generator().manual_seed(modalities)
-    fusion = SharedClassifierFusion(DIMS, CLASSES, modalities)
+    fusion = CertaintyFusion(DIMS, CLASSES, modalities)
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -60,11 +60,11 @@ def literal_weights(logits: list[list[float]], present: list[bool], t: float) ->
 
 
 def literal_fusion(
-    fusion: SharedClassifierFusion, features: list[list[float]], present: list[bool]
+    fusion: CertaintyFusion, features: list[list[float]], present: list[bool]
 ) -> tuple[list[float], list[float], list[list[float]]]:
     """The answer for one sample: probabilities, weights, calibrated logits per modality."""
-    matrix = fusion.shared_classifier.weight.tolist()
-    bias = fusion.shared_classifier.bias.tolist()
+    matrix = fusion.classifier.weight.tolist()
+    bias = fusion.classifier.bias.tolist()
     logits = []
     for m, vector in enumerate(features):
         t = fusion.modality_temperature[m].item()
@@ -86,7 +86,7 @@ def assert_close(actual: Tensor, expected: object) -> None:
 
 
 def assert_as_defined(
-    fusion: SharedClassifierFusion,
+    fusion: CertaintyFusion,
     features: Tensor,
     present: Tensor,
     answers: tuple[Tensor, Tensor, Tensor],
@@ -162,11 +162,11 @@ def test_one_modality_answers_exactly_what_its_logits_say(modalities: int) -> No
 
 
 def test_a_fresh_head_has_every_temperature_at_one() -> None:
-    fusion = SharedClassifierFusion(DIMS, CLASSES, 3)
+    fusion = CertaintyFusion(DIMS, CLASSES, 3)
     present = torch.ones(2, 3, dtype=torch.bool)
     features = random_features(present)
     probabilities, weights, logits = fusion(features, present)
-    assert_close(logits, fusion.shared_classifier(features))
+    assert_close(logits, fusion.classifier(features))
     assert_close(weights, certainty_weights(logits, present, 1.0))
     assert_close(probabilities, (weights.unsqueeze(-1) * logits).sum(dim=1).softmax(dim=-1))
 

@@ -1,4 +1,4 @@
-"""The temperatures of `SharedClassifierFusion`: stored, copied, or refused as a whole."""
+"""The temperatures of `CertaintyFusion`: stored, copied, or refused as a whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimml.nn.fusion import SharedClassifierFusion
+from dimml.nn.fusion import CertaintyFusion
 
 NAN = float("nan")
 DIMS, CLASSES = 5, 4
@@ -20,12 +20,12 @@ class TestCalibration:
     good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0], [0.3, -0.3])
 
     def test_is_stored_in_the_state_beside_the_classifier(self) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion = CertaintyFusion(DIMS, CLASSES, 2)
         fusion.set_calibration(*self.good)
         state = fusion.state_dict()
         assert set(state) == {
-            "shared_classifier.weight",
-            "shared_classifier.bias",
+            "classifier.weight",
+            "classifier.bias",
             "modality_temperature",
             "fusion_temperature",
             "subset_temperature",
@@ -38,7 +38,7 @@ class TestCalibration:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_takes_fitted_tensors_and_keeps_no_hold_on_them(self, dtype: torch.dtype) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion = CertaintyFusion(DIMS, CLASSES, 2)
         given = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in self.good]
         fusion.set_calibration(*given)
         with torch.no_grad():
@@ -76,23 +76,23 @@ class TestCalibration:
     def test_is_refused_as_a_whole_when_any_of_it_is_wrong(
         self, position: int, value: object, message: str
     ) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion = CertaintyFusion(DIMS, CLASSES, 2)
         arguments = list(self.good)
         arguments[position] = value
         with pytest.raises(ValueError, match=message):
             fusion.set_calibration(*arguments)
-        fresh = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fresh = CertaintyFusion(DIMS, CLASSES, 2)
         for buffer, untouched in zip(fusion.buffers(), fresh.buffers(), strict=True):
             assert buffer.equal(untouched)
 
     def test_without_biases_has_none(self) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion = CertaintyFusion(DIMS, CLASSES, 2)
         fusion.set_calibration(*self.good)
         fusion.set_calibration(*self.good[:3])
         assert fusion.modality_bias.tolist() == [0, 0]
 
     def test_a_bias_is_what_a_modality_counts_for_beside_another_as_certain(self) -> None:
-        fusion = SharedClassifierFusion(DIMS, CLASSES, 2)
+        fusion = CertaintyFusion(DIMS, CLASSES, 2)
         fusion.set_calibration([1, 1], 0.7, [1, 1, 1, 1], [0.5, -0.5])
         logits = torch.randn(1, 1, CLASSES).expand(3, 2, CLASSES)
         _, weights = fusion.fuse(logits, torch.tensor([[True, True]] * 3))
@@ -102,4 +102,4 @@ class TestCalibration:
 @pytest.mark.parametrize("modalities", [0, 11])
 def test_a_number_of_modalities_without_a_table_of_subsets_is_refused(modalities: int) -> None:
     with pytest.raises(ValueError, match=rf"1 \.\. 10, got {modalities}.*doubles"):
-        SharedClassifierFusion(DIMS, CLASSES, modalities)
+        CertaintyFusion(DIMS, CLASSES, modalities)

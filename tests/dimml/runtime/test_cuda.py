@@ -18,7 +18,7 @@ from dimml.bundle import Bundle
 from dimml.errors import ProviderError
 from dimml.runtime.cuda import MOST_SHAPES, Device, gathering
 from dimml.runtime.execution import DevicePath
-from dimml.runtime.providers import Gpu
+from dimml.runtime.providers import GpuOptions
 from dimml.runtime.session import Graph
 from dimml.samples import Prediction, subset_name, subsets
 
@@ -147,7 +147,7 @@ class TestCuda:
     def test_it_agrees_with_the_cpu(
         self, tiny_bundle: Path, plain: Predictor, cuda_graphs: bool
     ) -> None:
-        ours = Predictor.load(tiny_bundle, "cuda", gpu=Gpu(cuda_graphs=cuda_graphs))
+        ours = Predictor.load(tiny_bundle, "cuda", gpu=GpuOptions(cuda_graphs=cuda_graphs))
         assert ours.provider == "cuda"
         for size in (1, 8, 64):
             ours.warm_up(size)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dimml import machine as machine_module
 from dimml.errors import BundleError, ProviderError, UsageError
 from dimml.machine import available_cores
-from dimml.runtime.providers import CPU, CUDA, TENSORRT, Gpu, choose_provider
+from dimml.runtime.providers import CPU, CUDA, TENSORRT, GpuOptions, choose_provider
 from dimml.runtime.session import Graph, execution_providers
 
 SIZE = 64
@@ -186,7 +186,7 @@ class TestGraph:
 class TestExecutionProviders:
     def test_those_of_cuda(self) -> None:
         [(name, options), last] = execution_providers(
-            "cuda", Gpu(1, 2**30, tf32=True, cuda_graphs=True)
+            "cuda", GpuOptions(1, 2**30, tf32=True, cuda_graphs=True)
         )
         assert (name, last) == (CUDA, CPU)
         assert options == {
@@ -197,20 +197,20 @@ class TestExecutionProviders:
             "gpu_mem_limit": str(2**30),
             "enable_cuda_graph": "1",
         }
-        assert "enable_cuda_graph" not in execution_providers("cuda", Gpu())[0][1]
-        assert execution_providers("cuda", Gpu())[0][1]["use_tf32"] == "0"
-        assert "gpu_mem_limit" not in execution_providers("cuda", Gpu())[0][1]
+        assert "enable_cuda_graph" not in execution_providers("cuda", GpuOptions())[0][1]
+        assert execution_providers("cuda", GpuOptions())[0][1]["use_tf32"] == "0"
+        assert "gpu_mem_limit" not in execution_providers("cuda", GpuOptions())[0][1]
 
     def test_tensorrt_keeps_its_engines_and_leaves_the_rest_to_cuda(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        first, second, last = execution_providers("tensorrt", Gpu())
+        first, second, last = execution_providers("tensorrt", GpuOptions())
         assert (first[0], second[0], last) == (TENSORRT, CUDA, CPU)
         assert first[1]["trt_engine_cache_path"] == str(tmp_path / "dimml" / "tensorrt")
 
     def test_the_cpu_has_none(self) -> None:
-        assert execution_providers("cpu", Gpu()) == [CPU]
+        assert execution_providers("cpu", GpuOptions()) == [CPU]
 
 
 class TestAvailableCores:

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from serving.capacity import get_plan
+from serving.capacity import get_capacity
 from serving.http.messages import PredictRequest, Submission
 from serving.settings import get_settings
 
@@ -22,10 +22,10 @@ def _one_may_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("DIMML_QUEUE", "1")
     monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
     get_settings.cache_clear()
-    get_plan.cache_clear()
+    get_capacity.cache_clear()
     yield
     get_settings.cache_clear()
-    get_plan.cache_clear()
+    get_capacity.cache_clear()
 
 
 class Client:

@@ -16,7 +16,7 @@ import torch
 
 from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder
-from train.compare.plan import Plan, known_runs
+from train.compare.plan import ComparisonPlan, known_runs
 from train.compare.report import write_report
 from train.compare.runner import compare_runs
 from train.compare.trial import Laboratory, Outcome
@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and the comparison of two methods by one seed."""
     folder = tmp_path_factory.mktemp("things")
     (folder / "data.csv").write_text(HEADER + "".join(map(row, range(160))))
-    plan = Plan(("dimml", "ume"), (0,), 1)
+    plan = ComparisonPlan(("dimml", "ume"), (0,), 1)
     compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
     return folder
 
@@ -109,19 +109,22 @@ class TestResults:
 class TestResuming:
     def test_runs_nothing_twice(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Laboratory, "run", lambda *_: pytest.fail("ran again"))
-        plan = Plan(("dimml", "ume"), (0,), 1)
+        plan = ComparisonPlan(("dimml", "ume"), (0,), 1)
         compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
 
     def test_runs_what_was_added(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ran = _record(monkeypatch)
-        plan = Plan(("ume", "joint"), (0, 1), 1)
+        plan = ComparisonPlan(("ume", "joint"), (0, 1), 1)
         compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
         assert ran == [("joint", 0), ("ume", 1), ("joint", 1)]
 
     def test_a_stop_says_how_to_go_on_and_keeps_what_is_finished(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        recipe, plan = recipe_of(folder / "data.csv"), Plan(("ume", "joint", "qmf"), (0,), 1)
+        recipe, plan = (
+            recipe_of(folder / "data.csv"),
+            ComparisonPlan(("ume", "joint", "qmf"), (0,), 1),
+        )
         ran = _record(monkeypatch, stop_at="qmf")
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(InterruptedRunError, match="2 of 3 runs finished; the same command"):
@@ -138,14 +141,14 @@ class TestResuming:
     ) -> None:
         ran = _record(monkeypatch)
         (folder / "compare" / "results" / "ume+fusion" / "seed-0.json").unlink()
-        plan = Plan(("dimml", "ume"), (0,), 1)
+        plan = ComparisonPlan(("dimml", "ume"), (0,), 1)
         compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
         assert ran == [("ume", 0)]
 
     def test_one_that_diverges_is_said_and_the_others_go_on(self, folder: Path) -> None:
         training = {"epochs": 1, "warm_up": 0, "batch_size": 16, "learning_rate": 1e30}
         recipe = recipe_of(folder / "data.csv", training=training)
-        plan = Plan(("dimml", "joint", "mla"), (0,), 1)
+        plan = ComparisonPlan(("dimml", "joint", "mla"), (0,), 1)
         failed = compare_runs(recipe, plan, folder / "hot", overwrite=False)
         assert [line.split(":")[0] for line in failed] == [f"{name}, seed 0" for name in plan.runs]
         assert all("training diverged in epoch 1: its answers are not finite" in f for f in failed)
@@ -155,7 +158,7 @@ class TestResuming:
     ) -> None:
         training = {"epochs": 2, "warm_up": 0, "batch_size": 16}
         recipe = recipe_of(folder / "data.csv", training=training)
-        plan, out = Plan(("ume",), (0,), 1), folder / "stopped"
+        plan, out = ComparisonPlan(("ume",), (0,), 1), folder / "stopped"
 
         def stop() -> None:
             with monkeypatch.context() as context:
@@ -191,10 +194,10 @@ class TestRefusals:
         modalities = {"photo": {"kind": "image", "preprocessing": {"size": [8, 8]}}, "note": "text"}
         recipe = recipe_of(folder / "photos.csv", modalities=modalities)
         out = folder / "photos"
-        compare_runs(recipe, Plan(("ume",), (0,), 1), out, overwrite=False)
+        compare_runs(recipe, ComparisonPlan(("ume",), (0,), 1), out, overwrite=False)
         PIL.Image.new("L", (8, 8), 200).save(folder / "3.png")
         with pytest.raises(UsageError, match=r"another comparison \(other samples"):
-            compare_runs(recipe, Plan(("ume",), (0, 1), 1), out, overwrite=False)
+            compare_runs(recipe, ComparisonPlan(("ume",), (0, 1), 1), out, overwrite=False)
         assert (out / "results" / "ume" / "seed-0.json").exists()
 
     def test_a_validation_split_that_nothing_can_be_measured_on(self, folder: Path) -> None:
@@ -202,7 +205,10 @@ class TestRefusals:
         (folder / "few.csv").write_text(HEADER + "".join(rows))
         with pytest.raises(UsageError, match=r"validation split of .* has 2 readable rows"):
             compare_runs(
-                recipe_of(folder / "few.csv"), Plan(("ume",), (0,), 1), folder / "few", False
+                recipe_of(folder / "few.csv"),
+                ComparisonPlan(("ume",), (0,), 1),
+                folder / "few",
+                False,
             )
 
     @pytest.mark.parametrize("content", ["{", "[]", None])
@@ -211,20 +217,23 @@ class TestRefusals:
         path.unlink() if content is None else path.write_text(content)
         with pytest.raises(UsageError, match="results of another comparison"):
             compare_runs(
-                recipe_of(folder / "data.csv"), Plan(("ume",), (0,), 1), folder / "compare", False
+                recipe_of(folder / "data.csv"),
+                ComparisonPlan(("ume",), (0,), 1),
+                folder / "compare",
+                False,
             )
 
     def test_nothing_is_discarded_for_data_that_do_not_do(self, folder: Path) -> None:
         write_report(folder / "compare")
         (folder / "bad.csv").write_text(HEADER + "".join(row(n) for n in range(160) if n % 4 != 3))
-        plan = Plan(("ume",), (0,), 1)
+        plan = ComparisonPlan(("ume",), (0,), 1)
         with pytest.raises(UsageError, match="test split"):
             compare_runs(recipe_of(folder / "bad.csv"), plan, folder / "compare", overwrite=True)
         assert (folder / "compare" / "results" / "ume" / "seed-0.json").exists()
         assert (folder / "compare" / "report.md").exists()
 
     def test_another_recipe_or_other_data(self, folder: Path) -> None:
-        plan, data = Plan(("ume",), (0,), 1), folder / "data.csv"
+        plan, data = ComparisonPlan(("ume",), (0,), 1), folder / "data.csv"
         with pytest.raises(UsageError, match=r"other recipe, see its settings\.json"):
             compare_runs(recipe_of(data, feature_dim=4), plan, folder / "compare", overwrite=False)
         data.write_text(HEADER + "".join(map(row, range(156))))
@@ -238,13 +247,13 @@ class TestRefusals:
         ran = _record(monkeypatch)
         write_report(folder / "compare")
         recipe = recipe_of(folder / "data.csv", feature_dim=4)
-        compare_runs(recipe, Plan(("ume",), (0,), 1), folder / "compare", overwrite=True)
+        compare_runs(recipe, ComparisonPlan(("ume",), (0,), 1), folder / "compare", overwrite=True)
         assert ran == [("ume", 0)]
         assert not (folder / "compare" / "results" / "dimml").exists()
         assert not (folder / "compare" / "report.md").exists()
 
     def test_a_second_process(self, folder: Path) -> None:
-        plan = Plan(("ume",), (0,), 1)
+        plan = ComparisonPlan(("ume",), (0,), 1)
         lock = locked_folder(folder / "compare", "comparing in", "another")
         with lock, pytest.raises(UsageError, match="another process"):
             compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
@@ -258,7 +267,9 @@ class TestRefusals:
     def test_more_trials_than_there_are(self, folder: Path) -> None:
         recipe = recipe_of(folder / "data.csv")
         with pytest.raises(UsageError, match="every method has 3 settings to try"):
-            compare_runs(recipe, Plan(("ume",), (0,), 4), folder / "compare", overwrite=False)
+            compare_runs(
+                recipe, ComparisonPlan(("ume",), (0,), 4), folder / "compare", overwrite=False
+            )
 
 
 def test_trials_are_chosen_on_validation_by_the_first_seed_alone(
@@ -274,7 +285,7 @@ def test_trials_are_chosen_on_validation_by_the_first_seed_alone(
         return Outcome(score, {name: _document(name, seed, trial)})
 
     monkeypatch.setattr(Laboratory, "run", run)
-    plan = Plan(("ume",), (0, 1), 3)
+    plan = ComparisonPlan(("ume",), (0, 1), 3)
     compare_runs(recipe_of(folder / "data.csv"), plan, folder / "new", overwrite=False)
     assert ran == [(1.0, 0), (0.5, 0), (2.0, 0), (0.5, 1)]
     chosen = json.loads((folder / "new" / "results" / "ume" / "seed-0.json").read_text())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dimml.nn.model import DetachedModel
+from dimml.nn.model import MultimodalModel
 from train.methods import build_method
 from train.methods.base import Method
 
@@ -17,13 +17,13 @@ CLASSES = 4
 
 
 @pytest.fixture
-def make() -> Callable[..., tuple[DetachedModel, Method]]:
+def make() -> Callable[..., tuple[MultimodalModel, Method]]:
     """A method of a name, with options, and its model, whose encoders are linear."""
 
-    def build(name: str, **options: Any) -> tuple[DetachedModel, Method]:
+    def build(name: str, **options: Any) -> tuple[MultimodalModel, Method]:
         torch.manual_seed(0)
         encoders = [nn.Linear(5, WIDTH) for _ in NAMES]
-        model = DetachedModel(NAMES, encoders, WIDTH, CLASSES)
+        model = MultimodalModel(NAMES, encoders, WIDTH, CLASSES)
         return model, build_method(name, options, model)
 
     return build

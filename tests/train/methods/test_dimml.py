@@ -83,7 +83,7 @@ def test_without_the_duc_loss_no_row_without_a_label_is_used(make: Make) -> None
 def test_without_the_shared_classifier_each_modality_has_its_own(make: Make) -> None:
     model, _ = make("dimml", shared=False)
     one = torch.randn(1, 1, model.feature_dim).expand(1, 3, -1)
-    logits = model.fusion.shared_classifier(one)
+    logits = model.fusion.classifier(one)
     assert not logits[:, 0].allclose(logits[:, 1])
 
 
@@ -110,8 +110,8 @@ def test_the_best_unimodal_row_gives_all_weight_to_the_best_that_is_present(
 ) -> None:
     model, method = make("dimml")
     features, present, labels = batch
-    torch.nn.init.eye_(model.fusion.shared_classifier.weight)
-    torch.nn.init.zeros_(model.fusion.shared_classifier.bias)
+    torch.nn.init.eye_(model.fusion.classifier.weight)
+    torch.nn.init.zeros_(model.fusion.classifier.bias)
     skilled = features.clone()
     skilled[:, 1, :4] += 9 * torch.eye(4)[labels]
     skilled[:, 0, :4] -= 9 * torch.eye(4)[labels]
@@ -149,7 +149,7 @@ def test_both_heads_answer_with_the_mean_of_their_logits(make: Make, batch: Batc
     model, _ = make("dimml")
     features = batch[0].nan_to_num()
     found = both_heads(model)(features)
-    shared = model.fusion.shared_classifier(features)
+    shared = model.fusion.classifier(features)
     for slot, head in enumerate(model.private_heads):
         assert found[:, slot].allclose((shared[:, slot] + head(features[:, slot])) / 2, atol=1e-5)
 

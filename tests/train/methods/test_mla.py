@@ -21,7 +21,7 @@ def test_a_turn_changes_nothing_of_what_the_head_says_of_the_others(
 ) -> None:
     model, _ = make("mla")
     features, present, labels = batch
-    clean, head = features.nan_to_num(), model.fusion.shared_classifier
+    clean, head = features.nan_to_num(), model.fusion.classifier
     means = other_means(clean, present, 0)
     before = head(means[:-1].T), head(clean[:, 0])
     functional.cross_entropy(head(clean[present[:, 0], 0]), labels[present[:, 0]]).backward()
@@ -37,7 +37,7 @@ def test_alone_in_a_batch_a_modality_takes_the_plain_step(make: Make, batch: Bat
     heads = []
     for projects in (True, False):
         model, _ = make("mla")
-        head, clean = model.fusion.shared_classifier, features.nan_to_num()
+        head, clean = model.fusion.classifier, features.nan_to_num()
         optimizer = torch.optim.SGD(head.parameters(), 0.1)
         functional.cross_entropy(head(clean[alone[:, 0], 0]), labels[alone[:, 0]]).backward()
         if projects:
@@ -53,15 +53,15 @@ def test_each_encoder_is_left_the_gradient_of_its_turn(make: Make, batch: Batch)
     features, present, labels = batch
     leaf = features.clone().requires_grad_()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    untouched = model.fusion.shared_classifier.weight.detach().clone()
+    untouched = model.fusion.classifier.weight.detach().clone()
     terms = method.alternate(model, leaf, present, labels, optimizer)
     assert list(terms) == ["audio", "image", "text"]
-    assert not model.fusion.shared_classifier.weight.equal(untouched)
-    assert model.fusion.shared_classifier.weight.grad is None
+    assert not model.fusion.classifier.weight.equal(untouched)
+    assert model.fusion.classifier.weight.grad is None
     # The first turn is with the head as it was.
     again = features[:, 0].nan_to_num().requires_grad_()
     rows = present[:, 0]
-    first = functional.linear(again, untouched, make("mla")[0].fusion.shared_classifier.bias)
+    first = functional.linear(again, untouched, make("mla")[0].fusion.classifier.bias)
     functional.cross_entropy(first[rows], labels[rows]).backward()
     assert leaf.grad is not None
     assert again.grad is not None

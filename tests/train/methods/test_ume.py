@@ -41,7 +41,7 @@ def test_each_head_learns_from_its_own_modality_alone(make: Make, batch: Batch) 
     only_image = present & torch.tensor([False, True, False])
     step: Any = Step
     method.objective(model, features, only_image, labels, step)["isolated"].backward()
-    gradient = model.fusion.shared_classifier.weight.grad
+    gradient = model.fusion.classifier.weight.grad
     assert gradient[1].any()
     assert not gradient[0].any()
     assert not gradient[2].any()
