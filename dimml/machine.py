@@ -1,12 +1,22 @@
-"""The machine: cores and GPUs that this process may use."""
+"""The machine: what this process may use of it, and how a result describes it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+SOURCE_ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds this package: a checkout, or the `src` folder of a built bento."""
 
 DRIVER = "libcuda.so.1"
+
+_DESCRIBED_PACKAGES = ("torch", "onnxruntime-gpu", "bentoml", "numpy", "transformers")
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -35,3 +45,35 @@ def _cgroup_cores() -> int | None:
         return None if quota == "max" else max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return None
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine for a result file: processor, cores, memory, system and versions."""
+    return {
+        "processor": _cpu_model() or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "cores": available_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": installed_versions(_DESCRIBED_PACKAGES),
+    }
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package that is installed; others are left out."""
+    versions = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line[:10] == "model name"), None
+    )

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dimml.errors import BundleError, DimmlError, UsageError
+from dimml.machine import SOURCE_ROOT
 
 if TYPE_CHECKING:
     from dimml.bundle import Bundle
 
-ROOT = Path(__file__).resolve().parent.parent
 BENTOFILE = "bentofile.yaml"
 PACKED_BUNDLE = "runs/digits/bundle"
 """Where `bentofile.yaml` includes a bundle from and the service looks for one."""
@@ -69,8 +69,8 @@ def package(
 def _copy_sources(folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("dimml", "serving"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    shutil.copy(ROOT / BENTOFILE, folder)
+        shutil.copytree(SOURCE_ROOT / name, folder / name, ignore=ignore)
+    shutil.copy(SOURCE_ROOT / BENTOFILE, folder)
 
 
 def _copy_bundle(bundle: Bundle, target: Path) -> None:

@@ -140,13 +140,13 @@ def _check_address(host: str, port: int) -> str:
 def _run(bundle: Bundle, address: str, port: int) -> None:
     from bentoml.exceptions import BentoMLException
 
+    from dimml.machine import SOURCE_ROOT
     from serving.service import Dimml
-    from serving.settings import ROOT
 
     service: Any = Dimml
 
     # Workers import the service anew, and must find this one whatever the current folder holds.
-    service.working_dir = str(ROOT)
+    service.working_dir = str(SOURCE_ROOT)
     url = _url(address, port)
     threading.Thread(target=_announce, args=(bundle, url), daemon=True).start()
     try:

@@ -12,9 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dimml.errors import UsageError
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The source root: the checkout, or the `src` folder of a built bento."""
+from dimml.machine import SOURCE_ROOT
 
 DEFAULT_BUNDLE = "runs/digits/bundle"
 PREFIX = "DIMML_"
@@ -49,7 +47,9 @@ class Settings(BaseSettings):
     )
 
     # A description completes the sentence "accepted: ..." of an error message.
-    bundle: Annotated[Path, Field(description="the folder of a bundle")] = ROOT / DEFAULT_BUNDLE
+    bundle: Annotated[Path, Field(description="the folder of a bundle")] = (
+        SOURCE_ROOT / DEFAULT_BUNDLE
+    )
     providers: Annotated[
         Literal["auto", "cuda", "tensorrt", "cpu"],
         Field(description="auto (CUDA where it can be had), cuda, tensorrt or cpu"),

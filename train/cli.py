@@ -119,9 +119,9 @@ def compare(
     """
     import json
 
+    from dimml.interrupt import sigterm_as_ctrl_c
     from train.compare.plan import MARKDOWN, PAGE, RESULTS, ComparisonPlan, known_runs
     from train.compare.runner import compare_runs, stopped, total
-    from train.folder import sigterm_as_ctrl_c
     from train.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings)

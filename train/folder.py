@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from dimml.errors import InterruptedRunError, UsageError
+from dimml.interrupt import sigterm_as_ctrl_c
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
 """The path and the sha256 of the table, and of the samples, written when training starts."""
 LAST = "last.ckpt"
 RUN = "run.json"
-
-
-@contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Takes SIGTERM for Ctrl-C in the block."""
-    # Python allows nobody else to handle signals.
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

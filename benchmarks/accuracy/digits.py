@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from dimml.machine import describe_machine
 
 RESULT = Path(__file__).parents[1] / "results" / "digits.json"
 RECIPE = "train/recipes/digits.yaml"
@@ -33,7 +33,11 @@ def main() -> None:
         }
         seconds = {stage: _seconds(arguments) for stage, arguments in stages.items()}
         evaluation = json.loads((bundle / "evaluation.json").read_text())
-    report: dict[str, Any] = {"machine": machine(), "seconds": seconds, "evaluation": evaluation}
+    report: dict[str, Any] = {
+        "machine": describe_machine(),
+        "seconds": seconds,
+        "evaluation": evaluation,
+    }
     RESULT.write_text(json.dumps(report, indent=2) + "\n")
     sys.stdout.write(json.dumps(seconds) + "\n")
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
-from benchmarks.machine import machine
 from dimml.bundle import Bundle
+from dimml.machine import describe_machine
 from dimml.modalities import KINDS, Arrays, Kind
 from dimml.nn.encoders import build_encoder
 from dimml.runtime.session import Graph
@@ -48,7 +48,7 @@ def main() -> None:
         digits, encoders = _digits(folder)
         encoders["resnet18 at 224 px"] = _resnet18(folder)
     report = {
-        "machine": {**machine(), "instructions": _instructions()},
+        "machine": {**describe_machine(), "instructions": _instructions()},
         "encoders": encoders,
         "digits": digits,
     }

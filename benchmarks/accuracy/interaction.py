@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.accuracy.interaction_report import FIGURES, markdown
-from benchmarks.machine import machine
 from dimml.errors import DimmlError, TrainingError, UsageError
 from dimml.files import write_atomic
+from dimml.machine import describe_machine
 from dimml.progress import print_status
 from train.compare.plan import RESULTS, ComparisonPlan
 from train.compare.results import Result, read_results, scope_of
@@ -197,7 +197,7 @@ def main(
     if not measured:
         raise UsageError(f"nothing is finished in {WORK}; run it without --report")
     document = {
-        "machine": machine(),
+        "machine": describe_machine(),
         "groups": {n: g for n in GROUPS if (g := {**kept, **measured}.get(n))},
     }
     write_atomic(path, json.dumps(document, indent=2) + "\n")

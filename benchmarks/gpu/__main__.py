@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.models import Case, Half, cases, write_whole
 from benchmarks.gpu.roofline import allow_tf32, least_seconds, rates, synchronize, work
-from benchmarks.machine import machine
 from dimml import Predictor
 from dimml.errors import ProviderError
 from dimml.files import write_atomic
+from dimml.machine import describe_machine
 from dimml.nn.fusion import blank_absent
 from dimml.runtime.cuda import Device
 from dimml.runtime.providers import GpuOptions, choose_provider
@@ -60,7 +60,7 @@ class Bench:
         found = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.until = time.monotonic() + given.minutes * 60
         self.report: dict[str, Any] = {
-            "machine": {**machine(), "gpu": _card() if self.device == "cuda" else None},
+            "machine": {**describe_machine(), "gpu": _card() if self.device == "cuda" else None},
             "encoders": {},
             "failed": {},
             **found,

@@ -23,18 +23,17 @@ from typing import Any
 from benchmarks.http.load import multipart, read_samples, write_bodies, wrk_path, wrk_version
 from benchmarks.http.report import markdown
 from benchmarks.http.rounds import CONNECTIONS, Bench, measure_round, say
-from benchmarks.http.servers import FASTAPI_ONNX, OURS, ROOT, servers
+from benchmarks.http.servers import FASTAPI_ONNX, OURS, servers
 from benchmarks.http.targets import ALL, disturbed, judge
-from benchmarks.machine import machine
 from dimml.errors import DimmlError, UsageError
-from dimml.machine import available_cores
+from dimml.machine import SOURCE_ROOT, available_cores, describe_machine
 from dimml.predictor import Predictor
 from dimml.samples import subset_name, subsets
 
 FLOOR_BATCHES = (4, 8, 16, 32)
 PACKAGES = ("fastapi", "uvicorn", "litserve", "uvloop")
 RESULTS = Path(__file__).parents[1] / "results"
-QUICK_RESULTS = ROOT / "runs"
+QUICK_RESULTS = SOURCE_ROOT / "runs"
 
 
 def _bench(given: argparse.Namespace, folder: Path) -> Bench:
@@ -69,7 +68,7 @@ def _run(given: argparse.Namespace) -> None:
     started = time.monotonic()
     results = QUICK_RESULTS if given.quick else RESULTS
     results.mkdir(exist_ok=True)
-    described = machine()
+    described = describe_machine()
     installed = {name: found for name in PACKAGES if (found := _version(name))}
     described["packages"] = {**described["packages"], **installed, "wrk": wrk_version()}
     rounds: list[dict[str, Any]] = []
@@ -122,8 +121,8 @@ def _settings(text: str) -> dict[str, str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "runs/digits/bundle")
-    parser.add_argument("--run", type=Path, default=ROOT / "runs/digits/run")
+    parser.add_argument("--bundle", type=Path, default=SOURCE_ROOT / "runs/digits/bundle")
+    parser.add_argument("--run", type=Path, default=SOURCE_ROOT / "runs/digits/run")
     parser.add_argument("--seconds", type=float, default=None, help="of one measurement")
     parser.add_argument("--repeats", type=int, default=None, help="rounds")
     parser.add_argument("--quick", action="store_true", help="one round of 1 s, into runs/")

@@ -18,10 +18,10 @@ import psutil
 
 from benchmarks.http.answers import differences
 from benchmarks.http.load import run_wrk
-from benchmarks.http.servers import ROOT, Running, Server, get, post, running
+from benchmarks.http.servers import Running, Server, get, post, running
 from benchmarks.http.stages import per_request, read_metrics
 from benchmarks.http.targets import ALL, cell
-from dimml.machine import available_cores
+from dimml.machine import SOURCE_ROOT, available_cores
 
 CONNECTIONS = (1, 8, 32)
 SUBSET_CONNECTIONS = (8, 32)
@@ -163,7 +163,12 @@ def _floor(bench: Bench, processes: int, batch: int) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     others = Others()
     done = subprocess.run(
-        command + words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        command + words,
+        cwd=SOURCE_ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     found: dict[str, Any] = {**json.loads(done.stdout), "disturbance": others.cores()}
     say(f"floor, {processes} processes, batch {batch}: {found['per_second']:.0f} req/s")

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.http.load import CONTENT_TYPE
+from dimml.machine import SOURCE_ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 OURS = "dimml"
 FASTAPI_ONNX = "FastAPI + onnxruntime, tuned"
@@ -131,7 +131,7 @@ def running(server: Server, body: bytes, folder: Path) -> Iterator[Running]:
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=SOURCE_ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -35,9 +35,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from benchmarks.http.floor import Loop
-from benchmarks.machine import machine
 from dimml.bundle import Bundle
-from dimml.machine import available_cores
+from dimml.machine import available_cores, describe_machine
 from dimml.predictor import Predictor
 from dimml.samples import is_absent
 from dimml.table import read_rows
@@ -212,7 +211,12 @@ def main() -> None:
             table = folder / f"{rows}.parquet"
             write_table(table, given.bundle, given.data, rows)
             peak[str(rows)] = score(given.bundle, table, folder)["peak_mib"]
-    document = {"machine": machine(), "rows": given.rows, "rounds": rounds, "peak_mib": peak}
+    document = {
+        "machine": describe_machine(),
+        "rows": given.rows,
+        "rounds": rounds,
+        "peak_mib": peak,
+    }
     (RESULTS / "batch.json").write_text(json.dumps(document, indent=1) + "\n")
     (RESULTS / "batch.md").write_text(markdown(document))
     sys.stdout.write(markdown(document))

@@ -24,8 +24,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet
 
-from benchmarks.machine import machine
 from dimml.bundle import Bundle
+from dimml.machine import describe_machine
 from dimml.samples import is_absent
 from dimml.table import read_rows
 
@@ -107,7 +107,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
     given = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "rows": given.rows, "kills": given.kills}
+    report: dict[str, Any] = {
+        "machine": describe_machine(),
+        "rows": given.rows,
+        "kills": given.kills,
+    }
     for seed, mode in enumerate(("error", "absent")):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

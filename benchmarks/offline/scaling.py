@@ -17,8 +17,8 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from benchmarks.machine import machine
 from benchmarks.offline.batch import write_table
+from dimml.machine import describe_machine
 
 RESULT = Path(__file__).parents[1] / "results" / "scaling.json"
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=4, help="processes and nodes")
     parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "repeats": given.repeats, "rows": {}}
+    report: dict[str, Any] = {"machine": describe_machine(), "repeats": given.repeats, "rows": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for rows in given.rows:

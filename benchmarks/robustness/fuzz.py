@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 import psutil
 
 from benchmarks.http.load import CONTENT_TYPE
-from benchmarks.http.servers import ROOT, Running, Server, running
-from benchmarks.machine import machine
+from benchmarks.http.servers import Running, Server, running
 from benchmarks.robustness.mutation import form, upload
 from dimml.bundle import Bundle
+from dimml.machine import SOURCE_ROOT, describe_machine
 
 RESULT = Path(__file__).parents[1] / "results" / "fuzz.json"
 TESTS = "tests/serving/http/test_fuzz.py"
@@ -135,7 +135,7 @@ def try_properties(scale: float) -> dict[str, Any]:
     started = time.perf_counter()
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=SOURCE_ROOT,
         env={**os.environ, "FUZZ_SCALE": str(scale)},
         capture_output=True,
         text=True,
@@ -160,13 +160,13 @@ def try_properties(scale: float) -> dict[str, Any]:
 def main() -> None:
     """Runs all, prints the counts and writes them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "runs/digits/bundle")
+    parser.add_argument("--bundle", type=Path, default=SOURCE_ROOT / "runs/digits/bundle")
     parser.add_argument("--uploads", type=int, default=10_000)
     parser.add_argument("--scale", type=float, default=20)
     arguments = parser.parse_args()
     report = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": describe_machine(),
         "bundle": Bundle.load(arguments.bundle).id,
         "server": send_uploads(arguments.bundle, arguments.uploads),
         "properties": try_properties(arguments.scale),

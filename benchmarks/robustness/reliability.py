@@ -32,9 +32,9 @@ import psutil
 
 from benchmarks.http.load import CONTENT_TYPE, multipart, read_samples, run_wrk, write_bodies
 from benchmarks.http.servers import OURS, Running, Server, get, running
-from benchmarks.machine import machine
 from benchmarks.robustness.hostile import requests as hostile_requests
 from dimml.bundle import Bundle
+from dimml.machine import describe_machine
 
 RESULT = Path(__file__).parents[1] / "results" / "reliability.json"
 CAPACITY, OVERLOAD, FLOOD = 16, 320, 160
@@ -321,7 +321,7 @@ def main() -> None:
             killed = kill(server, whole[0])
             soaked = soak(server, folder / "bodies", whole, inside, options.soak_minutes)
     report = {
-        "machine": machine(),
+        "machine": describe_machine(),
         "bundle": bundle.id,
         "p99_ratio": {
             cores: {

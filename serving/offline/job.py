@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import platform
-import signal
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +14,7 @@ import pyarrow as pa
 from dimml import __version__
 from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
+from dimml.interrupt import stop_on_signal
 from dimml.machine import available_cores, cuda_devices
 from dimml.probe import settle_provider
 from dimml.progress import print_status
@@ -147,7 +145,9 @@ def score_tables(
         engine = _engine(loaded, machine, job)
         with (
             Meter(inputs.count(), rows, sum(counts.values()), as_json) as meter,
-            _stoppable(out) as stop,
+            stop_on_signal(
+                "stopping after this part; once more stops at once", lambda: _interrupted(out)
+            ) as stop,
         ):
             meter.event("start", output=str(out))
             _check_errors(meter, max_errors)
@@ -265,29 +265,3 @@ def _check_errors(meter: Meter, most: int | None) -> None:
 
 def _interrupted(out: Path) -> InterruptedRunError:
     return InterruptedRunError(f"stopped; the same command goes on with {out}")
-
-
-@contextmanager
-def _stoppable(out: Path) -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; the second of them ends the block at once.
-
-    Raises:
-        InterruptedRunError: at the second one.
-    """
-    stop = threading.Event()
-
-    def handle(*_: object) -> None:
-        if stop.is_set():
-            raise _interrupted(out)
-        stop.set()
-        print_status("stopping after this part; once more stops at once")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {kind: signal.signal(kind, handle) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

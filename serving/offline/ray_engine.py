@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dimml.errors import DimmlError, UsageError
+from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
 from serving.offline.inputs import Inputs
 from serving.offline.scorer import Scorer, joined
@@ -26,8 +27,6 @@ except ImportError as error:
     raise UsageError(
         f"--engine ray needs Ray ({error}): from a checkout run `pip install -e '.[ray]'`"
     ) from error
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class RayEngine:
@@ -95,7 +94,7 @@ class RayEngine:
         # Ray takes SIGTERM for itself.
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM)
-        modules = [str(ROOT / "dimml"), str(ROOT / "serving")]
+        modules = [str(SOURCE_ROOT / "dimml"), str(SOURCE_ROOT / "serving")]
         try:
             ray.init(
                 self._address,

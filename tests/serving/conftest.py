@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from serving.settings import ROOT
+from dimml.machine import SOURCE_ROOT
 
 
 def free_port() -> int:
@@ -41,7 +41,7 @@ class Server:
         command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Dimml"]
         self.process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT,
+            cwd=SOURCE_ROOT,
             env={
                 **os.environ,
                 "BENTOML_HOME": str(home),
@@ -110,7 +110,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**os.environ, "PYTHONPATH": str(SOURCE_ROOT), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -134,7 +134,7 @@ def documented() -> Callable[[str], dict[str, Answer]]:
     """What docs/inputs.md says under a heading: the input to its status and error code."""
 
     def read(heading: str) -> dict[str, Answer]:
-        _, _, rest = (ROOT / "docs/inputs.md").read_text().partition(f"\n## {heading}\n")
+        _, _, rest = (SOURCE_ROOT / "docs/inputs.md").read_text().partition(f"\n## {heading}\n")
         rows = re.findall(r"^\| (.+?) \| (\d{3})(?: `(\w+)`)? \|", rest.partition("\n## ")[0], re.M)
         return {name: (int(status), code or None) for name, status, code in rows}
 

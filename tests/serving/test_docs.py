@@ -13,8 +13,9 @@ import dimml.modalities.image
 import serving.http.multipart
 import serving.http.protocol
 import serving.metrics
+from dimml.machine import SOURCE_ROOT
 from serving.http.describe import limits_of
-from serving.settings import ROOT, Settings
+from serving.settings import Settings
 
 DOCUMENTS = ("docs/operations.md", "docs/grafana.json")
 
@@ -27,19 +28,19 @@ def metrics() -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_metric_that_is_named_is_measured(document: str) -> None:
-    named = set(re.findall(r"\bdimml_[a-z_]+", (ROOT / document).read_text()))
+    named = set(re.findall(r"\bdimml_[a-z_]+", (SOURCE_ROOT / document).read_text()))
     assert len(named) >= 8
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in named} <= metrics()
 
 
 def test_the_dashboard_shows_every_metric() -> None:
-    text = (ROOT / "docs/grafana.json").read_text()
+    text = (SOURCE_ROOT / "docs/grafana.json").read_text()
     assert all(name in text for name in metrics())
     assert len(json.loads(text)["panels"]) == 11
 
 
 def test_every_setting_that_is_named_exists_and_the_other_way_round() -> None:
-    pages = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
+    pages = [path.read_text() for path in (SOURCE_ROOT / "docs").glob("*.md")]
     named = {name.lower() for page in pages for name in re.findall(r"\bDIMML_([A-Z_0-9]+)", page)}
     assert named <= set(Settings.model_fields)
     unnamed = {"bundle", *(name for name in Settings.model_fields if name.startswith("max_"))}
@@ -47,7 +48,9 @@ def test_every_setting_that_is_named_exists_and_the_other_way_round() -> None:
 
 
 def test_the_limits_are_documented_as_they_are() -> None:
-    section = (ROOT / "docs/inputs.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
+    section = (
+        (SOURCE_ROOT / "docs/inputs.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
+    )
     rows = re.findall(r"^\| (.+?) \| ([\d,]+)(?: × `DIMML_MAX_\w+`)? \|", section, re.MULTILINE)
     image, audio = dimml.modalities.image, dimml.modalities.audio
     fields = Settings.model_fields

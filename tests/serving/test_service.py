@@ -21,8 +21,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.testclient import TestClient
 
 from dimml import Predictor
+from dimml.machine import SOURCE_ROOT
 from serving.http.messages import STATUSES
-from serving.settings import ROOT
 
 LIMIT = 200_000
 """Bytes that the services of these tests accept."""
@@ -102,7 +102,7 @@ class TestImport:
             "heavy = {'torch', 'transformers', 'pytorch_lightning', 'librosa', 'numba'}\n"
             "print(sorted(heavy & set(sys.modules)))"
         )
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENTOML_HOME": str(tmp_path)}
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE_ROOT), "BENTOML_HOME": str(tmp_path)}
         environment["DIMML_BUNDLE"] = str(tmp_path / "missing")
         done = subprocess.run(
             [sys.executable, "-c", code],

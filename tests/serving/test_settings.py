@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dimml.errors import UsageError
-from serving.settings import ROOT, load_settings
+from dimml.machine import SOURCE_ROOT
+from serving.settings import load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +18,8 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_need_no_environment() -> None:
     settings = load_settings()
-    assert settings.bundle == ROOT / "runs/digits/bundle"
-    assert (ROOT / "serving/settings.py").is_file()
+    assert settings.bundle == SOURCE_ROOT / "runs/digits/bundle"
+    assert (SOURCE_ROOT / "serving/settings.py").is_file()
     assert settings.providers == "auto"
     assert settings.max_body_bytes == 20_000_000
     assert (settings.max_pixels, settings.max_seconds) == (40_000_000, 600)
@@ -38,7 +39,7 @@ def test_environment_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIMML_BUNDLE", "")
     monkeypatch.setenv("DIMML_WORKERS", "")
-    assert load_settings().bundle == ROOT / "runs/digits/bundle"
+    assert load_settings().bundle == SOURCE_ROOT / "runs/digits/bundle"
     assert load_settings().workers is None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder, write_atomic
+from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.progress import print_status
 from train.compare.plan import (
     RESULTS,
@@ -28,7 +29,6 @@ from train.compare.plan import (
     method_of,
 )
 from train.compare.results import read_result
-from train.folder import sigterm_as_ctrl_c
 from train.methods import method_class
 from train.recipe import Recipe
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import pytorch_lightning as lightning
 import torch
 
 from dimml.errors import ManifestError, UsageError
-from dimml.machine import available_cores
+from dimml.machine import describe_machine
 from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
 from train.calibration import conformal_rows
@@ -122,7 +121,10 @@ class Laboratory:
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
             "hyperparameters": _hyperparameters(recipe, built, best),
-            "machine": _machine(),
+            "machine": {
+                **describe_machine(),
+                "device": "cuda" if torch.cuda.is_available() else "cpu",
+            },
         }
         duc = _selected(model) if built.uses_dimensions else None
         documents = {
@@ -193,16 +195,6 @@ def _hyperparameters(recipe: Recipe, method: Method, best: Mapping[str, Any]) ->
         "batch_size": training.batch_size,
         "best_epoch": best["epoch"] + 1,
         "validation_accuracy": best[BEST],
-    }
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "architecture": platform.machine(),
-        "cores": available_cores(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }
 
 

@@ -12,8 +12,9 @@ import pytest
 
 import serving.http.access
 from dimml.errors import UsageError
+from dimml.machine import SOURCE_ROOT
 from serving.http.access import Keys, RateLimit, digest, is_loopback, key_of
-from serving.settings import ROOT, Settings
+from serving.settings import Settings
 
 KEY, OTHER = b"k" * 16, b"o" * 40
 
@@ -142,7 +143,7 @@ class TestRateLimit:
         started = [
             subprocess.Popen(
                 [sys.executable, "-c", program, str(tmp_path / "limit")],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(SOURCE_ROOT)},
                 stdout=subprocess.PIPE,
                 text=True,
             )

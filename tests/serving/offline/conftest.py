@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.settings import ROOT
+from dimml.machine import SOURCE_ROOT
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def command(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "dimml", "score", *words, "--providers", "cpu"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(SOURCE_ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -12,11 +12,11 @@ import pytest
 
 from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InputError
+from dimml.machine import SOURCE_ROOT
 from serving.offline import local
 from serving.offline.inputs import Inputs, ScoreRow
 from serving.offline.scorer import schema_of
 from serving.offline.workspace import Job
-from serving.settings import ROOT
 
 KINDS = {"audio": "audio", "image": "image", "text": "text"}
 HEAVY = {"torch", "transformers", "pytorch_lightning", "librosa", "numba", "train", "export"}
@@ -51,7 +51,7 @@ print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(SOURCE_ROOT)},
         capture_output=True,
         text=True,
         check=True,
