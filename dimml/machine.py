@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
-"""The folder that holds this package: a checkout, or the `src` folder of a built bento."""
+"""The checkout that holds this package."""
 
 DRIVER = "libcuda.so.1"
 
