@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,22 +20,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
-from dimml.errors import UsageError
+from dimml.errors import InterruptedRunError, UsageError
 from dimml.files import locked_folder, write_atomic
+from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
 from dimml.nn.model import MultimodalModel
 from train.calibration import conformal, conformal_rows
+from train.data.loader import RunData
 from train.data.prepare import build, prepare
 from train.data.splits import fingerprint
-from train.folder import DATA, RECIPE, RUN, check_folder, check_samples, stoppable
 from train.methods import method_class
 from train.methods.base import Method
 from train.module import TrainingModule, encode
 from train.readout import Readout
 from train.recipe import Recipe, load_recipe, written
-from train.trainer import RunData, check_machine, fit
+from train.trainer import LAST, check_machine, fit
 
+RECIPE = "recipe.yaml"
+DATA = "data.json"
+"""The path and the sha256 of the table, and of the samples, written when training starts."""
+RUN = "run.json"
 WEIGHTS = "model.safetensors"
 CACHE = "cache"
 """Beside the run's folder: the decoded data, shared by the runs there."""
@@ -73,6 +79,72 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
         raise SystemExit(0)
     with locked_folder(folder, "training into", "another with --out"), stoppable(folder):
         _train(recipe, folder, resume)
+
+
+@contextmanager
+def stoppable(folder: Path) -> Iterator[None]:
+    """Takes SIGTERM for Ctrl-C, and says of a stopped run how it goes on.
+
+    Raises:
+        InterruptedRunError: stopped, with an epoch to go on from.
+        KeyboardInterrupt: stopped before that.
+    """
+    with sigterm_as_ctrl_c():
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not (folder / LAST).exists():
+                raise
+            raise InterruptedRunError(
+                f"stopped; the same command with --resume goes on (the run is in {folder})"
+            ) from None
+
+
+def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:
+    """Refuses a folder that is not ready for a run, or not for going on with one.
+
+    Args:
+        folder: the run's.
+        recipe: the content of `recipe.yaml`.
+        sha256: of the table.
+        resume: whether to go on with a stopped run.
+
+    Raises:
+        UsageError: it holds a run and `resume` was not asked for, or the other way round; or the
+            run in it was started with other settings or on other data.
+    """
+    if (folder / RUN).exists():
+        raise UsageError(f"{folder} holds a finished run: remove it or choose another with --out")
+    if not resume and (folder / LAST).exists():
+        raise UsageError(f"{folder} holds a stopped run: add --resume, or remove it")
+    if not resume:
+        return
+    if not (folder / LAST).exists():
+        raise UsageError(f"{folder} holds nothing to resume; leave --resume out")
+    if (folder / RECIPE).read_text() != recipe:
+        raise UsageError(
+            f"the run in {folder} was started with other settings (its {RECIPE} holds them): "
+            "resume with those, or choose another folder with --out"
+        )
+    if json.loads((folder / DATA).read_text())["sha256"] != sha256:
+        raise UsageError(
+            f"the data changed since the run in {folder} was started (its {DATA} names the table): "
+            "resume with what it was, or choose another folder with --out"
+        )
+
+
+def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
+    """Refuses to go on with other samples than a run was started with, see `Split.fingerprint`.
+
+    Raises:
+        UsageError: a file changed under the same table.
+    """
+    before = json.loads((folder / DATA).read_text()).get("samples", samples)
+    if changed := [name for name, found in samples.items() if before.get(name) != found]:
+        raise UsageError(
+            f"files of the {' and '.join(changed)} split changed since the run in {folder} was "
+            "started: resume with what they were, or choose another folder with --out"
+        )
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:

@@ -18,17 +18,17 @@ from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
 from dimml.table import Row
-from train.calibration import conformal_rows
+from train.calibration import conformal_rows, subset_rows
 from train.compare import corruptions as corrupt
 from train.data.cache import Split, cached_split
 from train.data.loader import Collate, EpochSampler, SplitDataset
 from train.data.prepare import PreparedData
 from train.data.splits import read_split
+from train.methods.base import drop_modalities
 from train.metrics import prediction_sets, reliability, risk_coverage_area, scores
 from train.module import encode
 from train.readout import Readout
 from train.recipe import Recipe
-from train.subsets import drop_modalities, subset_rows
 
 RATES = (0.0, 0.1, 0.3, 0.5, 0.7)
 """Of each present modality, the probability that it goes missing."""

@@ -25,16 +25,15 @@ from train.compare.protocol import (
     measure_readout,
     read_test,
 )
+from train.data.loader import RunData
 from train.data.prepare import build, prepare
-from train.folder import LAST
-from train.history import History
 from train.methods import METHODS
 from train.methods.base import Method, Trial
 from train.module import BEST, TrainingModule, encode
 from train.readout import Readout
 from train.recipe import Recipe
 from train.run import calibrated, finish
-from train.trainer import BEST_CHECKPOINT, RunData, fit, load_checkpoint
+from train.trainer import BEST_CHECKPOINT, LAST, History, fit, load_checkpoint
 
 
 @dataclass(frozen=True)
