@@ -12,10 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 import yaml
-from pytorch_lightning.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,15 +25,14 @@ from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
 from dimml.nn.model import MultimodalModel
 from train.calibration import conformal, conformal_rows
-from train.data.loader import RunData
 from train.data.prepare import build, prepare
 from train.data.splits import fingerprint
 from train.methods import method_class
 from train.methods.base import Method
-from train.module import TrainingModule, encode
+from train.module import encode
 from train.readout import Readout
 from train.recipe import Recipe, load_recipe, written
-from train.trainer import LAST, check_machine, fit
+from train.trainer import LAST, TrainedModel, check_machine, is_first_process, train_model
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
@@ -73,7 +70,7 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
             epoch.
         KeyboardInterrupt: stopped before the first epoch ended.
     """
-    if rank_zero_only.rank:
+    if not is_first_process():
         # Another device of a run, whose first process started this one and has the folder.
         _train(recipe, folder, resume)
         raise SystemExit(0)
@@ -150,36 +147,31 @@ def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
     table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
-    is_first = not rank_zero_only.rank
-    if is_first:
+    if is_first_process():
         check_folder(folder, _dump(recipe), table["sha256"], resume)
     check_machine(recipe.training, method_class(recipe.method))
-    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
     samples = {name: split.fingerprint for name, split in prepared.splits.items()}
-    if is_first and resume:
+    if resume and is_first_process():
         check_samples(folder, samples)
-    model, method = build(recipe, kinds, len(prepared.labels))
-    data = RunData(recipe, kinds, prepared.splits, method.uses_unlabelled)
-    module = TrainingModule(model, recipe, method)
-    if is_first:
-        write_atomic(folder / RECIPE, _dump(recipe))
-        write_atomic(folder / DATA, json.dumps({**table, "samples": samples}) + "\n")
-    best = fit(module, data, folder, resume)
-    if not is_first:
+    documents = {
+        RECIPE: _dump(recipe),
+        DATA: json.dumps({**table, "samples": samples}) + "\n",
+    }
+    training = train_model(recipe, prepared, folder, resume, documents)
+    if not is_first_process():
         return
-    module.cpu().eval()
-    finish(model, method, data)
+    model, method = training.model, training.method
     document = {
         "name": recipe.name,
         "seed": recipe.seed,
         "labels": prepared.labels,
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         "data": table,
-        "best": best,
+        "best": training.best,
         "backbones": _backbones(recipe, model),
-        "conformal": _calibrate(model, method, data, recipe.coverage).model_dump(mode="json"),
+        "conformal": _calibrate(training, recipe.coverage).model_dump(mode="json"),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
         "python": platform.python_version(),
@@ -250,14 +242,10 @@ def _backbones(recipe: Recipe, model: MultimodalModel) -> dict[str, Any]:
     }
 
 
-def finish(model: MultimodalModel, method: Method, data: RunData) -> None:
-    """Whatever the method does with the training split's features once its encoders are final."""
-    if method.finishes:
-        method.finish(model, *encode(model, data.plain_train_dataloader()))
-
-
-def _calibrate(model: MultimodalModel, method: Method, data: RunData, coverage: float) -> Conformal:
-    return calibrated(method.readout(model), model, encode(model, data.val_dataloader()), coverage)
+def _calibrate(training: TrainedModel, coverage: float) -> Conformal:
+    model = training.model
+    validation = encode(model, training.data.val_dataloader())
+    return calibrated(training.method.readout(model), model, validation, coverage)
 
 
 def calibrated(

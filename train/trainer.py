@@ -9,6 +9,8 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,82 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dimml.errors import TrainingError, UsageError
 from dimml.files import write_atomic
 from dimml.machine import available_cores
+from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
 from train.data.loader import RunData
+from train.data.prepare import PreparedData, build
 from train.methods.base import Method
-from train.module import BEST, TrainingModule
-from train.recipe import TrainingConfig
+from train.module import BEST, TrainingModule, encode
+from train.recipe import Recipe, TrainingConfig
 
 BEST_CHECKPOINT = "best.ckpt"
 LAST = "last.ckpt"
 METRICS = "metrics.csv"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model after its training, not calibrated yet.
+
+    Attributes:
+        model: on the CPU, in eval mode, with the weights of the best epoch.
+        method: finished.
+        data: the loaders.
+        best: the best epoch and its score; empty in all but the first process of several devices.
+    """
+
+    model: MultimodalModel
+    method: Method
+    data: RunData
+    best: Mapping[str, Any]
+
+
+def train_model(
+    recipe: Recipe,
+    prepared: PreparedData,
+    folder: Path,
+    resume: bool,
+    documents: Mapping[str, str] | None = None,
+) -> TrainedModel:
+    """Build a model and its method from the recipe's seed, and train them.
+
+    Args:
+        recipe: of the run.
+        prepared: its data.
+        folder: where checkpoints go.
+        resume: whether to go on from the folder's last checkpoint.
+        documents: files to write into the folder once the model is built, so that a recipe whose
+            model cannot be built leaves nothing there.
+
+    Raises:
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
+        UsageError: a checkpoint is damaged.
+        TrainingError: it diverged, or the process of another device ended.
+    """
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    model, method = build(recipe, prepared.kinds, len(prepared.labels))
+    data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
+    module = TrainingModule(model, recipe, method)
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_first_process():
+        for name, text in (documents or {}).items():
+            write_atomic(folder / name, text)
+    best = fit(module, data, folder, resume)
+    module.cpu().eval()
+    if best and method.finishes:
+        method.finish(model, *encode(model, data.plain_train_dataloader()))
+    return TrainedModel(model, method, data, best)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one of a training, or that of its first device."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:

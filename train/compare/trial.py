@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 
 from dimml.errors import ManifestError, UsageError
@@ -25,15 +24,14 @@ from train.compare.protocol import (
     measure_readout,
     read_test,
 )
-from train.data.loader import RunData
-from train.data.prepare import build, prepare
+from train.data.prepare import prepare
 from train.methods import METHODS
 from train.methods.base import Method, Trial
-from train.module import BEST, TrainingModule, encode
+from train.module import BEST, encode
 from train.readout import Readout
 from train.recipe import Recipe
-from train.run import calibrated, finish
-from train.trainer import BEST_CHECKPOINT, LAST, History, fit, load_checkpoint
+from train.run import calibrated
+from train.trainer import BEST_CHECKPOINT, LAST, History, load_checkpoint, train_model
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,8 @@ class Laboratory:
         # A training that was stopped goes on, and its time counts.
         before = _seconds_before(folder)
         started = time.monotonic() - (before or 0.0)
-        model, built, data, best = self._train(recipe, folder, resume=before is not None)
+        training = train_model(recipe, self._prepared, folder, resume=before is not None)
+        model, built, data = training.model, training.method, training.data
         encoded = encode_test(model, self._test)
         validation = encode(model, data.val_dataloader())
         rows: dict[str, Readout] = {name: built.readout(model)}
@@ -119,7 +118,7 @@ class Laboratory:
             "modalities": list(model.modalities),
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
-            "hyperparameters": _hyperparameters(recipe, built, best),
+            "hyperparameters": _hyperparameters(recipe, built, training.best),
             "machine": {
                 **describe_machine(),
                 "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -131,7 +130,7 @@ class Laboratory:
             for row, found in measured.items()
         }
         shutil.rmtree(folder, ignore_errors=True)
-        return Outcome(best[BEST], documents)
+        return Outcome(training.best[BEST], documents)
 
     def _recipe_of(
         self, method: str, options: Mapping[str, Any], trial: Trial, seed: int
@@ -147,20 +146,6 @@ class Laboratory:
                 "training": training.model_copy(update={"learning_rate": rate, "devices": 1}),
             }
         )
-
-    def _train(
-        self, recipe: Recipe, folder: Path, resume: bool
-    ) -> tuple[MultimodalModel, Method, RunData, dict[str, Any]]:
-        folder.mkdir(parents=True, exist_ok=True)
-        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-        prepared = self._prepared
-        model, method = build(recipe, prepared.kinds, len(prepared.labels))
-        data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
-        module = TrainingModule(model, recipe, method)
-        best = fit(module, data, folder, resume)
-        module.cpu().eval()
-        finish(model, method, data)
-        return model, method, data, best
 
 
 def _seconds_before(folder: Path) -> float | None:
