@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import pydantic
 
-from dimml.errors import BundleError, UsageError
+from dimml.errors import BundleError
+from dimml.files import new_folder
 from dimml.modalities import KINDS, Kind, Limits
 from dimml.onnx_check import check_graph
 
@@ -29,6 +28,28 @@ EVALUATION = "evaluation.json"
 FORMAT: Final = "dimml-bundle"
 VERSION: Final = 1
 MAX_MODALITIES = 10
+
+RESERVED: dict[str, tuple[str, ...]] = {
+    "columns of a table": ("id", "split", "label"),
+    "columns of scores": (
+        "confidence",
+        "prediction_set",
+        "probabilities",
+        "error_code",
+        "error_field",
+        "error_message",
+    ),
+    "options of `dimml predict`": ("bundle", "help", "json", "on_unreadable", "providers"),
+    "files of a bundle": ("classifier", "evaluation", "manifest", "readme"),
+    "devices on Windows": (
+        *("aux", "con", "nul", "prn"),
+        *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)),
+    ),
+}
+"""What has the names, and the names."""
+
+SCORE_SUFFIXES = ("present", "label", "confidence", "weight")
+"""Scores have a column `<modality>_<suffix>` for each of these."""
 
 FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
 """A plain name: nothing that leads out of the bundle's folder."""
@@ -187,6 +208,23 @@ def build_kind(
         raise BundleError(f"modality {name}: invalid preprocessing: {error}") from error
 
 
+def why_reserved(name: str, modalities: list[str]) -> str | None:
+    """What to say of a name that a modality cannot have; None for one that it can.
+
+    Args:
+        name: of the modality.
+        modalities: the names of all.
+    """
+    for what, names in RESERVED.items():
+        if name in names:
+            return f"the name is reserved: {what} are {', '.join(names)}; choose another name"
+    stem, _, suffix = name.rpartition("_")
+    if suffix in SCORE_SUFFIXES and stem in modalities:
+        columns = ", ".join(f"{stem}_{suffix}" for suffix in SCORE_SUFFIXES)
+        return f"the name is reserved: scores of {stem} are {columns}; choose another name"
+    return None
+
+
 def file_entry(path: Path) -> FileEntry:
     """Checksum and size of a file."""
     with path.open("rb") as file:
@@ -194,8 +232,7 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(sha256=digest, bytes=path.stat().st_size)
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_bundle(path: Path) -> AbstractContextManager[Path]:
     """A temporary sibling folder that takes the name `path` when the block succeeds.
 
     An existing bundle at `path` is replaced; whatever fails, `path` is either as it was or
@@ -204,35 +241,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: `path` exists and is neither empty nor a bundle, so it is not ours to replace.
     """
-    # A link keeps pointing to the bundle: what it points to is replaced.
-    path = path.resolve()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file; name a folder")
-    if path.exists() and any(path.iterdir()) and not _is_bundle(path):
-        raise UsageError(f"{path} exists and is not a bundle: remove it or name another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            _replace(path, temporary)
-        else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(path: Path, new: Path) -> None:
-    """Puts the folder `new` in the place of the folder `path`."""
-    retired = new.with_name(new.name + ".old")
-    path.rename(retired)
-    try:
-        new.rename(path)
-    except OSError:
-        retired.rename(path)
-        raise
-    shutil.rmtree(retired)
+    return new_folder(path, "a bundle", _is_bundle)
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -31,6 +32,44 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(
+    path: Path, replaceable: str, is_replaceable: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """A temporary sibling folder that takes the name `path` when the block succeeds.
+
+    A replaceable folder at `path` is replaced; whatever fails, `path` is either as it was or
+    complete.
+
+    Args:
+        path: the folder.
+        replaceable: what may be replaced, such as "a bundle".
+        is_replaceable: whether a folder that is not empty may be.
+
+    Raises:
+        UsageError: `path` exists and is neither empty nor replaceable.
+    """
+    # A link keeps pointing to the folder: what it points to is replaced.
+    path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; name a folder")
+    if path.exists() and any(path.iterdir()) and not is_replaceable(path):
+        raise UsageError(
+            f"{path} exists and is not {replaceable}: remove it or name another folder"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            _replace(path, temporary)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -79,3 +118,15 @@ def locked_folder(folder: Path, doing: str, instead: str) -> Iterator[None]:
             if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
                 (folder / LOCK).unlink()
             lock.release()
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Puts the folder `new` in the place of the folder `path`."""
+    retired = new.with_name(new.name + ".old")
+    path.rename(retired)
+    try:
+        new.rename(path)
+    except OSError:
+        retired.rename(path)
+        raise
+    shutil.rmtree(retired)

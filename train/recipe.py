@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from dimml.bundle import MAX_MODALITIES, ModalityName
+from dimml.bundle import MAX_MODALITIES, ModalityName, why_reserved
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS
-from dimml.names import why_reserved
 from train.methods import METHODS, method_class
 
 Positive = Annotated[float, pydantic.Field(gt=0)]

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 
 from dimml.bundle import Bundle
+from dimml.errors import BundleError
 from dimml.modalities import Arrays, Kind
 from dimml.runtime.cuda import Device, Staging, gathering
-from dimml.runtime.fits import check_fits
 from dimml.runtime.providers import GpuOptions, Provider
 from dimml.runtime.session import Graph
 
@@ -194,4 +194,47 @@ def load_path(
     device = Device("cuda", gpu.device, gpu.cuda_graphs)
     return DevicePath(
         list(encoders.values()), graph, list(kinds.values()), manifest.feature_dim, device
+    )
+
+
+def check_fits(bundle: Bundle, encoders: Mapping[str, Graph], classifier: Graph) -> None:
+    """Refuses a manifest that says otherwise than its graphs: no checksum covers it.
+
+    Raises:
+        BundleError: sizes of features, labels, modalities or preprocessed inputs differ.
+    """
+    manifest = bundle.manifest
+    sizes = {
+        "probabilities": len(manifest.labels),
+        "weights": len(manifest.modalities),
+        "modality_logits": len(manifest.labels),
+    }
+    wanted = [(manifest.classifier, classifier, sizes)]
+    wanted += [
+        (spec.graph, encoders[name], {"features": manifest.feature_dim})
+        for name, spec in manifest.modalities.items()
+    ]
+    for file, graph, outputs in wanted:
+        for output, size in outputs.items():
+            found = graph.outputs.get(output, [None])[-1]
+            if found != size:
+                raise BundleError(
+                    f"{bundle.path}: its manifest was changed: it asks {file} for `{output}` of "
+                    f"size {size}, and the graph gives {found}; export the bundle again"
+                )
+    for name, kind in bundle.kinds().items():
+        example = kind.collate([kind.preprocess(kind.decode(kind.example()))])
+        given = {key: array.shape for key, array in example.items()}
+        if not _agree(given, encoders[name].inputs):
+            raise BundleError(
+                f"{bundle.path}: its manifest was changed: the preprocessing of `{name}` gives "
+                f"{given}, and its graph takes {encoders[name].inputs}; export the bundle again"
+            )
+
+
+def _agree(given: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int | str]]) -> bool:
+    return list(given) == list(wanted) and all(
+        len(shape) == len(wanted[name])
+        and all(isinstance(n, str) or n == m for m, n in zip(shape, wanted[name], strict=True))
+        for name, shape in given.items()
     )

@@ -9,9 +9,23 @@ from typing import Any
 import pytest
 from onnx import helper
 
-from dimml.bundle import MANIFEST, Bundle, Manifest, ModalitySpec, file_entry, new_folder
+from dimml.bundle import (
+    CLASSIFIER,
+    EVALUATION,
+    MANIFEST,
+    RESERVED,
+    SCORE_SUFFIXES,
+    Bundle,
+    Manifest,
+    ModalitySpec,
+    file_entry,
+    new_bundle,
+    why_reserved,
+)
+from dimml.cli import build
 from dimml.errors import BundleError, UsageError
 from dimml.modalities import Limits
+from serving.offline.scorer import schema_of
 
 GRAPHS = ("front.onnx", "classifier.onnx")
 GRAPH = helper.make_model(
@@ -182,80 +196,63 @@ class TestRefusals:
         assert "front.onnx is not the file that was exported" in refusal(bundle)
 
 
-class TestNewFolder:
-    @pytest.mark.parametrize("existing", ["nothing", "empty", "bundle"])
-    def test_it_takes_the_name_when_it_is_whole(self, tmp_path: Path, existing: str) -> None:
-        path = tmp_path / "deep" / "bundle"
-        if existing != "nothing":
-            path.mkdir(parents=True)
-        if existing == "bundle":
-            write(path)
-        with new_folder(path) as folder:
-            before = sorted(path.iterdir()) if path.exists() else None
-            write(folder, name="new")
-            assert before == (sorted(path.iterdir()) if path.exists() else None)
-        assert Bundle.load(path).manifest.name == "new"
-        assert list(path.parent.iterdir()) == [path]
-        assert path.stat().st_mode & 0o777 == 0o755
+def test_bundle_is_replaced(bundle: Path) -> None:
+    with new_bundle(bundle) as folder:
+        write(folder, name="new")
+    assert Bundle.load(bundle).manifest.name == "new"
+    assert list(bundle.parent.iterdir()) == [bundle]
 
-    @pytest.mark.parametrize("existing", [False, True])
-    def test_a_failure_midway_leaves_everything_as_it_was(
-        self, tmp_path: Path, existing: bool
-    ) -> None:
-        path = tmp_path / "bundle"
-        if existing:
-            write(path)
-        with pytest.raises(TypeError), new_folder(path) as folder:
-            write(write(folder), name=object())
-        assert list(tmp_path.iterdir()) == ([path] if existing else [])
-        assert not existing or Bundle.load(path).manifest.name == "tiny"
 
-    def test_a_failure_to_take_the_name_leaves_the_old_bundle(
-        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        rename = Path.rename
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("precious.txt", "x"),
+        (MANIFEST, "{}"),
+        (MANIFEST, '{"name": "web page"}'),
+        (MANIFEST, "["),
+    ],
+)
+def test_a_folder_that_is_no_bundle_is_never_replaced(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UsageError, match="is not a bundle"), new_bundle(tmp_path):
+        pass
+    assert (tmp_path / file).read_text() == content
 
-        def fail_once(source: Path, target: Path) -> Path:
-            if target == bundle:
-                monkeypatch.undo()
-                raise OSError("no space")
-            return rename(source, target)
 
-        monkeypatch.setattr(Path, "rename", fail_once)
-        with pytest.raises(OSError, match="no space"), new_folder(bundle) as folder:
-            write(folder, name="new")
-        assert Bundle.load(bundle).manifest.name == "tiny"
-        assert list(bundle.parent.iterdir()) == [bundle]
+RESERVED_NAMES = {name for names in RESERVED.values() for name in names}
 
-    def test_a_link_goes_on_pointing_to_the_bundle(self, bundle: Path, tmp_path: Path) -> None:
-        link = tmp_path / "latest"
-        link.symlink_to(bundle)
-        with new_folder(link) as folder:
-            write(folder, name="new")
-        assert link.is_symlink()
-        assert Bundle.load(bundle).manifest.name == "new"
-        assert sorted(tmp_path.iterdir()) == [bundle, link]
 
-    @pytest.mark.parametrize(
-        ("file", "content"),
-        [
-            ("precious.txt", "x"),
-            (MANIFEST, "{}"),
-            (MANIFEST, '{"name": "web page"}'),
-            (MANIFEST, "["),
-        ],
-    )
-    def test_a_folder_that_is_no_bundle_is_never_replaced(
-        self, tmp_path: Path, file: str, content: str
-    ) -> None:
-        (tmp_path / file).write_text(content)
-        with pytest.raises(UsageError, match="is not a bundle"), new_folder(tmp_path):
-            pass
-        assert (tmp_path / file).read_text() == content
+def test_the_options_of_predict_are_reserved() -> None:
+    options = {
+        option.lstrip("-").replace("-", "_")
+        for parameter in build("predict").params
+        for option in parameter.opts
+    }
+    assert {"bundle", "json", "providers"} < options <= RESERVED_NAMES
 
-    def test_nor_is_a_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "bundle"
-        path.write_text("x")
-        with pytest.raises(UsageError, match="is a file; name a folder"), new_folder(path):
-            pass
-        assert path.read_text() == "x"
+
+def test_the_columns_of_scores_are_reserved() -> None:
+    columns = set(schema_of(["photo"], ("a", "b")).names)
+    of_photo = {f"photo_{suffix}" for suffix in SCORE_SUFFIXES}
+    assert of_photo < columns
+    assert columns - of_photo <= RESERVED_NAMES
+
+
+def test_the_files_of_a_bundle_are_reserved() -> None:
+    files = {Path(name).stem for name in (CLASSIFIER, EVALUATION, MANIFEST, "README.md")}
+    assert {name.lower() for name in files} <= RESERVED_NAMES
+
+
+@pytest.mark.parametrize("name", ["id", "classifier", "on_unreadable", "com1", "photo_present"])
+def test_a_reserved_name_says_what_has_it(name: str) -> None:
+    said = why_reserved(name, ["photo", name])
+    assert said
+    assert "reserved: " in said
+    assert name in said.partition(": ")[2]
+
+
+@pytest.mark.parametrize("name", ["photo", "title", "label_text", "note_label", "encoder"])
+def test_other_names_are_free(name: str) -> None:
+    assert why_reserved(name, ["photo", name]) is None
