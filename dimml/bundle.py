@@ -21,13 +21,13 @@ from dimml.errors import BundleError
 from dimml.files import new_folder
 from dimml.modalities import KINDS, Kind, Limits
 from dimml.onnx_check import check_graph
+from dimml.samples import MAX_MODALITIES
 
 MANIFEST = "manifest.json"
 CLASSIFIER = "classifier.onnx"
 EVALUATION = "evaluation.json"
 FORMAT: Final = "dimml-bundle"
-VERSION: Final = 1
-MAX_MODALITIES = 10
+FORMAT_VERSION: Final = 1
 
 RESERVED: dict[str, tuple[str, ...]] = {
     "columns of a table": ("id", "split", "label"),
@@ -108,7 +108,7 @@ class Manifest(_Model):
     """`manifest.json`. The order of `modalities` is the order of the classifier's slots."""
 
     format: Literal["dimml-bundle"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1] = FORMAT_VERSION
     name: Annotated[str, pydantic.Field(min_length=1, max_length=64)]
     created: str
     labels: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
@@ -208,7 +208,7 @@ def build_kind(
         raise BundleError(f"modality {name}: invalid preprocessing: {error}") from error
 
 
-def why_reserved(name: str, modalities: list[str]) -> str | None:
+def reserved_name_problem(name: str, modalities: list[str]) -> str | None:
     """What to say of a name that a modality cannot have; None for one that it can.
 
     Args:
@@ -262,10 +262,10 @@ def _parse(folder: Path, content: bytes) -> Manifest:
         ) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BundleError(f'{folder / MANIFEST} is not a bundle\'s: its "format" is not "{FORMAT}"')
-    if document.get("version") != VERSION:
+    if document.get("version") != FORMAT_VERSION:
         raise BundleError(
             f"{folder} is a bundle of format version {document.get('version')}; this dimml reads "
-            f"version {VERSION}: export it again or install a matching dimml"
+            f"version {FORMAT_VERSION}: export it again or install a matching dimml"
         )
     try:
         return Manifest.model_validate(document)

@@ -25,6 +25,7 @@ class Command:
     target: str
     help: str
     extra: str | None = None
+    context_settings: dict[str, Any] | None = None
 
 
 COMMANDS: dict[str, Command] = {
@@ -33,7 +34,11 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("train.cli:compare", "Compare training methods.", "train"),
     "export": Command("export.bundle:export", "Turn a training run into a bundle.", "train"),
     "evaluate": Command("train.cli:evaluate", "Measure a bundle on a table.", "train"),
-    "predict": Command("dimml.cli:predict", "Predict one sample."),
+    "predict": Command(
+        "dimml.cli:predict",
+        "Predict one sample.",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    ),
     "score": Command("serving.offline.cli:score", "Predict every row of a table."),
     "serve": Command("serving.cli:serve", "Serve a bundle over HTTP.", "serve"),
     "package": Command("export.package:package", "Build a bento around a bundle.", "serve"),
@@ -95,10 +100,13 @@ def build(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise UsageError(f"`dimml {name}` needs {_missing(command, str(error.name))}") from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    settings = getattr(target, "context_settings", None)
-    single.command(name=name, cls=GroupedCommand, context_settings=settings, help=_help(target))(
-        target
+    register = single.command(
+        name=name,
+        cls=GroupedCommand,
+        context_settings=command.context_settings,
+        help=_help(target),
     )
+    register(target)
     return typer.main.get_command(single)
 
 
@@ -185,9 +193,6 @@ def predict(
         typer.echo(f"  {name}: {'; '.join([said, *output.warnings])}")
 
 
-predict.__dict__["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     as_json: Annotated[bool, typer.Option("--json", help="The manifest.")] = False,
@@ -246,10 +251,7 @@ def main() -> None:
     """Runs a command; an error on purpose is one line and its exit code, never a traceback."""
     try:
         app()
-    except DimmlError as error:
+    # An OSError is a full disk or a folder that may not be written: nobody's bug.
+    except (DimmlError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        # A full disk, a folder that may not be written: nobody's bug.
-        sys.stderr.write(f"Error: {error}\n")
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds this package: a checkout, or the `src` folder of a built bento."""
 
-DRIVER = "libcuda.so.1"
+CUDA_DRIVER = "libcuda.so.1"
 
 _DESCRIBED_PACKAGES = ("torch", "onnxruntime-gpu", "bentoml", "numpy", "transformers")
 
@@ -32,7 +31,7 @@ def cuda_devices() -> int:
     """GPUs that the driver shows to this process (CUDA_VISIBLE_DEVICES restricts them)."""
     count = ctypes.c_int()
     try:
-        driver = ctypes.CDLL(DRIVER)
+        driver = ctypes.CDLL(CUDA_DRIVER)
         failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     except (OSError, AttributeError):
         return 0
@@ -56,14 +55,13 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": installed_versions(_DESCRIBED_PACKAGES),
+        "packages": _installed_versions(),
     }
 
 
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the version of each package that is installed; others are left out."""
+def _installed_versions() -> dict[str, str]:
     versions = {}
-    for package in packages:
+    for package in _DESCRIBED_PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions

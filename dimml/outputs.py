@@ -22,21 +22,6 @@ class PreparedSample:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What the classifier graph answers, see design of `classifier.onnx`.
-
-    Attributes:
-        probabilities: float32 [N, labels].
-        weights: float32 [N, modalities].
-        modality_logits: float32 [N, modalities, labels], calibrated.
-    """
-
-    probabilities: np.ndarray
-    weights: np.ndarray
-    modality_logits: np.ndarray
-
-
-@dataclass(frozen=True)
 class FusedBatch:
     """The answers for a batch, as arrays of the positions of labels.
 
@@ -60,17 +45,23 @@ class FusedBatch:
     modality_confidences: np.ndarray
 
     @classmethod
-    def of(cls, bundle: Bundle, present: np.ndarray, outputs: Outputs) -> FusedBatch:
-        """Ranks what the classifier graph put out, and cuts the prediction sets."""
-        probabilities = outputs.probabilities
+    def of(
+        cls,
+        bundle: Bundle,
+        present: np.ndarray,
+        probabilities: np.ndarray,
+        weights: np.ndarray,
+        modality_logits: np.ndarray,
+    ) -> FusedBatch:
+        """Ranks the outputs of the classifier graph, and cuts the prediction sets."""
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
         least = (1.0 - _thresholds(bundle, present)).astype(np.float32)
         kept = np.take_along_axis(probabilities, ranked, axis=1) >= least[:, None]
-        alone = _softmax(outputs.modality_logits)
+        alone = _softmax(modality_logits)
         return cls(
             present=present,
             probabilities=probabilities,
-            weights=np.where(present, outputs.weights, np.float32(0)),
+            weights=np.where(present, weights, np.float32(0)),
             ranked=ranked,
             set_sizes=np.maximum(1, kept.sum(axis=1)),
             modality_labels=alone.argmax(axis=-1),

@@ -7,24 +7,23 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Arrays, Kind, Limits
-from dimml.outputs import FusedBatch, Outputs, PreparedSample, build_predictions
+from dimml.outputs import FusedBatch, PreparedSample, build_predictions
 from dimml.runtime.execution import DataPath, EncoderCall, load_path
-from dimml.runtime.providers import GpuOptions, Provider, choose_provider, failed_on
-from dimml.samples import Prediction, Sample, is_absent
+from dimml.runtime.providers import GpuOptions, Provider, choose_provider, compute_error
+from dimml.samples import OnUnreadable, Prediction, Sample, is_absent
 
 logger = logging.getLogger("dimml")
 
-OnUnreadable = Literal["error", "absent"]
-Request = tuple[Sample, OnUnreadable]
+SampleRequest: TypeAlias = tuple[Sample, OnUnreadable]
 BATCH_SIZE = 64
-LARGE = 4_000_000
+EAGER_PREPROCESS_BYTES = 4_000_000
 """Bytes of a decoded value over which it is preprocessed at once, not with its batch."""
 
 
@@ -133,7 +132,7 @@ class Predictor:
         except DimmlError:
             raise
         except Exception as error:
-            raise failed_on(self.provider, gpu, f"it does not compute: {error}") from error
+            raise compute_error(self.provider, gpu, f"it does not compute: {error}") from error
 
     def predict(self, sample: Sample, *, on_unreadable: OnUnreadable = "error") -> Prediction:
         """The prediction for one sample.
@@ -158,7 +157,7 @@ class Predictor:
 
         An answer does not depend on what else is in the list (1e-5).
         """
-        if on_unreadable not in ("error", "absent"):
+        if on_unreadable not in get_args(OnUnreadable):
             raise UsageError(f"on_unreadable is 'error' or 'absent', not {on_unreadable!r}")
         answers: list[Prediction | InputError] = []
         for start in range(0, len(samples), BATCH_SIZE):
@@ -179,7 +178,9 @@ class Predictor:
         [prepared] = self.preprocess(self.decode([(sample, on_unreadable)]))
         return prepared
 
-    def decode(self, requests: Sequence[Request | InputError]) -> list[DecodedSample | InputError]:
+    def decode(
+        self, requests: Sequence[SampleRequest | InputError]
+    ) -> list[DecodedSample | InputError]:
         """Reads what samples have, one modality after the other.
 
         In that order code and data stay in the processor's caches. A sample that has no modality,
@@ -235,7 +236,7 @@ class Predictor:
     def fuse(self, encoded: EncodedBatch) -> FusedBatch:
         """Fuses the features of a batch into its answers, as arrays."""
         outputs = self._path.classify(encoded.features, encoded.present)
-        return FusedBatch.of(self.bundle, encoded.present, Outputs(*outputs))
+        return FusedBatch.of(self.bundle, encoded.present, *outputs)
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Runs every graph on example inputs, through the path of real samples."""
@@ -281,7 +282,7 @@ def _read(item: DecodedSample, name: str, kind: Kind) -> None:
         item.warnings[name] = (f"{error.code}: {error.message}",)
         return
     # A batch of large pictures, all decoded, would take gigabytes.
-    if kind.memory(raw) > LARGE:
+    if kind.memory(raw) > EAGER_PREPROCESS_BYTES:
         item.arrays[name] = kind.preprocess(raw)
     else:
         item.raw[name] = raw

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dimml.errors import DimmlError, ProviderError
 from dimml.progress import print_status
-from dimml.runtime.providers import GpuOptions, Provider, choose_provider, missing_for
+from dimml.runtime.providers import GpuOptions, Provider, choose_provider, unavailable_reason
 
 
 def settle_provider(
@@ -35,7 +35,7 @@ def settle_provider(
         ProviderError: a provider was asked for by name and cannot be had.
         UsageError: `providers` is another word.
     """
-    problem = missing_for("cuda") if providers == "auto" else None
+    problem = unavailable_reason("cuda") if providers == "auto" else None
     provider: Provider = "cpu" if problem else choose_provider(providers)
     if provider != "cpu":
         problem = _problem(bundle, provider, gpu or GpuOptions(), batch_size)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Sample: TypeAlias = Mapping[str, Any]
 """Modality name to value. A value is bytes (a file's content), a path, an open file, an array,
 text for a text modality, or a list of these for a modality of several frames. None, blank text,
 NaN and an empty list mean that the modality is absent, as does leaving it out."""
+
+OnUnreadable: TypeAlias = Literal["error", "absent"]
+"""What an unreadable value does: it fails the sample, or its modality counts as absent."""
+
+MAX_MODALITIES = 10
+"""Modalities of a bundle. Each of their 2 ** M subsets has a temperature of its own."""
 
 
 @dataclass(frozen=True, slots=True)

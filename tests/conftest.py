@@ -103,6 +103,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
     import torch
 
     from dimml.bundle import ModalitySpec, build_kind
+    from dimml.modalities import KINDS
     from dimml.nn.encoders import build_encoder
     from dimml.nn.model import MultimodalModel
     from export.onnx import write_bundle
@@ -113,9 +114,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
         spec = ModalitySpec(
             kind=kind,
             graph=f"{name}.onnx",
-            inputs=("input_ids", "attention_mask")
-            if kind == "text"
-            else (("power",) if kind == "audio" else ("pixels",)),
+            inputs=KINDS[kind].input_names,
             preprocessing=preprocessing,
             encoder="small",
             assets={asset: f"{name}.{asset}" for asset in tokenizer},

@@ -83,10 +83,11 @@ class Audio(Kind):
     """
 
     Config = AudioConfig
+    config: AudioConfig
     input_names = ("power",)
 
-    def _setup(self, config: AudioConfig, assets: Mapping[str, bytes]) -> None:
-        self.config = config
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
+        config = self.config
         # scipy.signal has this window, and takes half a second to import.
         phase = 2 * np.pi * np.arange(config.n_fft) / config.n_fft
         self._window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)

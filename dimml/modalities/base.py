@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pydantic
 
-from dimml.errors import InputError
+from dimml.errors import InputError, InputErrorCode
 
 Arrays = dict[str, np.ndarray]
 """Graph input name to array."""
@@ -52,13 +52,13 @@ class Kind(ABC):
     Args:
         name: the modality's name, reported as the field of its errors.
         config: a validated `Config`, or its keys and values.
-        assets: file suffix (one of `asset_names`) to content, such as a tokenizer.
+        assets: file suffix to content, such as `tokenizer.json`.
         limits: caps on what is accepted.
     """
 
     Config: ClassVar[type[KindConfig]]
+    config: Any
     input_names: ClassVar[tuple[str, ...]]
-    asset_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -69,11 +69,12 @@ class Kind(ABC):
     ) -> None:
         self.name = name
         self.limits = limits or Limits()
-        self._setup(self.Config.model_validate(dict(config)), assets or {})
+        self.config = self.Config.model_validate(dict(config))
+        self._setup(assets or {})
 
     @abstractmethod
-    def _setup(self, config: Any, assets: Mapping[str, bytes]) -> None:
-        """Takes the validated configuration and precomputes what every sample needs."""
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
+        """Precomputes what every sample needs."""
 
     @abstractmethod
     def decode(self, value: Any) -> Any:
@@ -120,7 +121,7 @@ class Kind(ABC):
         item = self.preprocess(self.decode(self.example()))
         return [self.collate([item] * size)]
 
-    def error(self, code: Any, message: str) -> InputError:
+    def error(self, code: InputErrorCode, message: str) -> InputError:
         """An `InputError` about this modality."""
         return InputError(code, message, self.name)
 

@@ -14,6 +14,7 @@ import PIL.Image
 import PIL.ImageOps
 import pydantic
 
+from dimml.errors import InputError
 from dimml.modalities.base import Arrays, Kind, KindConfig
 
 # Pillow warns of large images, where `limits.pixels` decides, and of damaged metadata. The filter
@@ -95,10 +96,11 @@ class Image(Kind):
     """
 
     Config = ImageConfig
+    config: ImageConfig
     input_names = ("pixels",)
 
-    def _setup(self, config: ImageConfig, assets: Mapping[str, bytes]) -> None:
-        self.config = config
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
+        config = self.config
         self._mode = "L" if config.channels == 1 else "RGB"
         self._mean = np.asarray(config.mean, np.float32).reshape(-1, 1, 1)
         self._std = np.asarray(config.std, np.float32).reshape(-1, 1, 1)
@@ -208,7 +210,7 @@ class Image(Kind):
                 "together",
             )
 
-    def _too_many_pixels(self, image: PIL.Image.Image | None = None) -> Exception:
+    def _too_many_pixels(self, image: PIL.Image.Image | None = None) -> InputError:
         size = f"{image.width} x {image.height} pixels: " if image else ""
         return self.error("too_large", f"{size}over the limit of {self.limits.pixels:,} pixels")
 

@@ -43,11 +43,10 @@ class Text(Kind):
     """
 
     Config = TextConfig
+    config: TextConfig
     input_names = ("input_ids", "attention_mask")
-    asset_names = (TOKENIZER,)
 
-    def _setup(self, config: TextConfig, assets: Mapping[str, bytes]) -> None:
-        self.config = config
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
         if TOKENIZER not in assets:
             raise BundleError(f"{self.name}: a text modality needs its {self.name}.{TOKENIZER}")
         try:
@@ -94,7 +93,8 @@ class Text(Kind):
         if not ids or not text.strip():
             raise self.error("unreadable", "the text holds nothing that the tokenizer keeps")
         # As much of the end as `truncation` would keep: the closing special token stays.
-        kept = ids[: self.config.max_length - 1] + ids[-1:] if self._too_long(ids) else ids
+        limit = self.config.max_length
+        kept = ids[: limit - 1] + ids[-1:] if len(ids) > limit else ids
         return Tokens(tuple(kept), len(ids))
 
     def preprocess(self, raw: Tokens) -> Arrays:
@@ -139,9 +139,6 @@ class Text(Kind):
 
     def example(self) -> str:
         return "one two three"
-
-    def _too_long(self, ids: Sequence[int]) -> bool:
-        return len(ids) > self.config.max_length
 
     def _read(self, value: Any) -> str:
         if not isinstance(value, bytes | bytearray | memoryview | Path) and not hasattr(

@@ -18,10 +18,10 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from dimml.errors import ProviderError
-from dimml.machine import DRIVER
+from dimml.machine import CUDA_DRIVER
 from dimml.runtime.session import Graph
 
-MOST_SHAPES = 16
+MAX_CACHED_SHAPES = 16
 """Shapes of an encoder's input whose buffers are kept."""
 
 _ASYNCHRONOUS = ("disable_synchronize_execution_providers", "1")
@@ -35,18 +35,6 @@ class Device:
         self.kind, self.number = kind, number if kind == "cuda" else 0
         self.cuda_graphs = cuda_graphs
         self._driver = _Driver(number) if kind == "cuda" else None
-
-    def encoder(self, graph: Graph) -> BoundEncoder:
-        """An encoder whose inputs and features are on the device."""
-        return BoundEncoder(graph, self)
-
-    def classifier(self, graph: Graph) -> BoundClassifier:
-        """A classifier, see `gathering`, whose features are on the device."""
-        return BoundClassifier(graph, self)
-
-    def staging(self, modalities: int, rows: int, feature_dim: int) -> Staging:
-        """Room for that many rows of features of each modality."""
-        return Staging(modalities, rows, feature_dim, self)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """An onnxruntime value that is not filled."""
@@ -154,7 +142,7 @@ class BoundEncoder:
             recorded = {key for key, _ in self._recorded}
             # A recorded graph reads its own buffers for ever.
             spare = [kept for kept in self._buffers if kept not in recorded]
-            for oldest in spare[:-MOST_SHAPES]:
+            for oldest in spare[:-MAX_CACHED_SHAPES]:
                 self.wait()
                 del self._buffers[oldest]
         self._buffers.move_to_end(key)
@@ -165,11 +153,10 @@ class BoundClassifier:
     """A classifier graph that takes features from where encoders left them.
 
     Args:
-        graph: made of `gathering`.
-        device: where its session runs.
+        graph: made of `with_feature_gather`.
     """
 
-    def __init__(self, graph: Graph, device: Device) -> None:
+    def __init__(self, graph: Graph) -> None:
         self._session, self._outputs = graph.session, list(graph.outputs)
         self._binding = graph.session.io_binding()
 
@@ -191,7 +178,7 @@ class BoundClassifier:
         return outputs
 
 
-def gathering(model: onnx.ModelProto) -> bytes:
+def with_feature_gather(model: onnx.ModelProto) -> bytes:
     """A classifier graph with `features` gathered from `staging` by `index`, serialised.
 
     Args:
@@ -222,7 +209,7 @@ class _Driver:
     """The CUDA driver's page-locked memory, from which a GPU reads by itself."""
 
     def __init__(self, number: int) -> None:
-        self._cuda, self._context = ctypes.CDLL(DRIVER), ctypes.c_void_p()
+        self._cuda, self._context = ctypes.CDLL(CUDA_DRIVER), ctypes.c_void_p()
         device = ctypes.c_int()
         # The context that onnxruntime works in too.
         self._check("cuDeviceGet", ctypes.byref(device), number)

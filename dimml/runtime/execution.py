@@ -13,11 +13,11 @@ import onnx
 from dimml.bundle import Bundle
 from dimml.errors import BundleError
 from dimml.modalities import Arrays, Kind
-from dimml.runtime.cuda import Device, Staging, gathering
+from dimml.runtime.cuda import BoundClassifier, BoundEncoder, Device, Staging, with_feature_gather
 from dimml.runtime.providers import GpuOptions, Provider
 from dimml.runtime.session import Graph
 
-LEAST_ROWS = 256
+MIN_STAGING_ROWS = 256
 """Of each modality in a staging array: as a rule the first serves for good."""
 
 
@@ -88,7 +88,7 @@ class DevicePath:
 
     Args:
         encoders: one per modality, in slot order.
-        classifier: as `dimml.runtime.cuda.gathering` makes it.
+        classifier: as `dimml.runtime.cuda.with_feature_gather` makes it.
         kinds: likewise.
         feature_dim: D.
         device: where the graphs run.
@@ -102,8 +102,8 @@ class DevicePath:
         feature_dim: int,
         device: Device,
     ) -> None:
-        self._encoders = [device.encoder(graph) for graph in encoders]
-        self._classifier = device.classifier(classifier)
+        self._encoders = [BoundEncoder(graph, device) for graph in encoders]
+        self._classifier = BoundClassifier(classifier)
         self._kinds = kinds
         self._feature_dim = feature_dim
         self._device = device
@@ -165,7 +165,8 @@ class DevicePath:
             if staging.rows >= rows:
                 return self._free.pop(place)
         self._free.clear()
-        return self._device.staging(len(self._encoders), max(LEAST_ROWS, rows), self._feature_dim)
+        size = max(MIN_STAGING_ROWS, rows)
+        return Staging(len(self._encoders), size, self._feature_dim, self._device)
 
 
 def load_path(
@@ -189,7 +190,7 @@ def load_path(
         return HostPath(list(encoders.values()), graph, manifest.feature_dim)
     # Its shapes are any number of samples, so there is nothing to record.
     plain = replace(gpu, cuda_graphs=False)
-    graph = Graph(gathering(onnx.load(classifier)), provider, threads, plain)
+    graph = Graph(with_feature_gather(onnx.load(classifier)), provider, threads, plain)
     check_fits(bundle, encoders, graph)
     device = Device("cuda", gpu.device, gpu.cuda_graphs)
     return DevicePath(

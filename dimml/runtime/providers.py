@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Literal
 import onnxruntime
 
 from dimml.errors import ProviderError, UsageError
-from dimml.machine import DRIVER
+from dimml.machine import CUDA_DRIVER
 
 Provider = Literal["cuda", "tensorrt", "cpu"]
 
@@ -25,19 +27,19 @@ CUDA = "CUDAExecutionProvider"
 
 CPU = "CPUExecutionProvider"
 
-NAMES = {TENSORRT: "tensorrt", CUDA: "cuda", CPU: "cpu"}
+PROVIDER_NAMES = {TENSORRT: "tensorrt", CUDA: "cuda", CPU: "cpu"}
 
 LIBRARIES = {
     "cuda": "libonnxruntime_providers_cuda.so",
     "tensorrt": "libonnxruntime_providers_tensorrt.so",
 }
 
-MOST_SAID = 400
+MAX_PROBLEM_CHARACTERS = 400
 """Characters of an error of onnxruntime that are repeated."""
 
 CUDNN = "libcudnn.so.9"
 
-ENABLE = {
+INSTALL_HINTS = {
     "cuda": "install the NVIDIA driver, and the CUDA libraries with `pip install -e '.[cuda]'`, "
     "or use providers=cpu",
     "tensorrt": "install the NVIDIA driver, and the libraries with "
@@ -79,16 +81,16 @@ def choose_provider(providers: str) -> Provider:
     if providers == "cpu":
         return "cpu"
     wanted: Provider = "tensorrt" if providers == "tensorrt" else "cuda"
-    problem = missing_for(wanted)
+    problem = unavailable_reason(wanted)
     if problem is None:
         return wanted
     if providers != "auto":
-        raise ProviderError(refusal(wanted, problem))
+        raise provider_error(wanted, problem)
     logger.info("provider cpu: %s", problem)
     return "cpu"
 
 
-def missing_for(provider: str) -> str | None:
+def unavailable_reason(provider: str) -> str | None:
     """Why a provider cannot be had, naming what is missing; None where nothing is missing."""
     if provider == "cpu":
         return None
@@ -100,27 +102,26 @@ def missing_for(provider: str) -> str | None:
     return " and ".join(filter(None, (_driver_problem(), _library_problem(provider)))) or None
 
 
-def failed_on(provider: Provider, gpu: GpuOptions, problem: str) -> ProviderError:
+def compute_error(provider: Provider, gpu: GpuOptions, problem: str) -> ProviderError:
     """The error of a provider that is there and yet does not compute."""
     # Onnxruntime's errors may end with pages of the graph.
-    problem = " ".join(problem.split())[:MOST_SAID]
+    problem = " ".join(problem.split())[:MAX_PROBLEM_CHARACTERS]
     way_out = "`nvidia-smi` shows what the GPU does"
     if gpu.memory is not None:
         way_out = f"gpu_memory, {gpu.memory} bytes for a graph, may be too low"
-    return ProviderError(refusal(provider, problem, f"{way_out}, or use providers=cpu"))
+    return provider_error(provider, problem, f"{way_out}, or use providers=cpu")
 
 
-def refusal(provider: str, problem: str, way_out: str | None = None) -> str:
-    """The message of a `ProviderError`: what was asked for, what is wrong, what to do."""
+def provider_error(provider: str, problem: str, way_out: str | None = None) -> ProviderError:
+    """The error of a provider: what was asked for, what is wrong, what to do."""
     name = "TensorRT" if provider == "tensorrt" else "CUDA"
-    return f"{name} was asked for and {problem}; {way_out or ENABLE[provider]}"
+    return ProviderError(
+        f"{name} was asked for and {problem}; {way_out or INSTALL_HINTS[provider]}"
+    )
 
 
 def _preload() -> None:
     """Lets onnxruntime find CUDA and cuDNN in their Python packages; it prints what it lacks."""
-    import contextlib
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
     # TensorRT's package is not among those that onnxruntime knows.
@@ -133,14 +134,14 @@ def _preload() -> None:
 
 def _driver_problem() -> str | None:
     try:
-        driver = ctypes.CDLL(DRIVER)
+        driver = ctypes.CDLL(CUDA_DRIVER)
         status = driver.cuInit(0)
         version = ctypes.c_int()
         driver.cuDriverGetVersion(ctypes.byref(version))
     except OSError:
-        return f"the NVIDIA driver is missing ({DRIVER} could not be loaded)"
+        return f"the NVIDIA driver is missing ({CUDA_DRIVER} could not be loaded)"
     except AttributeError:
-        return f"the NVIDIA driver is missing ({DRIVER} is another library)"
+        return f"the NVIDIA driver is missing ({CUDA_DRIVER} is another library)"
     if status:
         return f"the NVIDIA driver finds no usable GPU (cuInit answers {status})"
     has, needs = version.value // 1000, _cuda_major()

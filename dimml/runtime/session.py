@@ -14,16 +14,16 @@ from dimml.errors import BundleError, ProviderError
 from dimml.runtime.providers import (
     CPU,
     CUDA,
-    NAMES,
+    PROVIDER_NAMES,
     TENSORRT,
     GpuOptions,
     Provider,
-    failed_on,
-    missing_for,
-    refusal,
+    compute_error,
+    provider_error,
+    unavailable_reason,
 )
 
-VERSION: str = onnxruntime.__version__
+ONNXRUNTIME_VERSION: str = onnxruntime.__version__
 
 
 class Graph:
@@ -77,11 +77,13 @@ class Graph:
                 ) from error
             # If the CPU cannot load it either, the bundle is to blame.
             Graph(model, "cpu")
-            raise failed_on(provider, gpu, f"onnxruntime cannot load {name}: {error}") from error
-        self.provider = NAMES[self.session.get_providers()[0]]
+            raise compute_error(
+                provider, gpu, f"onnxruntime cannot load {name}: {error}"
+            ) from error
+        self.provider = PROVIDER_NAMES[self.session.get_providers()[0]]
         if self.provider != provider:
-            problem = missing_for(provider) or f"onnxruntime fell back to {self.provider}"
-            raise ProviderError(refusal(provider, problem))
+            problem = unavailable_reason(provider) or f"onnxruntime fell back to {self.provider}"
+            raise provider_error(provider, problem)
         self.inputs = {node.name: node.shape for node in self.session.get_inputs()}
         self.outputs = {node.name: node.shape for node in self.session.get_outputs()}
 

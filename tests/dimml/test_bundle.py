@@ -20,7 +20,7 @@ from dimml.bundle import (
     ModalitySpec,
     file_entry,
     new_bundle,
-    why_reserved,
+    reserved_name_problem,
 )
 from dimml.cli import build
 from dimml.errors import BundleError, UsageError
@@ -247,7 +247,7 @@ def test_the_files_of_a_bundle_are_reserved() -> None:
 
 @pytest.mark.parametrize("name", ["id", "classifier", "on_unreadable", "com1", "photo_present"])
 def test_a_reserved_name_says_what_has_it(name: str) -> None:
-    said = why_reserved(name, ["photo", name])
+    said = reserved_name_problem(name, ["photo", name])
     assert said
     assert "reserved: " in said
     assert name in said.partition(": ")[2]
@@ -255,4 +255,4 @@ def test_a_reserved_name_says_what_has_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["photo", "title", "label_text", "note_label", "encoder"])
 def test_other_names_are_free(name: str) -> None:
-    assert why_reserved(name, ["photo", name]) is None
+    assert reserved_name_problem(name, ["photo", name]) is None

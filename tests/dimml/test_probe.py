@@ -15,7 +15,7 @@ from dimml.runtime.providers import GpuOptions
 @pytest.fixture
 def complete(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that seems to have CUDA."""
-    monkeypatch.setattr(probe, "missing_for", lambda _: None)
+    monkeypatch.setattr(probe, "unavailable_reason", lambda _: None)
     monkeypatch.setattr(probe, "choose_provider", lambda p: "cpu" if p == "cpu" else "cuda")
     probe._problem.cache_clear()
 
@@ -28,7 +28,7 @@ def test_the_cpu_is_not_tried(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_is_missing_is_said_once_and_nothing_is_tried(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(probe, "missing_for", lambda _: "the driver is missing")
+    monkeypatch.setattr(probe, "unavailable_reason", lambda _: "the driver is missing")
     monkeypatch.setattr(probe, "_problem", lambda *_: pytest.fail("tried"))
     assert settle_provider(tiny_bundle, "auto") == "cpu"
     assert capsys.readouterr().err == "provider cpu: the driver is missing\n"

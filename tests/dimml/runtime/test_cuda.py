@@ -1,4 +1,4 @@
-"""The path of a GPU, run on the CPU: buffers, bindings, and the classifier's gathering."""
+"""The path of a GPU, run on the CPU: buffers, bindings, and the gathering of features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import soundfile
 from dimml import Predictor
 from dimml.bundle import Bundle
 from dimml.errors import ProviderError
-from dimml.runtime.cuda import MOST_SHAPES, Device, gathering
+from dimml.runtime.cuda import MAX_CACHED_SHAPES, Device, with_feature_gather
 from dimml.runtime.execution import DevicePath
 from dimml.runtime.providers import GpuOptions
 from dimml.runtime.session import Graph
@@ -52,7 +52,7 @@ def on_device(bundle: Path, device: str = "cpu") -> Predictor:
     loaded = Bundle.load(bundle)
     kinds = loaded.kinds()
     encoders = [Graph(bundle / s.graph, "cpu") for s in loaded.manifest.modalities.values()]
-    classifier = Graph(gathering(onnx.load(bundle / loaded.manifest.classifier)), "cpu")
+    classifier = Graph(with_feature_gather(onnx.load(bundle / loaded.manifest.classifier)), "cpu")
     dimension = loaded.manifest.feature_dim
     path = DevicePath(encoders, classifier, list(kinds.values()), dimension, Device(device))
     return Predictor(loaded, kinds, path, "cpu")
@@ -100,7 +100,7 @@ class TestDevicePath:
     def test_recordings_of_more_lengths_than_buffers_are_kept(
         self, any_length_bundle: Path
     ) -> None:
-        given = [{"audio": recording(0.3 + 0.05 * n, n)} for n in range(2 * MOST_SHAPES)]
+        given = [{"audio": recording(0.3 + 0.05 * n, n)} for n in range(2 * MAX_CACHED_SHAPES)]
         ours, plain = on_device(any_length_bundle), Predictor.load(any_length_bundle, "cpu")
         for _ in range(2):
             for found, expected in zip(

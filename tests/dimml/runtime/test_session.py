@@ -56,7 +56,7 @@ class TestGraph:
     def test_a_session_that_fell_back_to_the_cpu_is_refused(
         self, graph_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dimml.runtime.session.missing_for", lambda _: None)
+        monkeypatch.setattr("dimml.runtime.session.unavailable_reason", lambda _: None)
         session = onnxruntime.InferenceSession
         monkeypatch.setattr(
             onnxruntime,
