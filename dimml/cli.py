@@ -53,14 +53,11 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        command = COMMANDS.get(cmd_name)
-        if command is None:
-            return None
-        if not _wants_listing():
-            return build(cmd_name)
-        listed = typer.Typer(add_completion=False)
-        listed.command(name=cmd_name, help=command.help)(lambda: None)
-        return typer.main.get_command(listed)
+        return build(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -121,10 +118,6 @@ def _help(function: Any) -> str:
     """A docstring whose examples keep their lines: click fills paragraphs without this mark."""
     text, mark, examples = (getdoc(function) or "").partition("Examples:\n")
     return text + ("\b\n" + mark + examples.replace("\n\n", "\n") if mark else "")
-
-
-def _wants_listing() -> bool:
-    return len(sys.argv) < 2 or sys.argv[1].startswith("-")
 
 
 app = typer.Typer(

@@ -73,11 +73,7 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        kinds: Mapping[str, Kind],
-        path: DataPath,
-        provider: Provider,
+        self, bundle: Bundle, kinds: Mapping[str, Kind], path: DataPath, provider: Provider
     ) -> None:
         self.bundle = bundle
         self.kinds = kinds
@@ -186,19 +182,20 @@ class Predictor:
         In that order code and data stay in the processor's caches. A sample that has no modality,
         an unknown one or an unreadable value becomes its error, and an error stays one.
         """
-        found = [r if isinstance(r, InputError) else DecodedSample(*r) for r in requests]
-        for item in found:
-            if isinstance(item, DecodedSample):
-                item.error = self._wrong_name(item.sample)
+        decoded = [r if isinstance(r, InputError) else DecodedSample(*r) for r in requests]
+        samples = [item for item in decoded if isinstance(item, DecodedSample)]
+        for item in samples:
+            item.error = self._wrong_name(item.sample)
         for name, kind in self.kinds.items():
-            for item in found:
-                if isinstance(item, DecodedSample) and item.error is None:
+            for item in samples:
+                if item.error is None:
                     _read(item, name, kind)
-        for item in found:
-            if isinstance(item, DecodedSample) and not (item.error or item.raw or item.arrays):
+        for item in samples:
+            if not (item.error or item.raw or item.arrays):
                 item.error = self._nothing_present(item.warnings)
         return [
-            item.error if isinstance(item, DecodedSample) and item.error else item for item in found
+            item.error if isinstance(item, DecodedSample) and item.error else item
+            for item in decoded
         ]
 
     def preprocess(

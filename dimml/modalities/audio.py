@@ -214,11 +214,7 @@ class Audio(Kind):
         if not total:
             raise self.error("unreadable", "the recording holds no samples")
         if total < file.frames and file.format in ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64"):
-            raise self.error(
-                "unreadable",
-                f"the recording is truncated: its header declares {file.frames:,} samples and it "
-                f"holds {total:,}",
-            )
+            raise self._truncated("samples", file.frames, total)
         return np.concatenate(blocks)
 
     def _check_length(self, samples: int, rate: int) -> None:
@@ -252,18 +248,18 @@ class Audio(Kind):
             if chunk == b"fmt " and size >= 16 and position + 16 <= len(data):
                 layout = struct.unpack_from("<HHIIHH", data, position)
             if chunk == b"data":
-                self._check_wav_size(size, len(data) - position)
+                if size > (available := len(data) - position):
+                    raise self._truncated("bytes of samples", size, available)
                 return self._read_pcm(data, position, size, layout)
             position += size + size % 2
         return None
 
-    def _check_wav_size(self, declared: int, held: int) -> None:
-        if declared > held:
-            raise self.error(
-                "unreadable",
-                f"the WAV is truncated: its header declares {declared:,} bytes of samples and it "
-                f"holds {held:,}; write it again with a correct header",
-            )
+    def _truncated(self, unit: str, declared: int, available: int) -> InputError:
+        return self.error(
+            "unreadable",
+            f"the recording is truncated: its header declares {declared:,} {unit} and it holds "
+            f"{available:,}; write it again with a correct header",
+        )
 
     def _read_pcm(
         self, data: bytes, start: int, size: int, layout: tuple[int, ...]

@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class KindConfig(pydantic.BaseModel):
-    """Base of the preprocessing configurations: strict, and an unknown key is an error."""
+    """Base of the preprocessing configurations: frozen, and an unknown key is an error."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -35,24 +35,6 @@ class EncoderCall(NamedTuple):
     inputs: Arrays
 
 
-class DataPath(Protocol):
-    """Runs the graphs of a bundle. May be shared between threads."""
-
-    def encode(self, groups: Sequence[EncoderCall], present: np.ndarray) -> Any:
-        """The features of a batch, as `classify` takes them.
-
-        Args:
-            groups: what is present, each sample and modality once.
-            present: bool [N, modalities].
-        """
-
-    def classify(self, features: Any, present: np.ndarray) -> list[np.ndarray]:
-        """What the classifier graph puts out for the features of `encode`, once for each."""
-
-    def warm_up(self, batch_size: int) -> None:
-        """Prepares for batches of this size, in every shape that a modality's inputs are given."""
-
-
 class HostPath:
     """Arrays in and out of each graph.
 
@@ -67,16 +49,23 @@ class HostPath:
         self._feature_dim = feature_dim
 
     def encode(self, groups: Sequence[EncoderCall], present: np.ndarray) -> np.ndarray:
+        """The features of a batch, as `classify` takes them.
+
+        Args:
+            groups: what is present, each sample and modality once.
+            present: bool [N, modalities].
+        """
         features = np.zeros((*present.shape, self._feature_dim), np.float32)
         for slot, rows, inputs in groups:
             [features[rows, slot]] = self._encoders[slot].run(inputs)
         return features
 
     def classify(self, features: np.ndarray, present: np.ndarray) -> list[np.ndarray]:
+        """What the classifier graph puts out for the features of `encode`, once for each."""
         return self._classifier.run({"features": features, "present": present})
 
     def warm_up(self, batch_size: int) -> None:
-        pass
+        """Prepares for batches of this size, in every shape that a modality's inputs are given."""
 
 
 class DevicePath:
@@ -169,6 +158,9 @@ class DevicePath:
         return Staging(len(self._encoders), size, self._feature_dim, self._device)
 
 
+DataPath: TypeAlias = HostPath | DevicePath
+
+
 def load_path(
     bundle: Bundle, kinds: Mapping[str, Kind], provider: Provider, threads: int, gpu: GpuOptions
 ) -> DataPath:
@@ -205,24 +197,22 @@ def check_fits(bundle: Bundle, encoders: Mapping[str, Graph], classifier: Graph)
         BundleError: sizes of features, labels, modalities or preprocessed inputs differ.
     """
     manifest = bundle.manifest
-    sizes = {
-        "probabilities": len(manifest.labels),
-        "weights": len(manifest.modalities),
-        "modality_logits": len(manifest.labels),
-    }
-    wanted = [(manifest.classifier, classifier, sizes)]
-    wanted += [
-        (spec.graph, encoders[name], {"features": manifest.feature_dim})
-        for name, spec in manifest.modalities.items()
+    sizes = [
+        (classifier, manifest.classifier, "probabilities", len(manifest.labels)),
+        (classifier, manifest.classifier, "weights", len(manifest.modalities)),
+        (classifier, manifest.classifier, "modality_logits", len(manifest.labels)),
+        *(
+            (encoders[name], spec.graph, "features", manifest.feature_dim)
+            for name, spec in manifest.modalities.items()
+        ),
     ]
-    for file, graph, outputs in wanted:
-        for output, size in outputs.items():
-            found = graph.outputs.get(output, [None])[-1]
-            if found != size:
-                raise BundleError(
-                    f"{bundle.path}: its manifest was changed: it asks {file} for `{output}` of "
-                    f"size {size}, and the graph gives {found}; export the bundle again"
-                )
+    for graph, file, output, size in sizes:
+        actual = graph.outputs.get(output, [None])[-1]
+        if actual != size:
+            raise BundleError(
+                f"{bundle.path}: its manifest was changed: it asks {file} for `{output}` of "
+                f"size {size}, and the graph gives {actual}; export the bundle again"
+            )
     for name, kind in bundle.kinds().items():
         example = kind.collate([kind.preprocess(kind.decode(kind.example()))])
         given = {key: array.shape for key, array in example.items()}
