@@ -1,4 +1,4 @@
-"""The machine: what this process may use of it, and how a result describes it."""
+"""The machine: the resources that this process may use, and its description in result files."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
-"""The folder that holds this package: a checkout, or the `src` folder of a built bento."""
-
-CUDA_DRIVER = "libcuda.so.1"
-
-_DESCRIBED_PACKAGES = ("torch", "onnxruntime-gpu", "bentoml", "numpy", "transformers")
+"""Folder that holds this package: a checkout, or the `src` folder of a built bento."""
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CUDA_DRIVER = "libcuda.so.1"
+DESCRIBED_PACKAGES = ("torch", "onnxruntime-gpu", "bentoml", "numpy", "transformers")
 
 
 def available_cores() -> int:
-    """Cores this process may use: its affinity, and on Linux its cgroup's quota."""
+    """Return the number of cores that the CPU affinity and the cgroup quota allow."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cores() or cores))
 
 
 def cuda_devices() -> int:
-    """GPUs that the driver shows to this process (CUDA_VISIBLE_DEVICES restricts them)."""
+    """Return the number of GPUs that the driver shows to this process.
+
+    `CUDA_VISIBLE_DEVICES` restricts them.
+    """
     count = ctypes.c_int()
     try:
         driver = ctypes.CDLL(CUDA_DRIVER)
@@ -36,14 +37,6 @@ def cuda_devices() -> int:
     except (OSError, AttributeError):
         return 0
     return 0 if failed else count.value
-
-
-def _cgroup_cores() -> int | None:
-    try:
-        quota, period = CPU_QUOTA.read_text().split()
-        return None if quota == "max" else max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        return None
 
 
 def describe_machine() -> dict[str, Any]:
@@ -59,9 +52,17 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def _cgroup_cores() -> int | None:
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return None if quota == "max" else max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return None
+
+
 def _installed_versions() -> dict[str, str]:
     versions = {}
-    for package in _DESCRIBED_PACKAGES:
+    for package in DESCRIBED_PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions

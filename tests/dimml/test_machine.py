@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dimml import machine as machine_module
+from dimml import machine
 from dimml.machine import available_cores
 
 
@@ -23,7 +23,7 @@ class TestAvailableCores:
             (8, "garbage", 8),
         ],
     )
-    def test_it_is_the_lesser_of_affinity_and_quota(
+    def test_available_cores_are_the_minimum_of_affinity_and_quota(
         self,
         affinity: int,
         quota: str | None,
@@ -33,15 +33,15 @@ class TestAvailableCores:
     ) -> None:
         if quota is not None:
             (tmp_path / "cpu.max").write_text(quota + "\n")
-        monkeypatch.setattr(machine_module, "CPU_QUOTA", tmp_path / "cpu.max")
+        monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
         assert available_cores() == cores
 
     @pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])
-    def test_it_is_the_machine_s_where_there_is_no_affinity(
+    def test_available_cores_without_affinity_are_all_cores(
         self, count: int | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(machine_module, "CPU_QUOTA", tmp_path / "none")
+        monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "none")
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: count)
         assert available_cores() == cores

@@ -14,16 +14,19 @@ from dimml.runtime.providers import CPU, CUDA, TENSORRT, choose_provider
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | int]:
-    """A machine with CUDA. What a test adds is missing: a library, or "cuInit" with its answer."""
-    missing: dict[str, str | int] = {}
+    """Simulate a machine with CUDA, and return the faults that a test can add.
+
+    A key is part of the name of a missing library, "cuInit" for a status or "driver" for a version.
+    """
+    faults: dict[str, str | int] = {}
 
     def load(name: str, mode: int = 0) -> SimpleNamespace:
-        for library, message in missing.items():
+        for library, message in faults.items():
             if library in name:
                 raise OSError(message)
         return SimpleNamespace(
-            cuInit=lambda flags: missing.get("cuInit", 0),
-            cuDriverGetVersion=lambda to: write(to, missing.get("driver", 99_000)),
+            cuInit=lambda flags: faults.get("cuInit", 0),
+            cuDriverGetVersion=lambda to: write(to, faults.get("driver", 99_000)),
         )
 
     def write(to: Any, value: int | str) -> None:
@@ -32,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | int]:
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
-    return missing
+    return faults
 
 
 NO_FILE = "{}: cannot open shared object file: No such file or directory"
@@ -45,8 +48,11 @@ PROBLEMS = [
     (NO_CUDNN, "the library libcudnn.so.9 could not be loaded"),
     (NO_DRIVER | NO_CUDNN, "the NVIDIA driver is missing"),
     (NO_DRIVER | NO_CUDNN, "the library libcudnn.so.9 could not be loaded"),
-    ({"cuInit": 100}, "the NVIDIA driver finds no usable GPU (cuInit answers 100)"),
-    ({"driver": 12_040}, "the NVIDIA driver is too old (it runs CUDA 12, this onnxruntime needs "),
+    ({"cuInit": 100}, "the NVIDIA driver finds no usable GPU (cuInit returns 100)"),
+    (
+        {"driver": 12_040},
+        "the NVIDIA driver is too old (it supports CUDA 12, this onnxruntime needs ",
+    ),
 ]
 
 
@@ -55,36 +61,38 @@ class TestChooseProvider:
         ("providers", "chosen"),
         [("auto", "cuda"), ("cuda", "cuda"), ("tensorrt", "tensorrt"), ("cpu", "cpu")],
     )
-    def test_with_cuda(self, machine: dict[str, str | int], providers: str, chosen: str) -> None:
+    def test_available_provider_is_chosen(
+        self, machine: dict[str, str | int], providers: str, chosen: str
+    ) -> None:
         assert choose_provider(providers) == chosen
 
-    @pytest.mark.parametrize(("missing", "says"), PROBLEMS)
-    def test_cuda_that_cannot_be_had_is_refused_with_what_to_do(
-        self, machine: dict[str, str | int], missing: dict[str, str | int], says: str
+    @pytest.mark.parametrize(("faults", "message"), PROBLEMS)
+    def test_unavailable_cuda_is_an_error_with_a_remedy(
+        self, machine: dict[str, str | int], faults: dict[str, str | int], message: str
     ) -> None:
-        machine.update(missing)
+        machine.update(faults)
         with pytest.raises(ProviderError) as caught:
             choose_provider("cuda")
-        assert says in caught.value.message
-        for way_out in ("NVIDIA driver", "pip install -e '.[cuda]'", "providers=cpu"):
-            assert way_out in caught.value.message
+        assert message in caught.value.message
+        for remedy in ("NVIDIA driver", "pip install -e '.[cuda]'", "providers=cpu"):
+            assert remedy in caught.value.message
 
-    @pytest.mark.parametrize(("missing", "says"), PROBLEMS)
-    def test_auto_is_then_the_cpu_and_says_so_once(
+    @pytest.mark.parametrize(("faults", "message"), PROBLEMS)
+    def test_auto_falls_back_to_the_cpu_and_logs_once(
         self,
         machine: dict[str, str | int],
-        missing: dict[str, str | int],
-        says: str,
+        faults: dict[str, str | int],
+        message: str,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        machine.update(missing)
+        machine.update(faults)
         with caplog.at_level(logging.INFO, "dimml"):
             assert choose_provider("auto") == "cpu"
-        [message] = caplog.messages
-        assert message.startswith("provider cpu: ")
-        assert says in message
+        [line] = caplog.messages
+        assert line.startswith("provider cpu: ")
+        assert message in line
 
-    def test_the_cpu_is_chosen_without_a_look_for_cuda(
+    def test_cpu_is_chosen_without_checking_cuda(
         self, machine: dict[str, str | int], caplog: pytest.LogCaptureFixture
     ) -> None:
         machine.update(NO_DRIVER)
@@ -92,7 +100,7 @@ class TestChooseProvider:
             assert choose_provider("cpu") == "cpu"
         assert caplog.messages == []
 
-    def test_tensorrt_names_its_own_library_and_its_extra(
+    def test_tensorrt_error_names_its_library_and_extra(
         self, machine: dict[str, str | int]
     ) -> None:
         machine["providers_tensorrt"] = NO_FILE.format("libnvinfer.so.10")
@@ -100,28 +108,28 @@ class TestChooseProvider:
         with pytest.raises(ProviderError) as caught:
             choose_provider("tensorrt")
         assert "the library libnvinfer.so.10 could not be loaded" in caught.value.message
-        for way_out in ("pip install -e '.[cuda,tensorrt]'", "providers=cuda or cpu"):
-            assert way_out in caught.value.message
+        for remedy in ("pip install -e '.[cuda,tensorrt]'", "providers=cuda or cpu"):
+            assert remedy in caught.value.message
 
-    def test_an_onnxruntime_without_cuda_is_named(
+    def test_onnxruntime_without_cuda_is_an_error(
         self, machine: dict[str, str | int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
         with pytest.raises(ProviderError, match="it is not onnxruntime-gpu"):
             choose_provider("cuda")
 
-    def test_nothing_is_printed(
+    def test_choosing_a_provider_prints_nothing(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         choose_provider("auto")
         assert capfd.readouterr() == ("", "")
 
     @pytest.mark.parametrize("providers", ["", "CPU", "gpu", "CUDAExecutionProvider"])
-    def test_an_unknown_one_is_refused_with_those_known(self, providers: str) -> None:
+    def test_unknown_provider_is_rejected(self, providers: str) -> None:
         with pytest.raises(UsageError, match="known: auto, cuda, tensorrt, cpu"):
             choose_provider(providers)
 
 
 @pytest.mark.gpu
-def test_auto_is_cuda_on_a_gpu_machine() -> None:
+def test_auto_is_cuda_with_a_gpu() -> None:
     assert choose_provider("auto") == "cuda"

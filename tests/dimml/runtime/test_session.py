@@ -17,7 +17,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def graph_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A graph of `y = tanh(x @ w)`, x float32 [N, 64]."""
+    """Write a graph of `y = tanh(x @ w)` with x float32 [N, 64]."""
     weights = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32) / 8
     graph = helper.make_graph(
         [
@@ -36,24 +36,24 @@ def graph_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestGraph:
-    def test_it_runs_on_the_cpu(self, graph_path: Path) -> None:
+    def test_graph_runs_on_the_cpu(self, graph_path: Path) -> None:
         graph = Graph(graph_path, "cpu")
         assert (graph.provider, list(graph.inputs)) == ("cpu", ["x"])
         [zeros] = graph.run({"x": np.zeros((3, SIZE), np.float32)})
         np.testing.assert_array_equal(zeros, np.zeros((3, SIZE), np.float32))
 
-    @pytest.mark.parametrize("content", [b"", b"not a graph", None, "cut"])
-    def test_a_corrupt_one_is_an_error_of_the_bundle(
+    @pytest.mark.parametrize("content", [b"", b"not a graph", None, "truncated"])
+    def test_corrupt_graph_is_a_bundle_error(
         self, graph_path: Path, tmp_path: Path, content: bytes | str | None
     ) -> None:
         path = tmp_path / "graph.onnx"
         if content is not None:
-            whole = graph_path.read_bytes()
-            path.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+            complete = graph_path.read_bytes()
+            path.write_bytes(complete[: len(complete) // 2] if content == "truncated" else content)
         with pytest.raises(BundleError, match=r"graph\.onnx"):
             Graph(path, "cpu")
 
-    def test_a_session_that_fell_back_to_the_cpu_is_refused(
+    def test_session_on_another_provider_is_rejected(
         self, graph_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("dimml.runtime.session.unavailable_reason", lambda _: None)
@@ -68,7 +68,7 @@ class TestGraph:
 
 
 class TestExecutionProviders:
-    def test_those_of_cuda(self) -> None:
+    def test_gpu_options_become_cuda_options(self) -> None:
         [(name, options), last] = execution_providers(
             "cuda", GpuOptions(1, 2**30, tf32=True, cuda_graphs=True)
         )
@@ -85,7 +85,7 @@ class TestExecutionProviders:
         assert execution_providers("cuda", GpuOptions())[0][1]["use_tf32"] == "0"
         assert "gpu_mem_limit" not in execution_providers("cuda", GpuOptions())[0][1]
 
-    def test_tensorrt_keeps_its_engines_and_leaves_the_rest_to_cuda(
+    def test_tensorrt_caches_engines_and_falls_back_to_cuda(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -93,7 +93,7 @@ class TestExecutionProviders:
         assert (first[0], second[0], last) == (TENSORRT, CUDA, CPU)
         assert first[1]["trt_engine_cache_path"] == str(tmp_path / "dimml" / "tensorrt")
 
-    def test_the_cpu_has_none(self) -> None:
+    def test_cpu_provider_has_no_options(self) -> None:
         assert execution_providers("cpu", GpuOptions()) == [CPU]
 
 
@@ -102,5 +102,5 @@ def test_graph_agrees_on_cuda_and_cpu(graph_path: Path) -> None:
     x = np.random.default_rng(1).standard_normal((33, SIZE)).astype(np.float32)
     on_cuda, on_cpu = Graph(graph_path, "cuda"), Graph(graph_path, "cpu")
     assert (on_cuda.provider, on_cpu.provider) == ("cuda", "cpu")
-    [found], [expected] = on_cuda.run({"x": x}), on_cpu.run({"x": x})
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    [actual], [expected] = on_cuda.run({"x": x}), on_cpu.run({"x": x})
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
