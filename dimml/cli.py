@@ -20,14 +20,7 @@ from dimml.errors import DimmlError, UsageError
 
 @dataclass(frozen=True)
 class Command:
-    """One row of the table of commands.
-
-    Attributes:
-        target: Module and function, as "module:function".
-        help: Line in the list of commands.
-        extra: Extra of the package that the command needs.
-        context_settings: Settings of the Typer context.
-    """
+    """A command: its "module:function", its help line, the extra it needs, and Typer settings."""
 
     target: str
     help: str
@@ -105,13 +98,8 @@ def build(name: str) -> Any:
         hint = _install_hint(command, str(error.name))
         raise UsageError(f"`dimml {name}` needs {hint}") from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    register = single.command(
-        name=name,
-        cls=GroupedCommand,
-        context_settings=command.context_settings,
-        help=_help(target),
-    )
-    register(target)
+    settings, text = command.context_settings, _help(target)
+    single.command(name, cls=GroupedCommand, context_settings=settings, help=text)(target)
     return typer.main.get_command(single)
 
 
@@ -238,15 +226,12 @@ def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
         if name in sample:
             raise UsageError(f"--{name} is given twice")
         sample[name] = argument
-    if not positional:
-        raise UsageError("name the bundle: `dimml predict BUNDLE --NAME VALUE`")
-    bundle, *unexpected = positional
-    if unexpected:
+    if len(positional) != 1:
         raise UsageError(
-            f"unexpected {unexpected[0]!r} after the bundle {bundle!r}; give each modality as "
-            "--NAME VALUE"
+            f"expected one bundle, got {', '.join(positional) or 'none'}: "
+            "`dimml predict BUNDLE --NAME VALUE`"
         )
-    return Path(bundle), sample
+    return Path(positional[0]), sample
 
 
 def main() -> None:

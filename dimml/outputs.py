@@ -56,12 +56,7 @@ class FusedBatch:
     ) -> FusedBatch:
         """Rank the outputs of the classifier graph and cut the prediction sets.
 
-        Args:
-            bundle: Bundle with the labels and the conformal thresholds.
-            present: bool [N, modalities].
-            probabilities: float32 [N, labels].
-            weights: float32 [N, modalities].
-            modality_logits: float32 [N, modalities, labels], calibrated.
+        `modality_logits` is float32 [N, modalities, labels], calibrated.
         """
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
         min_probability = (1.0 - _thresholds(bundle, present)).astype(np.float32)

@@ -66,15 +66,11 @@ class Prediction:
 
 def is_absent(value: object) -> bool:
     """Return whether a value means that its modality is absent rather than unreadable."""
-    if value is None:
-        return True
     if isinstance(value, str):
         return not value.strip()
-    if isinstance(value, float):
-        return value != value
     if isinstance(value, list | tuple):
         return all(is_absent(item) for item in value)
-    return False
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -126,9 +126,11 @@ class Audio(Kind):
         # Imported here because it takes two fifths of the time to import the predictor.
         import scipy.fft
 
-        samples = raw.samples if self._length is None else _fit(raw.samples, self._length)
+        length = self._length or len(raw.samples)
+        start = max(0, (len(raw.samples) - length) // 2)
+        samples = raw.samples[start : start + length]
         half = self.config.n_fft // 2
-        padded = np.zeros(len(samples) + 2 * half, np.float32)
+        padded = np.zeros(length + 2 * half, np.float32)
         padded[half : half + len(samples)] = samples
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.config.n_fft)
         spectrum = scipy.fft.rfft(frames[:: self.config.hop_length] * self._window, axis=1)
@@ -178,19 +180,15 @@ class Audio(Kind):
         try:
             with soundfile.SoundFile(_File(data)) as file:
                 return self._read(file), file.samplerate
-        except soundfile.LibsndfileError as error:
-            if error.code == _UNRECOGNISED_FORMAT:
+        except (soundfile.SoundFileError, TypeError, ValueError) as error:
+            if getattr(error, "code", None) == _UNRECOGNISED_FORMAT:
                 raise self.error("unsupported_type", f"not an audio file; {ACCEPTED}") from error
             # The error's own text begins with the address of our buffer.
-            raise self._undecodable(error.error_string) from error
-        except (soundfile.SoundFileError, TypeError, ValueError) as error:
-            raise self._undecodable(str(error)) from error
-
-    def _undecodable(self, reason: str) -> InputError:
-        return self.error(
-            "unreadable",
-            f"cannot decode the audio ({reason.strip(' .')}); {ACCEPTED}: write it again as one",
-        )
+            reason = getattr(error, "error_string", str(error)).strip(" .")
+            raise self.error(
+                "unreadable",
+                f"cannot decode the audio ({reason}); {ACCEPTED}: write it again as one",
+            ) from error
 
     def _read(self, file: soundfile.SoundFile) -> np.ndarray:
         """Reads mono float32 [samples] block by block, so that the limit holds as it decodes."""
@@ -276,13 +274,3 @@ class Audio(Kind):
         values = np.frombuffer(data, "<i2", count * channels, start).astype(np.float32)
         values /= np.float32(32_768)
         return (values if channels == 1 else values.reshape(-1, channels).mean(axis=1)), rate
-
-
-def _fit(samples: np.ndarray, length: int) -> np.ndarray:
-    """The middle `length` samples, or all of them followed by silence."""
-    if len(samples) >= length:
-        start = (len(samples) - length) // 2
-        return samples[start : start + length]
-    padded = np.zeros(length, np.float32)
-    padded[: len(samples)] = samples
-    return padded

@@ -47,8 +47,7 @@ _DECODE_ERRORS = (
     SyntaxError,
     ValueError,
     TypeError,
-    KeyError,
-    IndexError,
+    LookupError,
     EOFError,
     OverflowError,
     MemoryError,
@@ -147,7 +146,7 @@ class Image(Kind):
 
     def _open(self, value: Any) -> list[PIL.Image.Image]:
         if isinstance(value, np.ndarray):
-            return [self._flatten(self._from_array(value))] * (self.config.frames or 1)
+            value = self._from_array(value)
         if isinstance(value, PIL.Image.Image):
             return [self._flatten(value)] * (self.config.frames or 1)
         data = self.read_bytes(value)

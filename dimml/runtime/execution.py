@@ -175,19 +175,16 @@ def load_data_path(
         name: Graph(bundle.path / spec.graph, provider, threads, gpu)
         for name, spec in manifest.modalities.items()
     }
-    classifier = bundle.path / manifest.classifier
-    if provider == "cpu":
-        graph = Graph(classifier, provider, threads)
-        _check_graphs(bundle, encoders, graph)
-        return HostPath(list(encoders.values()), graph, manifest.feature_dim)
+    file = bundle.path / manifest.classifier
+    model = file if provider == "cpu" else with_feature_gather(onnx.load(file))
     # The classifier takes any number of samples, so there is no fixed shape to record.
-    unrecorded = replace(gpu, cuda_graphs=False)
-    graph = Graph(with_feature_gather(onnx.load(classifier)), provider, threads, unrecorded)
-    _check_graphs(bundle, encoders, graph)
+    classifier = Graph(model, provider, threads, replace(gpu, cuda_graphs=False))
+    _check_graphs(bundle, encoders, classifier)
+    graphs, dimension = list(encoders.values()), manifest.feature_dim
+    if provider == "cpu":
+        return HostPath(graphs, classifier, dimension)
     device = Device("cuda", gpu.device, gpu.cuda_graphs)
-    return DevicePath(
-        list(encoders.values()), graph, list(kinds.values()), manifest.feature_dim, device
-    )
+    return DevicePath(graphs, classifier, list(kinds.values()), dimension, device)
 
 
 def _check_graphs(bundle: Bundle, encoders: Mapping[str, Graph], classifier: Graph) -> None:

@@ -9,7 +9,7 @@ import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import onnxruntime
 
@@ -18,7 +18,7 @@ from dimml.machine import CUDA_DRIVER
 
 Provider = Literal["cuda", "tensorrt", "cpu"]
 
-PROVIDERS = ("auto", "cuda", "tensorrt", "cpu")
+PROVIDERS = ("auto", *get_args(Provider))
 """Providers that a user can choose. "auto" is CUDA if available, else the CPU."""
 
 TENSORRT = "TensorrtExecutionProvider"
@@ -26,10 +26,6 @@ CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 PROVIDER_NAMES = {TENSORRT: "tensorrt", CUDA: "cuda", CPU: "cpu"}
 
-LIBRARIES = {
-    "cuda": "libonnxruntime_providers_cuda.so",
-    "tensorrt": "libonnxruntime_providers_tensorrt.so",
-}
 CUDNN = "libcudnn.so.9"
 
 INSTALL_HINTS = {
@@ -74,9 +70,7 @@ def choose_provider(providers: str) -> Provider:
     """
     if providers not in PROVIDERS:
         raise UsageError(f"unknown provider {providers!r}; known: {', '.join(PROVIDERS)}")
-    if providers == "cpu":
-        return "cpu"
-    provider: Provider = "tensorrt" if providers == "tensorrt" else "cuda"
+    provider = cast(Provider, "cuda" if providers == "auto" else providers)
     problem = unavailable_reason(provider)
     if problem is None:
         return provider
@@ -161,8 +155,8 @@ def _library_problem(provider: str) -> str | None:
         # The provider libraries take symbols from this library, so it is loaded first.
         for path in folder.glob("libonnxruntime_providers_shared.so"):
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        for name in dict.fromkeys((LIBRARIES["cuda"], LIBRARIES[provider])):
-            ctypes.CDLL(str(folder / name))
+        for name in dict.fromkeys(("cuda", provider)):
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"))
         # onnxruntime loads cuDNN with the first convolution, which is too late for a fallback.
         ctypes.CDLL(CUDNN)
     except OSError as error:

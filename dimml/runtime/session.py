@@ -52,16 +52,21 @@ class Graph:
         threads: int = 1,
         gpu: GpuOptions | None = None,
     ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # The threads of several sessions in one process would spin on the same cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        # By default the file name decides, and nothing here checks onnxruntime's own format.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         gpu = gpu or GpuOptions()
         source = model if isinstance(model, bytes) else str(model)
         name = "a graph" if isinstance(model, bytes) else str(model)
         try:
             # The fallback of onnxruntime would print a message and use another provider.
             self.session = onnxruntime.InferenceSession(
-                source,
-                _session_options(threads),
-                providers=execution_providers(provider, gpu),
-                enable_fallback=0,
+                source, options, providers=execution_providers(provider, gpu), enable_fallback=0
             )
         except Exception as error:
             problem = f"onnxruntime cannot load {name}: {error}"
@@ -85,18 +90,6 @@ class Graph:
         """Run the graph and return its outputs in order."""
         outputs: list[np.ndarray] = self.session.run(None, dict(inputs))
         return outputs
-
-
-def _session_options(threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # The threads of several sessions in one process would spin on the same cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    # By default the file name decides, and nothing here checks onnxruntime's own format.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    return options
 
 
 def execution_providers(provider: Provider, gpu: GpuOptions) -> list[Any]:

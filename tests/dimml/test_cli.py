@@ -59,7 +59,7 @@ def test_predict_accepts_modalities_before_and_after_the_bundle(
 def test_predict_without_a_bundle_is_rejected() -> None:
     done = run("predict", "--text", "seven")
     assert done.returncode == 2
-    assert "name the bundle" in done.stderr
+    assert "expected one bundle, got none" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_predict_without_a_bundle_is_rejected() -> None:
         (("--audio", "nowhere.wav"), "audio: no such file"),
         (("--text",), "--text needs a value"),
         (("--text", "a", "--text", "b"), "given twice"),
-        (("stray",), "unexpected 'stray'"),
+        (("stray",), ", stray: `dimml predict BUNDLE"),
     ],
 )
 def test_invalid_predict_arguments_are_rejected(
