@@ -32,12 +32,8 @@ FORMAT_VERSION: Final = 1
 RESERVED_NAMES: dict[str, tuple[str, ...]] = {
     "columns of a table": ("id", "split", "label"),
     "columns of scores": (
-        "confidence",
-        "prediction_set",
-        "probabilities",
-        "error_code",
-        "error_field",
-        "error_message",
+        *("confidence", "prediction_set", "probabilities"),
+        *("error_code", "error_field", "error_message"),
     ),
     "options of `dimml predict`": ("bundle", "help", "json", "on_unreadable", "providers"),
     "files of a bundle": ("classifier", "evaluation", "manifest", "readme"),

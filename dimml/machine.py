@@ -26,10 +26,7 @@ def available_cores() -> int:
 
 
 def cuda_devices() -> int:
-    """Return the number of GPUs that the driver shows to this process.
-
-    `CUDA_VISIBLE_DEVICES` restricts them.
-    """
+    """Return the number of GPUs of the driver, which `CUDA_VISIBLE_DEVICES` can restrict."""
     count = ctypes.c_int()
     try:
         driver = ctypes.CDLL(CUDA_DRIVER)
