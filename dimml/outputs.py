@@ -46,18 +46,16 @@ class FusedBatch:
     modality_confidences: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        bundle: Bundle,
-        present: np.ndarray,
-        probabilities: np.ndarray,
-        weights: np.ndarray,
-        modality_logits: np.ndarray,
-    ) -> FusedBatch:
-        """Rank the outputs of the classifier graph and cut the prediction sets.
+    def of(cls, bundle: Bundle, present: np.ndarray, outputs: Sequence[np.ndarray]) -> FusedBatch:
+        """Rank the outputs of the classifier graph and form the prediction sets.
 
-        `modality_logits` is float32 [N, modalities, labels], calibrated.
+        Args:
+            bundle: Bundle of the graph.
+            present: bool [N, modalities].
+            outputs: Probabilities [N, labels], weights [N, modalities] and calibrated logits
+                [N, modalities, labels], float32.
         """
+        probabilities, weights, modality_logits = outputs
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
         min_probability = (1.0 - _thresholds(bundle, present)).astype(np.float32)
         in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability[:, None]

@@ -109,9 +109,8 @@ class Predictor:
         gpu = gpu or GpuOptions()
         provider = choose_provider(providers)
         try:
-            predictor = cls(
-                bundle, kinds, load_data_path(bundle, kinds, provider, threads, gpu), provider
-            )
+            data_path = load_data_path(bundle, kinds, provider, threads, gpu)
+            predictor = cls(bundle, kinds, data_path, provider)
             if provider != "cpu":
                 predictor._check_gpu(gpu)
         except ProviderError as error:
@@ -235,7 +234,7 @@ class Predictor:
     def fuse(self, encoded: EncodedBatch) -> FusedBatch:
         """Fuse the features of a batch and return the predictions as arrays."""
         outputs = self._path.classify(encoded.features, encoded.present)
-        return FusedBatch.of(self.bundle, encoded.present, *outputs)
+        return FusedBatch.of(self.bundle, encoded.present, outputs)
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Run every graph on example inputs through the same steps as real samples."""

@@ -141,9 +141,7 @@ class Text(Kind):
         return "one two three"
 
     def _read(self, value: Any) -> str:
-        if not isinstance(value, bytes | bytearray | memoryview | Path) and not hasattr(
-            value, "read"
-        ):
+        if not (isinstance(value, bytes | bytearray | memoryview | Path) or hasattr(value, "read")):
             raise self.error("unreadable", f"expected text, got {type(value).__name__}")
         try:
             # Some Windows editors start a file with a byte order mark.

@@ -98,15 +98,13 @@ class BoundEncoder:
             host[: len(array)] = array
             value.update_inplace(host)
             self._binding.bind_ortvalue_input(name, value)
+        device, address = self._device, staging.pointer(start)
+        shape = (size, staging.feature_dim)
         self._binding.bind_output(
-            "features",
-            self._device.kind,
-            self._device.number,
-            np.float32,
-            (size, staging.feature_dim),
-            staging.pointer(start),
+            "features", device.kind, device.number, np.float32, shape, address
         )
-        options = self._recorded.get((key, staging.pointer(start)), self._unrecorded)
+        # A CUDA graph can be replayed only with the addresses that it was recorded with.
+        options = self._recorded.get((key, address), self._unrecorded)
         self._session.run_with_iobinding(self._binding, options)
 
     def warm_up(

@@ -127,10 +127,9 @@ def _driver_problem() -> str | None:
         status = driver.cuInit(0)
         version = ctypes.c_int()
         driver.cuDriverGetVersion(ctypes.byref(version))
-    except OSError:
+    # An AttributeError means that a library of this name is not the driver.
+    except (OSError, AttributeError):
         return f"the NVIDIA driver is missing ({CUDA_DRIVER} could not be loaded)"
-    except AttributeError:
-        return f"the NVIDIA driver is missing ({CUDA_DRIVER} is another library)"
     if status:
         return f"the NVIDIA driver finds no usable GPU (cuInit returns {status})"
     supported, required = version.value // 1000, _required_cuda_major()
