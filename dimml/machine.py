@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
-"""Folder that holds this package: a checkout, or the `src` folder of a built bento."""
+"""The checkout that holds this package."""
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CUDA_DRIVER = "libcuda.so.1"

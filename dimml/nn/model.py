@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dimml.nn.fusion import CertaintyFusion
 
 
-class Group(NamedTuple):
+class EncoderInputs(NamedTuple):
     """Samples whose inputs have one shape, so that an encoder takes them together.
 
     Attributes:
@@ -61,7 +61,7 @@ class MultimodalModel(nn.Module):
         """D."""
         return int(self.effective.shape[1])
 
-    def forward(self, inputs: Mapping[str, Sequence[Group]], present: Tensor) -> Tensor:
+    def forward(self, inputs: Mapping[str, Sequence[EncoderInputs]], present: Tensor) -> Tensor:
         """Features of what is present.
 
         Args:
