@@ -167,6 +167,7 @@ class Bundle:
                 f"{folder} is not a bundle: it has no readable {MANIFEST} ({error.strerror}); "
                 "create one with `dimml export RUN BUNDLE`"
             ) from error
+        # A link could point outside the folder, so a copy of the bundle could lack its target.
         if (folder / MANIFEST).is_symlink():
             raise BundleError(f"{folder / MANIFEST} is a link: copy the bundle again")
         manifest = _parse_manifest(folder, content)

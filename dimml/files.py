@@ -29,7 +29,7 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(0o644)  # `mkstemp` lets only the owner read the file.
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

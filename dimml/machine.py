@@ -51,6 +51,7 @@ def describe_machine() -> dict[str, Any]:
 
 def _cgroup_cores() -> int | None:
     try:
+        # Microseconds of processor time per period of wall time.
         quota, period = CPU_QUOTA.read_text().split()
         return None if quota == "max" else max(1, int(quota) // int(period))
     except (OSError, ValueError):

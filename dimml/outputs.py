@@ -56,6 +56,7 @@ class FusedBatch:
                 [N, modalities, labels], float32.
         """
         probabilities, weights, modality_logits = outputs
+        # A stable sort keeps labels of equal probability in the order of the bundle.
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
         min_probability = (1.0 - _thresholds(bundle, present)).astype(np.float32)
         in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability[:, None]

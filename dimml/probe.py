@@ -48,6 +48,7 @@ def settle_provider(
     return "cpu"
 
 
+# A run takes seconds, and one process can ask several times.
 @lru_cache
 def _run_problem(bundle: Path, provider: Provider, gpu: GpuOptions, batch_size: int) -> str | None:
     """Run the bundle in a new process, and return why that fails or None if it succeeds."""

@@ -70,7 +70,7 @@ def is_absent(value: object) -> bool:
         return not value.strip()
     if isinstance(value, list | tuple):
         return all(is_absent(item) for item in value)
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and value != value)  # NaN
 
 
 def subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -34,7 +34,7 @@ MAX_RATE_AT_LENGTH = 96_000
 """Samples per second, summed over channels, that a recording of maximum length may have. This
 bounds the memory of a recording."""
 
-_BLOCK_SAMPLES = 65_536
+_BLOCK_FRAMES = 65_536
 _UNRECOGNISED_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
 _PCM = 1  # WAVE_FORMAT_PCM
 
@@ -206,12 +206,12 @@ class Audio(Kind):
         # A header can declare any length, so memory is allocated only for decoded blocks.
         blocks: list[np.ndarray] = []
         total = 0
-        while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+        while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
             blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
             total += len(block)
             self._check_length(total, file.samplerate)
             self._check_density(total * file.channels)
-            if len(block) < _BLOCK_SAMPLES:
+            if len(block) < _BLOCK_FRAMES:
                 break
         if not total:
             raise self.error("unreadable", "the recording has no samples")
@@ -253,7 +253,7 @@ class Audio(Kind):
                 if size > (available := len(data) - position):
                     raise self._truncated("bytes of samples", size, available)
                 return self._read_pcm(data, position, size, layout)
-            position += size + size % 2
+            position += size + size % 2  # Chunks start at even positions.
         return None
 
     def _truncated(self, unit: str, declared: int, available: int) -> InputError:

@@ -260,6 +260,7 @@ class Image(Kind):
 
 def _evenly_spaced(available: int, count: int) -> list[int]:
     """Return `count` evenly spaced indices of `available` frames, with repeats if too few."""
+    # The middle of each of `count` equal parts.
     return [(2 * step + 1) * available // (2 * count) for step in range(count)]
 
 

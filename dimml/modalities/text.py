@@ -87,6 +87,7 @@ class Text(Kind):
                 f"{len(text):,} characters: over the limit of {self.limits.characters:,}",
             )
         try:
+            # Equal-looking text can be composed or decomposed, and tokenizers tell the two apart.
             ids = self._tokenizer.encode(unicodedata.normalize("NFC", text)).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise self.error("unreadable", "the text is not valid Unicode") from error

@@ -226,6 +226,7 @@ class _Driver:
         self._check("cuCtxSetCurrent", self._context)
         self._check("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), _PORTABLE)
         buffer = (ctypes.c_char * size).from_address(address.value or 0)
+        # The array keeps the buffer alive, and the end of the buffer frees the memory.
         weakref.finalize(buffer, self._free, address)
         array: np.ndarray = np.ndarray(shape, dtype, buffer=memoryview(buffer))
         array[...] = 0

@@ -146,7 +146,7 @@ class DevicePath:
         """
         inputs = self._kinds[slot].pad(inputs)
         count = len(next(iter(inputs.values())))
-        return inputs, 1 << (count - 1).bit_length()
+        return inputs, 1 << (count - 1).bit_length()  # the next power of two
 
     def _take_staging(self, rows: int) -> Staging:
         """Return a staging array that is not in use and has this many rows per modality."""

@@ -57,7 +57,7 @@ class Graph:
         options.inter_op_num_threads = 1
         # The threads of several sessions in one process would spin on the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors only
         # By default the file name decides, and nothing here checks onnxruntime's own format.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         gpu = gpu or GpuOptions()
