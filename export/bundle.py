@@ -71,12 +71,12 @@ def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, An
 def _write_converted(run: Any, path: Path, precision: str) -> dict[str, Any]:
     import numpy as np
 
-    from dimml.bundle import new_folder
+    from dimml.bundle import new_bundle
     from export.precision import convert_bundle
     from train.data.splits import read_split
 
     kinds = {name: spec.kind for name, spec in run.specs.items()}
-    with new_folder(path) as folder, tempfile.TemporaryDirectory(prefix="dimml-fp32-") as scratch:
+    with new_bundle(path) as folder, tempfile.TemporaryDirectory(prefix="dimml-fp32-") as scratch:
         source = Path(scratch) / "bundle"
         _write_fp32(run, source)
         calibration = read_split(run.recipe.data, kinds, "train")

@@ -19,7 +19,7 @@ from dimml.bundle import (
     Manifest,
     ModalitySpec,
     file_entry,
-    new_folder,
+    new_bundle,
 )
 from dimml.modalities import Audio, Kind, Text
 from dimml.nn.model import MultimodalModel
@@ -57,7 +57,7 @@ def write_bundle(
         check: called with the folder before it takes its name; what it raises stops the export.
     """
     model.eval()
-    with new_folder(path) as folder:
+    with new_bundle(path) as folder:
         for slot, (modality, kind) in enumerate(kinds.items()):
             spec = specs[modality]
             export_encoder(model.encoders[slot], kind, folder / spec.graph)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# There is one temperature per subset, so their table has 2 ** M entries.
-MAX_MODALITIES = 10
+from dimml.samples import MAX_MODALITIES
 
 
 def certainty(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from train.compare.figures import figures
+from train.compare.figures import draw_figures as figures
 from train.compare.summary import Summary, summarise
 
 METHODS = ("dimml", "joint", "_odd $x$ <b>&")

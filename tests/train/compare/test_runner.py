@@ -16,10 +16,9 @@ import torch
 
 from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder
-from train.compare.plan import ComparisonPlan, known_runs
 from train.compare.report import write_report
-from train.compare.runner import compare_runs
-from train.compare.trial import Laboratory, Outcome
+from train.compare.runner import ComparisonPlan, compare_runs, parse_runs
+from train.compare.trial import TrialOutcome, TrialRunner
 from train.methods.base import Trial
 from train.recipe import Recipe
 
@@ -108,7 +107,7 @@ class TestResults:
 
 class TestResuming:
     def test_runs_nothing_twice(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Laboratory, "run", lambda *_: pytest.fail("ran again"))
+        monkeypatch.setattr(TrialRunner, "run", lambda *_: pytest.fail("ran again"))
         plan = ComparisonPlan(("dimml", "ume"), (0,), 1)
         compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
 
@@ -162,7 +161,7 @@ class TestResuming:
 
         def stop() -> None:
             with monkeypatch.context() as context:
-                context.setattr("train.compare.trial.encode_test", _interrupt)
+                context.setattr("train.compare.trial.encode_test_split", _interrupt)
                 with pytest.raises(InterruptedRunError, match="0 of 1 runs finished"):
                     compare_runs(recipe, plan, out, overwrite=False)
 
@@ -259,10 +258,10 @@ class TestRefusals:
             compare_runs(recipe_of(folder / "data.csv"), plan, folder / "compare", overwrite=False)
 
     def test_names_that_are_no_methods(self) -> None:
-        assert known_runs("ume, dimml-no-duc,ume") == ("ume", "dimml-no-duc")
-        assert known_runs("")[0] == "dimml"
+        assert parse_runs("ume, dimml-no-duc,ume") == ("ume", "dimml-no-duc")
+        assert parse_runs("")[0] == "dimml"
         with pytest.raises(UsageError, match="no method magic; there are: dimml, joint"):
-            known_runs("ume,magic")
+            parse_runs("ume,magic")
 
     def test_more_trials_than_there_are(self, folder: Path) -> None:
         recipe = recipe_of(folder / "data.csv")
@@ -277,14 +276,16 @@ def test_trials_are_chosen_on_validation_by_the_first_seed_alone(
 ) -> None:
     ran: list[tuple[float, int]] = []
 
-    def run(self: Any, name: str, method: str, options: Any, trial: Trial, seed: int) -> Outcome:
+    def run(
+        self: Any, name: str, method: str, options: Any, trial: Trial, seed: int
+    ) -> TrialOutcome:
         ran.append((trial.learning_rate, seed))
         if trial.learning_rate == 2.0:
             raise TrainingError("training diverged")
         score = 0.9 if trial.learning_rate == 0.5 else 0.1
-        return Outcome(score, {name: _document(name, seed, trial)})
+        return TrialOutcome(score, {name: _document(name, seed, trial)})
 
-    monkeypatch.setattr(Laboratory, "run", run)
+    monkeypatch.setattr(TrialRunner, "run", run)
     plan = ComparisonPlan(("ume",), (0, 1), 3)
     compare_runs(recipe_of(folder / "data.csv"), plan, folder / "new", overwrite=False)
     assert ran == [(1.0, 0), (0.5, 0), (2.0, 0), (0.5, 1)]
@@ -315,11 +316,13 @@ def _record(
     """Puts a stand-in in the place of training, which notes what it was asked for."""
     noted = [] if ran is None else ran
 
-    def run(self: Any, name: str, method: str, options: Any, trial: Trial, seed: int) -> Outcome:
+    def run(
+        self: Any, name: str, method: str, options: Any, trial: Trial, seed: int
+    ) -> TrialOutcome:
         if name == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         noted.append((name, seed))
-        return Outcome(0.5, {name: _document(name, seed, trial)})
+        return TrialOutcome(0.5, {name: _document(name, seed, trial)})
 
-    monkeypatch.setattr(Laboratory, "run", run)
+    monkeypatch.setattr(TrialRunner, "run", run)
     return noted
