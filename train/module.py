@@ -17,7 +17,7 @@ from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
 from train.calibration import subset_rows
 from train.data.loader import Batch
-from train.methods.base import Method, Step
+from train.methods.base import Method
 from train.recipe import Recipe
 
 _RANKS = 7_919
@@ -61,12 +61,7 @@ class TrainingModule(lightning.LightningModule):
         }
 
     def on_train_epoch_start(self) -> None:
-        if not self.method.uses_dimensions:
-            return
-        config = self.recipe.training
-        since = self.current_epoch - config.warm_up
-        every = config.recompute_every
-        if since == 0 or (since > 0 and every is not None and since % every == 0):
+        if self.method.needs_dimensions(self.current_epoch):
             self._find_effective_dimensions()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -80,8 +75,9 @@ class TrainingModule(lightning.LightningModule):
             if self.method.alternates:
                 terms = self._alternate(features, batch)
             else:
-                step = Step(self.recipe.training, self.current_epoch)
-                terms = self.method.objective(self.model, features, present, labels, step)
+                terms = self.method.objective(
+                    self.model, features, present, labels, self.current_epoch
+                )
             loss = torch.stack(list(terms.values())).sum()
         for name, value in {**terms, "loss": loss}.items():
             self.log(f"train_{name}", value, on_epoch=True, on_step=False, batch_size=len(labels))

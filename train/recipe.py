@@ -15,8 +15,8 @@ from dimml.errors import RecipeError
 from dimml.modalities import KINDS
 from dimml.samples import MAX_MODALITIES
 from train.methods import METHODS, method_class
+from train.methods.dimml import DetachedTraining
 
-Positive = Annotated[float, pydantic.Field(gt=0)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
@@ -68,20 +68,14 @@ class ModalityConfig(_Model):
         return value
 
 
-class TrainingConfig(_Model):
+class TrainingConfig(DetachedTraining):
     """How long and how hard; method.md's names.
 
     Attributes:
         epochs: passes over the training split.
-        warm_up: epochs before the DUC loss joins.
         batch_size: samples per step.
         learning_rate: peak of a one-cycle schedule, AdamW.
         weight_decay: of AdamW.
-        lambda_shared: weight of the shared classifier's cross-entropy.
-        lambda_duc: weight of the DUC loss.
-        duc_temperature: its temperature.
-        normalize: whether its vectors are normalised.
-        recompute_every: epochs between computations of the effective dimensions; None: once.
         workers: processes that augment and collate batches beside the training one.
         devices: GPUs, or without any processes, that share out each batch; the losses see all of
             it, so that batch normalisation alone tells it from one device.
@@ -89,16 +83,10 @@ class TrainingConfig(_Model):
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 20
-    warm_up: Annotated[int, pydantic.Field(ge=0)] = 8
     batch_size: Annotated[int, pydantic.Field(ge=2)] = 64
-    learning_rate: Positive = 2e-3
-    weight_decay: Annotated[float, pydantic.Field(ge=0)] = 1e-2
-    lambda_shared: Annotated[float, pydantic.Field(ge=0)] = 1.0
-    lambda_duc: Annotated[float, pydantic.Field(ge=0)] = 1.0
-    duc_temperature: Positive = 10.0
-    normalize: bool = False
-    recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
-    workers: Annotated[int, pydantic.Field(ge=0)] = 0
+    learning_rate: pydantic.PositiveFloat = 2e-3
+    weight_decay: pydantic.NonNegativeFloat = 1e-2
+    workers: pydantic.NonNegativeInt = 0
     devices: Annotated[int, pydantic.Field(ge=1)] = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
@@ -138,7 +126,7 @@ class Recipe(_Model):
     method: str = "dimml"
     options: dict[str, Any] = {}
     feature_dim: Annotated[int, pydantic.Field(ge=2)] = 128
-    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    seed: pydantic.NonNegativeInt = 0
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9
     training: TrainingConfig = TrainingConfig()
 

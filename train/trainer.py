@@ -79,7 +79,8 @@ def train_model(
     """
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     model, method = build(recipe, prepared.kinds, len(prepared.labels))
-    data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
+    unlabelled = method.uses_unlabelled(recipe.training.epochs)
+    data = RunData(recipe, prepared.kinds, prepared.splits, unlabelled)
     module = TrainingModule(model, recipe, method)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first_process():

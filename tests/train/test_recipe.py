@@ -70,7 +70,7 @@ class TestUnknownKeys:
         assert meant in line.rpartition("accepted: ")[2].split(", ")
 
     def test_name_what_is_accepted_where_nothing_is_near(self, recipe: Path) -> None:
-        with pytest.raises(RecipeError, match=r"zzz: unknown key; accepted: epochs, warm_up, "):
+        with pytest.raises(RecipeError, match=r"zzz: unknown key; accepted: warm_up, .*, epochs, "):
             load_recipe(recipe, ["training.zzz=1"])
 
     def test_are_listed_all_at_once(self, recipe: Path) -> None:

@@ -26,11 +26,10 @@ from dimml.modalities import Arrays, Kind
 from dimml.progress import print_status, track
 from dimml.samples import is_absent
 from dimml.table import Row
+from train.methods.base import UNLABELLED
 
 BLOCK_ROWS = 256
 KEPT = 3
-UNLABELLED = -1
-"""In the place of a class: the row has none."""
 FORMAT = 2
 _PROBLEMS = b"problems"
 _DIGEST = b"sha256"

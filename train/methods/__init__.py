@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dimml.nn.model import MultimodalModel
     from train.methods.base import Method
+    from train.methods.dimml import DetachedTraining
 
 METHODS: dict[str, str] = {
     "dimml": "train.methods.dimml:Detached",
@@ -36,10 +37,12 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
-def build_method(name: str, options: Mapping[str, Any], model: MultimodalModel) -> Method:
+def build_method(
+    name: str, options: Mapping[str, Any], training: DetachedTraining, model: MultimodalModel
+) -> Method:
     """A method for a model, which it may give other heads: build it before the weights load."""
     cls = method_class(name)
-    return cls(cls.Options.model_validate(dict(options)), model)
+    return cls(cls.Options.model_validate(dict(options)), training, model)
 
 
 def method_of(run: str) -> tuple[str, dict[str, Any]]:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dimml.nn.fusion import blank_absent
-from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.readout import Readout
-from train.recipe import TrainingConfig
+
+UNLABELLED = -1
+"""The class of a row that has no label."""
 
 
-class Options(pydantic.BaseModel):
+class MethodOptions(pydantic.BaseModel):
     """Base of a method's own settings, a recipe's `options`: strict, unknown keys are errors."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -35,15 +36,8 @@ class Trial(NamedTuple):
     learning_rate: float = 1.0
 
 
-Training: TypeAlias = Callable[[], tuple[Tensor, Tensor, Tensor]]
+FeatureSource: TypeAlias = Callable[[], tuple[Tensor, Tensor, Tensor]]
 """Features [N, M, D], present [N, M] and labels [N] of the training split, computed when called."""
-
-
-class Step(NamedTuple):
-    """Where training is."""
-
-    config: TrainingConfig
-    epoch: int
 
 
 class Method(nn.Module):
@@ -58,26 +52,41 @@ class Method(nn.Module):
             for every method.
         alternates: the method takes its optimizer's steps itself, in `alternate`.
         uses_dimensions: training needs the effective dimensions.
-        uses_unlabelled: rows without a label take part in training; other methods do not see them.
         finishes: `finish` has something to do.
         exports: what is served is all in the model's encoders and `fusion`.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
     TRIALS: ClassVar[tuple[Trial, ...]] = (Trial(), Trial(learning_rate=0.5), Trial({}, 2.0))
     alternates = False
     uses_dimensions = False
-    uses_unlabelled = False
     finishes = False
     exports = False
 
-    def __init__(self, options: Any, model: MultimodalModel) -> None:
+    def __init__(self, options: Any, training: Any, model: MultimodalModel) -> None:
         super().__init__()
         self.options = options
+        self.training_config = training
         self.modalities = model.modalities
+        self.build_heads(model)
+
+    def build_heads(self, model: MultimodalModel) -> None:
+        """Create the method's own heads, or replace those of the model."""
+
+    def uses_unlabelled(self, epochs: int) -> bool:
+        """Return whether a training of so many epochs learns from rows without a label."""
+        return False
+
+    def needs_dimensions(self, epoch: int) -> bool:
+        """Return whether the effective dimensions are computed before this epoch."""
+        return False
+
+    def by_modality(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the slots of values [N, M, ...] by the name of their modality."""
+        return dict(zip(self.modalities, values.unbind(dim=1), strict=True))
 
     def objective(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         """The weighted terms whose sum is the loss; absent slots may hold anything.
 
@@ -85,13 +94,13 @@ class Method(nn.Module):
             model: what is trained.
             features: [N samples, M modalities, D].
             present: bool [N, M].
-            labels: int64 [N]; with `uses_unlabelled`, -1 where there is none.
-            step: where training is.
+            labels: int64 [N]; `UNLABELLED` where a row has none.
+            epoch: number of finished epochs.
         """
-        return self.losses(model, blank_absent(features, present), present, labels, step)
+        return self.losses(model, blank_absent(features, present), present, labels, epoch)
 
     def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         """As `objective`, of features that are 0 where absent."""
         raise NotImplementedError
@@ -127,14 +136,16 @@ class Method(nn.Module):
 
         Returns:
             Logits [N, K], and each modality's share in them [N, M] where the method has shares.
+            By default those of the model's fusion.
         """
-        raise NotImplementedError
+        probabilities, weights, _ = model.fusion(features, present)
+        return probabilities.clamp_min(1e-30).log(), weights
 
     def readout(self, model: MultimodalModel) -> Readout:
         """The method's answer, to be calibrated."""
         return Readout(lambda features, present: self.answer(model, features, present))
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         """Further rows for a comparison, out of the same training, by name.
 
         Args:
@@ -142,19 +153,6 @@ class Method(nn.Module):
             training: the features, present and labels of the training split.
         """
         return {}
-
-
-def slot_cross_entropy(logits: Tensor, present: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each modality over the rows that have it, summed over modalities.
-
-    Args:
-        logits: [N, M, K].
-        present: bool [N, M].
-        labels: int64 [N].
-    """
-    slots = range(logits.shape[1])
-    terms = [masked_cross_entropy(logits[:, s], labels, present[:, s]) for s in slots]
-    return torch.stack(terms).sum()
 
 
 def drop_modalities(

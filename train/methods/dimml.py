@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,16 +21,13 @@ from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import Rule
-from train.data.cache import UNLABELLED
 from train.methods.base import (
+    UNLABELLED,
+    FeatureSource,
     Method,
-    Step,
-    Training,
-    Trial,
+    MethodOptions,
     drop_modalities,
-    slot_cross_entropy,
 )
-from train.methods.base import Options as BaseOptions
 from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
 
 FUSION_HEAD_EPOCHS = 20
@@ -45,7 +43,30 @@ RULES: dict[str, Rule] = {
 """Row of a comparison to the rule that joins the modalities in it."""
 
 
-class Options(BaseOptions):
+class DetachedTraining(MethodOptions):
+    """The settings of the detached method that stand in every recipe's `training`.
+
+    They stand there, and not among the method's `options`, because a comparison trains all methods
+    with one recipe. The recipe's `TrainingConfig` inherits them; only this method reads them.
+
+    Attributes:
+        warm_up: epochs before the DUC loss joins.
+        lambda_shared: weight of the shared classifier's cross-entropy.
+        lambda_duc: weight of the DUC loss.
+        duc_temperature: its temperature.
+        normalize: whether its vectors are normalised.
+        recompute_every: epochs between computations of the effective dimensions; None: once.
+    """
+
+    warm_up: pydantic.NonNegativeInt = 8
+    lambda_shared: pydantic.NonNegativeFloat = 1.0
+    lambda_duc: pydantic.NonNegativeFloat = 1.0
+    duc_temperature: pydantic.PositiveFloat = 10.0
+    normalize: bool = False
+    recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
+
+
+class DetachedOptions(MethodOptions):
     """Switches for an ablation, and how the modalities are joined.
 
     Attributes:
@@ -65,52 +86,53 @@ class Options(BaseOptions):
 class Detached(Method):
     """See the module."""
 
-    Options = Options
-    TRIALS = (Trial(), Trial(learning_rate=0.5), Trial(learning_rate=2.0))
-    uses_dimensions = True
-    uses_unlabelled = True
+    Options = DetachedOptions
+    options: DetachedOptions
+    training_config: DetachedTraining
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
-        self.uses_dimensions = self.uses_unlabelled = options.duc
-        self.finishes = options.fusion_head
-        self.exports = not options.fusion_head
+    def build_heads(self, model: MultimodalModel) -> None:
+        self.uses_dimensions = self.options.duc
+        self.finishes = self.options.fusion_head
+        self.exports = not self.options.fusion_head
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
-        if not options.shared:
+        if not self.options.shared:
             model.fusion.classifier = PrivateClassifiers(slots, model.feature_dim, classes)
-        if options.fusion_head:
+        if self.options.fusion_head:
             self.fusion_head = nn.Linear(slots * model.feature_dim, classes)
 
+    def uses_unlabelled(self, epochs: int) -> bool:
+        config = self.training_config
+        return self.options.duc and config.lambda_duc > 0 and config.warm_up < epochs
+
+    def needs_dimensions(self, epoch: int) -> bool:
+        since, every = epoch - self.training_config.warm_up, self.training_config.recompute_every
+        if since < 0 or not self.options.duc:
+            return False
+        return since == 0 if every is None else since % every == 0
+
     def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
-        config = step.config
-        slots = dict(enumerate(model.modalities))
-        by_name = {name: features[:, slot] for slot, name in slots.items()}
-        masks = {name: present[:, slot] for slot, name in slots.items()}
-        known = present & (labels != UNLABELLED)[:, None]
-        labelled = {name: known[:, slot] for slot, name in slots.items()}
+        config = self.training_config
+        values = self.by_modality(features)
+        labelled = self.by_modality(present & (labels != UNLABELLED)[:, None])
         if self.options.shared:
-            private = {n: model.private_heads[slot](by_name[n]) for slot, n in slots.items()}
-            shared = {n: model.fusion.classifier(values) for n, values in by_name.items()}
+            heads = zip(values, model.private_heads, strict=True)
+            private = {name: head(values[name]) for name, head in heads}
+            shared = {name: model.fusion.classifier(value) for name, value in values.items()}
             terms = {
                 "isolated": modality_cross_entropy(private, labels, labelled),
                 "shared": config.lambda_shared * modality_cross_entropy(shared, labels, labelled),
             }
         else:
-            logits = model.fusion.classifier(features)
-            terms = {"isolated": slot_cross_entropy(logits, known, labels)}
-        if self.options.duc and config.lambda_duc > 0 and step.epoch >= config.warm_up:
-            effective = {name: model.effective[slot] for slot, name in slots.items()}
-            duc = duc_loss(by_name, effective, config.duc_temperature, masks, config.normalize)
+            own = self.by_modality(model.fusion.classifier(features))
+            terms = {"isolated": modality_cross_entropy(own, labels, labelled)}
+        if self.options.duc and config.lambda_duc > 0 and epoch >= config.warm_up:
+            effective = dict(zip(self.modalities, model.effective, strict=True))
+            masks = self.by_modality(present)
+            duc = duc_loss(values, effective, config.duc_temperature, masks, config.normalize)
             terms["duc"] = config.lambda_duc * duc
         return terms
-
-    def answer(
-        self, model: MultimodalModel, features: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        probabilities, weights, _ = model.fusion(features, present)
-        return probabilities.clamp_min(1e-30).log(), weights
 
     def finish(
         self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
@@ -124,7 +146,7 @@ class Detached(Method):
             return FusionHeadReadout(model.fusion, self.fusion_head)
         return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         """The simplest answers, and the ablation of the fusion, one change at a time."""
         rows: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
         for name, rule in RULES.items():
@@ -180,13 +202,6 @@ def both_heads(model: MultimodalModel) -> PrivateClassifiers:
     private: list[Any] = list(model.private_heads)
     joined = PrivateClassifiers(len(private), model.feature_dim, shared.out_features)
     with torch.no_grad():
-        for slot, head in enumerate(private):
-            joined.weight[slot] = (head.weight + _of_slot(shared.weight, slot, 2)) / 2
-            joined.bias[slot] = (head.bias + _of_slot(shared.bias, slot, 1)) / 2
+        joined.weight.copy_((torch.stack([head.weight for head in private]) + shared.weight) / 2)
+        joined.bias.copy_((torch.stack([head.bias for head in private]) + shared.bias) / 2)
     return joined
-
-
-def _of_slot(values: Any, slot: int, dimensions: int) -> Tensor:
-    """What a head of all modalities, or heads of each, have for one."""
-    found: Tensor = values if values.ndim == dimensions else values[slot]
-    return found

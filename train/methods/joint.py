@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Method, Step, Training
-from train.methods.base import Options as BaseOptions
+from train.methods.base import FeatureSource, Method, MethodOptions
 from train.readout import Readout
 
 
-class Options(BaseOptions):
+class JointOptions(MethodOptions):
     """What stands in the slot of an absent modality when answering.
 
     Attributes:
@@ -42,18 +41,18 @@ class Joint(Method):
         mean: [M, D], each modality's mean training feature, once training is over.
     """
 
-    Options = Options
+    Options = JointOptions
+    options: JointOptions
     finishes = True
     mean: Tensor
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
+    def build_heads(self, model: MultimodalModel) -> None:
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
         self.head = nn.Linear(slots * model.feature_dim, classes)
         self.register_buffer("mean", torch.zeros(slots, model.feature_dim))
 
     def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         logits = self._head(features)
         return {"joint": masked_cross_entropy(logits, labels, present.any(dim=1))}
@@ -72,7 +71,7 @@ class Joint(Method):
         total = blank_absent(features, present).sum(dim=0)
         self.mean.copy_(total / present.sum(dim=0).clamp_min(1).unsqueeze(-1))
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         return {"joint-mean": Readout(lambda values, mask: (self._filled(values, mask), None))}
 
     def _head(self, features: Tensor) -> Tensor:

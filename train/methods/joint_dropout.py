@@ -16,13 +16,12 @@ from torch import Tensor
 
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Step, Training, Trial, drop_modalities
-from train.methods.joint import Joint
-from train.methods.joint import Options as JointOptions
+from train.methods.base import FeatureSource, Trial, drop_modalities
+from train.methods.joint import Joint, JointOptions
 from train.readout import Readout
 
 
-class Options(JointOptions):
+class JointDropoutOptions(JointOptions):
     """How often a modality is dropped.
 
     Attributes:
@@ -35,14 +34,15 @@ class Options(JointOptions):
 class JointDropout(Joint):
     """See the module."""
 
-    Options = Options
+    Options = JointDropoutOptions
+    options: JointDropoutOptions
     TRIALS = (Trial(), Trial({"rate": 0.5}), Trial(learning_rate=2.0))
 
     def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         kept = drop_modalities(present, self.options.rate)
-        return super().losses(model, blank_absent(features, kept), kept, labels, step)
+        return super().losses(model, blank_absent(features, kept), kept, labels, epoch)
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         return {}

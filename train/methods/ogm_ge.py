@@ -25,13 +25,12 @@ import torch
 from torch import Tensor
 
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Step, Training, Trial
-from train.methods.joint import Joint
-from train.methods.joint import Options as JointOptions
+from train.methods.base import FeatureSource, Trial
+from train.methods.joint import Joint, JointOptions
 from train.readout import Readout
 
 
-class Options(JointOptions):
+class GradientModulationOptions(JointOptions):
     """How hard to modulate.
 
     Attributes:
@@ -46,22 +45,23 @@ class Options(JointOptions):
 class GradientModulation(Joint):
     """See the module."""
 
-    Options = Options
+    Options = GradientModulationOptions
+    options: GradientModulationOptions
     TRIALS = (Trial(), Trial({"alpha": 0.8}), Trial(learning_rate=2.0))
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
+    def build_heads(self, model: MultimodalModel) -> None:
+        super().build_heads(model)
         self._coefficients = [1.0] * len(model.modalities)
 
     def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             weight = self.head.weight.view(self.head.out_features, *features.shape[1:])
             partial = torch.einsum("nmd,kmd->nmk", features, weight)
             partial = partial + self.head.bias / features.shape[1]
             self._coefficients = coefficients(partial, present, labels, self.options.alpha)
-        return super().losses(model, features, present, labels, step)
+        return super().losses(model, features, present, labels, epoch)
 
     def adjust_gradients(self, model: MultimodalModel) -> None:
         for encoder, coefficient in zip(model.encoders, self._coefficients, strict=True):
@@ -73,7 +73,7 @@ class GradientModulation(Joint):
                 if self.options.noise:
                     parameter.grad.add_(torch.randn_like(parameter.grad) * deviation)
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         return {}
 
 

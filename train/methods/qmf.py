@@ -24,16 +24,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimml.nn.heads import PrivateClassifiers
-from dimml.nn.losses import masked_cross_entropy
+from dimml.nn.losses import masked_cross_entropy, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Method, Step, Trial, slot_cross_entropy
-from train.methods.base import Options as BaseOptions
+from train.methods.base import Method, MethodOptions, Trial
 
 LEAST = 1e-3
 """Energy of a modality whose own is lower."""
 
 
-class Options(BaseOptions):
+class QualityAwareOptions(MethodOptions):
     """Weight of the regulariser.
 
     Attributes:
@@ -46,16 +45,16 @@ class Options(BaseOptions):
 class QualityAwareFusion(Method):
     """See the module."""
 
-    Options = Options
+    Options = QualityAwareOptions
+    options: QualityAwareOptions
     TRIALS = (Trial(), Trial({"rank": 0.1}), Trial(learning_rate=2.0))
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
+    def build_heads(self, model: MultimodalModel) -> None:
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
         self.heads = PrivateClassifiers(slots, model.feature_dim, classes)
 
     def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         logits = self.heads(features)
         rank = torch.stack(
@@ -67,7 +66,9 @@ class QualityAwareFusion(Method):
         fused, _ = fuse_by_energy(logits, present)
         return {
             "fused": masked_cross_entropy(fused, labels, present.any(dim=1)),
-            "isolated": slot_cross_entropy(logits, present, labels),
+            "isolated": modality_cross_entropy(
+                self.by_modality(logits), labels, self.by_modality(present)
+            ),
             "rank": self.options.rank * rank,
         }
 

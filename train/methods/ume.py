@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dimml.nn.heads import PrivateClassifiers
+from dimml.nn.losses import modality_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import UNIFORM, Rule
-from train.methods.base import Method, Step, Training, slot_cross_entropy
-from train.methods.base import Options as BaseOptions
+from train.methods.base import FeatureSource, Method, MethodOptions
 from train.readout import FusionReadout, Readout
 
 
-class Options(BaseOptions):
+class EnsembleOptions(MethodOptions):
     """How the modalities' answers are joined.
 
     Attributes:
@@ -36,30 +36,28 @@ class Options(BaseOptions):
 class UnimodalEnsemble(Method):
     """See the module."""
 
-    Options = Options
+    Options = EnsembleOptions
+    options: EnsembleOptions
     exports = True
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
+    def build_heads(self, model: MultimodalModel) -> None:
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
         model.fusion.classifier = PrivateClassifiers(slots, model.feature_dim, classes)
-        if options.fusion == "average":
+        if self.options.fusion == "average":
             model.fusion.fusion_temperature.fill_(UNIFORM)
 
     def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
+        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         logits = model.fusion.classifier(features)
-        return {"isolated": slot_cross_entropy(logits, present, labels)}
-
-    def answer(
-        self, model: MultimodalModel, features: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        probabilities, weights, _ = model.fusion(features, present)
-        return probabilities.clamp_min(1e-30).log(), weights
+        return {
+            "isolated": modality_cross_entropy(
+                self.by_modality(logits), labels, self.by_modality(present)
+            )
+        }
 
     def readout(self, model: MultimodalModel) -> Readout:
         return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         return {"ume+fusion": FusionReadout(copy.deepcopy(model.fusion))}

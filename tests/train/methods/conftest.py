@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from dimml.nn.model import MultimodalModel
 from train.methods import build_method
 from train.methods.base import Method
+from train.recipe import TrainingConfig
 
 NAMES = ("audio", "image", "text")
 WIDTH = 6
 CLASSES = 4
+WARM_UP = 2
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def make() -> Callable[..., tuple[MultimodalModel, Method]]:
         torch.manual_seed(0)
         encoders = [nn.Linear(5, WIDTH) for _ in NAMES]
         model = MultimodalModel(NAMES, encoders, WIDTH, CLASSES)
-        return model, build_method(name, options, model)
+        return model, build_method(name, options, TrainingConfig(warm_up=WARM_UP), model)
 
     return build
 

@@ -7,20 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.data.cache import UNLABELLED
-from train.methods.base import Step
+from train.methods.base import UNLABELLED
 from train.methods.dimml import both_heads, train_head
-from train.recipe import TrainingConfig
 
 Make = Callable[..., Any]
 Batch = tuple[Tensor, Tensor, Tensor]
-CONFIG = TrainingConfig(warm_up=2)
 
 
 def terms(make: Make, batch: Batch, epoch: int, **options: bool) -> dict[str, Tensor]:
     model, method = make("dimml", **options)
     model.effective[0] = True
-    found: dict[str, Tensor] = method.objective(model, *batch, Step(CONFIG, epoch))
+    found: dict[str, Tensor] = method.objective(model, *batch, epoch)
     return found
 
 
@@ -40,7 +37,7 @@ def test_no_loss_but_duc_reaches_two_encoders(make: Make, batch: Batch, shared: 
     features, present, labels = batch
     only_audio = present & torch.tensor([True, False, False])
     leaf = features.clone().requires_grad_()
-    found = method.objective(model, leaf, only_audio, labels, Step(CONFIG, 0))
+    found = method.objective(model, leaf, only_audio, labels, 0)
     torch.stack(list(found.values())).sum().backward()
     assert leaf.grad is not None
     assert leaf.grad[only_audio].any()
@@ -59,14 +56,14 @@ def test_a_row_without_a_label_teaches_by_the_duc_loss_alone(
 
     def gradients(epoch: int) -> tuple[dict[str, Tensor], Tensor]:
         leaf = features.clone().requires_grad_()
-        found = method.objective(model, leaf, present, hidden, Step(CONFIG, epoch))
+        found = method.objective(model, leaf, present, hidden, epoch)
         torch.stack(list(found.values())).sum().backward()
         assert leaf.grad is not None
         return found, leaf.grad
 
     found, before = gradients(epoch=0)
     assert not before[~known].any()
-    alone = method.objective(model, features[known], present[known], labels[known], Step(CONFIG, 0))
+    alone = method.objective(model, features[known], present[known], labels[known], 0)
     assert all(found[name].isclose(value) for name, value in alone.items())
     _, after = gradients(epoch=2)
     pairs = ~known & present[:, 0] & present[:, 1]
@@ -76,8 +73,10 @@ def test_a_row_without_a_label_teaches_by_the_duc_loss_alone(
 
 
 def test_without_the_duc_loss_no_row_without_a_label_is_used(make: Make) -> None:
-    assert [make("dimml", duc=duc)[1].uses_unlabelled for duc in (True, False)] == [True, False]
-    assert not make("ume")[1].uses_unlabelled
+    used = [make("dimml", duc=duc)[1].uses_unlabelled(epochs=3) for duc in (True, False)]
+    assert used == [True, False]
+    assert not make("dimml")[1].uses_unlabelled(epochs=2)
+    assert not make("ume")[1].uses_unlabelled(epochs=3)
 
 
 def test_without_the_shared_classifier_each_modality_has_its_own(make: Make) -> None:

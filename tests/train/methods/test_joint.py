@@ -41,7 +41,7 @@ def test_one_loss_reaches_every_encoder(make: Make, batch: Batch) -> None:
     model, method = make("joint")
     features, present, labels = batch
     leaf = features.clone().requires_grad_()
-    found = method.objective(model, leaf, present, labels, None)
+    found = method.objective(model, leaf, present, labels, 0)
     assert list(found) == ["joint"]
     found["joint"].backward()
     assert leaf.grad is not None

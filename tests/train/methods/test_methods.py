@@ -12,11 +12,10 @@ from torch import Tensor
 from dimml.samples import subset_name, subsets
 from train.calibration import subset_mask
 from train.methods import METHODS, method_class
-from train.methods.base import Step
-from train.recipe import TrainingConfig
 
 NAMES = ("audio", "image", "text")
-STEP = Step(TrainingConfig(warm_up=0), epoch=0)
+EPOCH = 5
+"""An epoch after the warm-up."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),
     ("dimml", {"shared": False}),
@@ -40,7 +39,7 @@ def gradients(make: Callable[..., Any], name: str, options: dict[str, Any], batc
         terms = method.alternate(model, features, *batch[1:], optimizer)
         found = [parameter.detach().clone() for parameter in parameters]
     else:
-        terms = method.objective(model, features, *batch[1:], STEP)
+        terms = method.objective(model, features, *batch[1:], EPOCH)
         torch.stack(list(terms.values())).sum().backward()
         found = [p.grad for p in parameters if p.grad is not None]
     assert features.grad is not None
