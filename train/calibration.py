@@ -111,15 +111,13 @@ def calibrate(
         table = torch.ones(2**slots)
         likelihoods = []
         fusion.set_calibration(modality, temperature, table)
-        for subset in subsets(modalities):
-            mask = subset_mask(subset, modalities, logits.device)
-            rows = present[:, mask].all(dim=1)
-            if len(subset) < 2 or not rows.any():
+        for subset, rows, mask in subset_rows(modalities, present):
+            if len(subset) < 2:
                 continue
-            probabilities, _ = fusion.fuse(scaled[rows], mask.expand(int(rows.sum()), -1))
+            probabilities, _ = fusion.fuse(scaled[rows], mask)
             log_probabilities = probabilities.clamp_min(1e-12).log()
             fitted = 1.0 if rule == "paper" else fit_temperature(log_probabilities, labels[rows])
-            table[subset_index(mask)] = fitted
+            table[subset_index(mask[0])] = fitted
             likelihoods.append(_nll(log_probabilities / fitted, labels[rows]))
         options.append((float(np.mean(likelihoods or [0.0])), temperature, table))
     _, temperature, table = min(options, key=lambda option: option[0])
@@ -207,16 +205,13 @@ def conformal(
         coverage: the share of sets that shall hold the true label.
     """
     thresholds = {}
-    for subset in subsets(modalities):
-        mask = subset_mask(subset, modalities, features.device)
-        rows = present[:, mask].all(dim=1)
-        count = int(rows.sum())
-        rank = int(np.ceil((count + 1) * coverage))
-        if not count or rank > count:
+    for subset, rows, mask in subset_rows(modalities, present):
+        rank = int(np.ceil((len(mask) + 1) * coverage))
+        if rank > len(mask):
             continue
         with torch.no_grad():
-            probabilities = answer(features[rows], mask.expand(count, -1))[0]
-        scores = 1 - probabilities[torch.arange(count), labels[rows]]
+            probabilities = answer(features[rows], mask)[0]
+        scores = 1 - probabilities[torch.arange(len(mask)), labels[rows]]
         thresholds[subset_name(subset)] = float(scores.sort().values[rank - 1])
     return Conformal(coverage=coverage, thresholds=thresholds)
 
