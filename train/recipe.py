@@ -163,20 +163,6 @@ class Recipe(_Model):
         return value
 
 
-def written(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as its file holds it.
-
-    Settings that were added later are left out where they have their defaults, so that what was
-    stopped before goes on.
-    """
-    document: dict[str, Any] = recipe.model_dump(mode="json")
-    training = document["training"]
-    for name in ("devices", "precision"):
-        if training[name] == TrainingConfig.model_fields[name].default:
-            del training[name]
-    return document
-
-
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads and validates a recipe.
 

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,12 +25,12 @@ from dimml.nn.encoders import backbone_config
 from dimml.nn.model import MultimodalModel
 from train.calibration import conformal, conformal_rows
 from train.data.prepare import build, prepare
-from train.data.splits import fingerprint
+from train.data.splits import table_sha256
 from train.methods import method_class
 from train.methods.base import Method
 from train.module import encode
 from train.readout import Readout
-from train.recipe import Recipe, load_recipe, written
+from train.recipe import Recipe, load_recipe
 from train.trainer import LAST, TrainedModel, check_machine, is_first_process, train_model
 
 RECIPE = "recipe.yaml"
@@ -131,12 +130,12 @@ def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:
 
 
 def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
-    """Refuses to go on with other samples than a run was started with, see `Split.fingerprint`.
+    """Refuses to go on with other samples than a run was started with, see `Split.sha256`.
 
     Raises:
         UsageError: a file changed under the same table.
     """
-    before = json.loads((folder / DATA).read_text()).get("samples", samples)
+    before = json.loads((folder / DATA).read_text())["samples"]
     if changed := [name for name, found in samples.items() if before.get(name) != found]:
         raise UsageError(
             f"files of the {' and '.join(changed)} split changed since the run in {folder} was "
@@ -146,17 +145,18 @@ def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
 
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
-    table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
+    table = {"path": str(recipe.data.absolute()), "sha256": table_sha256(recipe.data)}
+    recipe_yaml = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     if is_first_process():
-        check_folder(folder, _dump(recipe), table["sha256"], resume)
+        check_folder(folder, recipe_yaml, table["sha256"], resume)
     check_machine(recipe.training, method_class(recipe.method))
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
-    samples = {name: split.fingerprint for name, split in prepared.splits.items()}
+    samples = {name: split.sha256 for name, split in prepared.splits.items()}
     if resume and is_first_process():
         check_samples(folder, samples)
     documents = {
-        RECIPE: _dump(recipe),
+        RECIPE: recipe_yaml,
         DATA: json.dumps({**table, "samples": samples}) + "\n",
     }
     training = train_model(recipe, prepared, folder, resume, documents)
@@ -217,20 +217,11 @@ def load_run(folder: Path) -> Run:
     model, method = build(recipe, kinds, len(document["labels"]), document["backbones"])
     state = load_file(folder / WEIGHTS)
     own = {key: state.pop(key) for key in list(state) if key.startswith(_METHOD)}
-    # Runs of before there were biases.
-    state.setdefault("fusion.modality_bias", torch.zeros(len(kinds)))
     model.load_state_dict(state)
     method.load_state_dict({key.removeprefix(_METHOD): value for key, value in own.items()})
     fitted = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
     return Run(recipe, labels, specs, assets, kinds, model.eval(), method, fitted, document)
-
-
-def _dump(recipe: Recipe) -> str:
-    document = written(recipe)
-    if not recipe.options:
-        del document["options"]
-    return yaml.safe_dump(document, sort_keys=False)
 
 
 def _backbones(recipe: Recipe, model: MultimodalModel) -> dict[str, Any]:

@@ -223,7 +223,7 @@ class History(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
-        self.seconds = state_dict.get("seconds", 0.0)
+        self.seconds = state_dict["seconds"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._started = time.monotonic()

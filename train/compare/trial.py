@@ -56,7 +56,7 @@ class TrialRunner:
         cache: Folder of the decoded data.
 
     Attributes:
-        samples: Split to the fingerprint of its samples.
+        samples: Split to the sha256 of its samples.
 
     Raises:
         UsageError: If the recipe or its data cannot be used.
@@ -75,7 +75,7 @@ class TrialRunner:
             )
         self._test = read_test_split(recipe, self._prepared, cache)
         every_split = {**splits, "test": self._test.clean}
-        self.samples = {name: split.fingerprint for name, split in every_split.items()}
+        self.samples = {name: split.sha256 for name, split in every_split.items()}
 
     def run(
         self, name: str, method: str, options: Mapping[str, Any], trial: Trial, seed: int

@@ -95,7 +95,7 @@ def _why_none(path: Path, kinds: Mapping[str, str], split: str) -> str:
     )
 
 
-def fingerprint(path: Path) -> str:
+def table_sha256(path: Path) -> str:
     """The sha256 of a table: which data a run was trained on.
 
     Raises:
