@@ -14,15 +14,15 @@ from dimml.bundle import Conformal
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
-from train.calibration import conformal_rows
+from train.calibration import conformal_rows, subset_rows
 from train.data.cache import Split
 from train.data.corruptions import CorruptionKey, TestSplit
 from train.data.loader import Collate, EpochSampler, SplitDataset
+from train.methods.base import drop_modalities
 from train.metrics import prediction_sets, reliability, risk_coverage_area, scores
 from train.module import encode
 from train.readout import Readout
 from train.recipe import Recipe
-from train.subsets import drop_modalities, subset_rows
 
 MISSING_RATES = (0.0, 0.1, 0.3, 0.5, 0.7)
 """The probabilities that a present modality goes missing."""

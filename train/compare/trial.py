@@ -10,7 +10,6 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 
 from dimml.errors import ManifestError, UsageError
@@ -25,16 +24,14 @@ from train.compare.protocol import (
     measure_readout,
 )
 from train.data.corruptions import read_test_split
-from train.data.prepare import build, prepare
-from train.folder import LAST
-from train.history import History
+from train.data.prepare import prepare
 from train.methods import METHODS
 from train.methods.base import Method, Trial
-from train.module import BEST, TrainingModule, encode
+from train.module import BEST, encode
 from train.readout import Readout
 from train.recipe import Recipe
-from train.run import calibrated, finish
-from train.trainer import BEST_CHECKPOINT, RunData, fit, load_checkpoint
+from train.run import calibrated
+from train.trainer import BEST_CHECKPOINT, LAST, History, load_checkpoint, train_model
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,8 @@ class TrialRunner:
         # The time before a stop counts.
         seconds_before = _seconds_before_stop(folder)
         started = time.monotonic() - (seconds_before or 0.0)
-        model, built, data, best = self._train(recipe, folder, resume=seconds_before is not None)
+        trained = train_model(recipe, self._prepared, folder, resume=seconds_before is not None)
+        model, built, data = trained.model, trained.method, trained.data
         test = encode_test_split(model, self._test)
         validation = encode(model, data.val_dataloader())
         readouts: dict[str, Readout] = {name: built.readout(model)}
@@ -119,7 +117,7 @@ class TrialRunner:
             "modalities": list(model.modalities),
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
-            "hyperparameters": _hyperparameters(recipe, built, best),
+            "hyperparameters": _hyperparameters(recipe, built, trained.best),
             "machine": {
                 **describe_machine(),
                 "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -131,7 +129,7 @@ class TrialRunner:
             for row, figures in measured.items()
         }
         shutil.rmtree(folder, ignore_errors=True)
-        return TrialOutcome(best[BEST], documents)
+        return TrialOutcome(trained.best[BEST], documents)
 
     def _recipe_of(
         self, method: str, options: Mapping[str, Any], trial: Trial, seed: int
@@ -147,20 +145,6 @@ class TrialRunner:
                 "training": training.model_copy(update={"learning_rate": rate, "devices": 1}),
             }
         )
-
-    def _train(
-        self, recipe: Recipe, folder: Path, resume: bool
-    ) -> tuple[MultimodalModel, Method, RunData, dict[str, Any]]:
-        folder.mkdir(parents=True, exist_ok=True)
-        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-        prepared = self._prepared
-        model, method = build(recipe, prepared.kinds, len(prepared.labels))
-        data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
-        module = TrainingModule(model, recipe, method)
-        best = fit(module, data, folder, resume)
-        module.cpu().eval()
-        finish(model, method, data)
-        return model, method, data, best
 
 
 def _seconds_before_stop(folder: Path) -> float | None:

@@ -161,7 +161,7 @@ class TestResuming:
 
         def stop() -> None:
             with monkeypatch.context() as context:
-                context.setattr("train.compare.trial.finish", _interrupt)
+                context.setattr("train.compare.trial.encode_test_split", _interrupt)
                 with pytest.raises(InterruptedRunError, match="0 of 1 runs finished"):
                     compare_runs(recipe, plan, out, overwrite=False)
 
