@@ -116,8 +116,8 @@ def _calibrated_on_subsets(document: Summary, ours: Summary) -> Claim:
 def _covered(document: Summary, ours: Summary, prefix: str) -> Claim:
     """Judge the coverage of prediction sets.
 
-    Thresholds and coverage are estimated on n and m rows, so the standard error of the coverage c is
-    sqrt(c (1 - c) (1 / n + 1 / m)).
+    Thresholds and coverage are estimated on n and m rows, so the standard error of the coverage c
+    is sqrt(c (1 - c) (1 / n + 1 / m)).
     """
     shortfalls: dict[str, float] = {}
     nominal = None
