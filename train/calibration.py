@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -48,6 +48,24 @@ PENALTY = 1e-3
 """Of the squares of what `pooled` fits, so that what the data leave open stays where it was."""
 CONFORMAL_SHARE = 3
 """One validation row in this many is kept for the conformal thresholds alone."""
+
+
+class EncodedRows(NamedTuple):
+    """Rows of a split as a model's encoders see them.
+
+    Attributes:
+        features: [N rows, M modalities, D], anything where absent.
+        present: bool [N, M].
+        labels: int64 [N], `UNLABELLED` where a row has none.
+    """
+
+    features: Tensor
+    present: Tensor
+    labels: Tensor
+
+    def select(self, rows: Tensor) -> EncodedRows:
+        """Return some of the rows, given by a mask [N] or by their numbers."""
+        return EncodedRows(self.features[rows], self.present[rows], self.labels[rows])
 
 
 def subset_mask(subset: tuple[str, ...], modalities: tuple[str, ...], device: Any = None) -> Tensor:
@@ -186,9 +204,7 @@ def _pool(
 def conformal(
     answer: Callable[[Tensor, Tensor], Sequence[Any]],
     modalities: tuple[str, ...],
-    features: Tensor,
-    present: Tensor,
-    labels: Tensor,
+    held_out: EncodedRows,
     coverage: float,
 ) -> Conformal:
     """Split-conformal thresholds per subset, score 1 - p(true label).
@@ -199,19 +215,17 @@ def conformal(
     Args:
         answer: calibrated; of features and mask, first the probabilities [n, K].
         modalities: names in slot order.
-        features: [N, M, D] of rows that nothing else was fitted on.
-        present: bool [N, M].
-        labels: int64 [N].
+        held_out: rows that nothing else was fitted on.
         coverage: the share of sets that shall hold the true label.
     """
     thresholds = {}
-    for subset, rows, mask in subset_rows(modalities, present):
+    for subset, rows, mask in subset_rows(modalities, held_out.present):
         rank = int(np.ceil((len(mask) + 1) * coverage))
         if rank > len(mask):
             continue
         with torch.no_grad():
-            probabilities = answer(features[rows], mask)[0]
-        scores = 1 - probabilities[torch.arange(len(mask)), labels[rows]]
+            probabilities = answer(held_out.features[rows], mask)[0]
+        scores = 1 - probabilities[torch.arange(len(mask)), held_out.labels[rows]]
         thresholds[subset_name(subset)] = float(scores.sort().values[rank - 1])
     return Conformal(coverage=coverage, thresholds=thresholds)
 

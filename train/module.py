@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -15,7 +15,7 @@ from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
-from train.calibration import subset_rows
+from train.calibration import EncodedRows, subset_rows
 from train.data.loader import Batch
 from train.methods.base import Method
 from train.recipe import Recipe
@@ -42,7 +42,7 @@ class TrainingModule(lightning.LightningModule):
         self.method = method
         self.automatic_optimization = not method.alternates
         self.recipe = recipe
-        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._outputs: list[EncodedRows] = []
         self._absent = torch.zeros(len(model.modalities), dtype=torch.bool)
 
     def configure_optimizers(self) -> Any:
@@ -71,19 +71,18 @@ class TrainingModule(lightning.LightningModule):
         features = self.model(batch.inputs, batch.present)
         # Sums over classes and samples want more digits than 16 bits have.
         with torch.autocast(self.device.type, enabled=False):
-            features, present, labels = self._joined(features.float(), batch)
+            rows = self._joined(features.float(), batch)
             if self.method.alternates:
-                terms = self._alternate(features, batch)
+                terms = self._alternate(rows)
             else:
-                terms = self.method.objective(
-                    self.model, features, present, labels, self.current_epoch
-                )
+                terms = self.method.objective(self.model, rows, self.current_epoch)
             loss = torch.stack(list(terms.values())).sum()
         for name, value in {**terms, "loss": loss}.items():
-            self.log(f"train_{name}", value, on_epoch=True, on_step=False, batch_size=len(labels))
+            size = len(rows.labels)
+            self.log(f"train_{name}", value, on_epoch=True, on_step=False, batch_size=size)
         return loss
 
-    def _joined(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _joined(self, features: Tensor, batch: Batch) -> EncodedRows:
         """Features, present and labels of the batch, of all devices where there are more.
 
         Each device computes the loss of the joined batch, whose contrast needs every sample. As
@@ -91,12 +90,12 @@ class TrainingModule(lightning.LightningModule):
         the parameters, the encoders get the joined batch's own.
         """
         if self.trainer.world_size == 1:
-            return features, batch.present, batch.labels
-        every = self.all_gather(features + self._idle(batch.present), sync_grads=True)
-        present, labels = self.all_gather((batch.present, batch.labels))
-        present = present.flatten(0, 1)
-        self._absent = ~present.any(dim=0)
-        return every.flatten(0, 1), present, labels.flatten(0, 1)
+            return EncodedRows(features, batch.present, batch.labels)
+        every: Any = self.all_gather(features + self._idle(batch.present), sync_grads=True)
+        gathered: Any = self.all_gather((batch.present, batch.labels))
+        rows = EncodedRows(*(part.flatten(0, 1) for part in (every, *gathered)))
+        self._absent = ~rows.present.any(dim=0)
+        return rows
 
     def _idle(self, present: Tensor) -> Tensor:
         """Zeros [M, 1] that depend on the weights of the encoders that this device does not need.
@@ -111,12 +110,10 @@ class TrainingModule(lightning.LightningModule):
             zeros.append(0 * sum(weights, torch.zeros((), device=present.device)))
         return torch.stack(zeros).unsqueeze(1)
 
-    def _alternate(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _alternate(self, rows: EncodedRows) -> dict[str, Tensor]:
         optimizer: Any = self.optimizers()
         # Its own steps bypass Lightning's count, which stays one per batch.
-        terms = self.method.alternate(
-            self.model, features, batch.present, batch.labels, optimizer.optimizer
-        )
+        terms = self.method.alternate(self.model, rows, optimizer.optimizer)
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -131,10 +128,10 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         features = self.model(batch.inputs, batch.present)
-        self._outputs.append((features.float(), batch.present, batch.labels))
+        self._outputs.append(EncodedRows(features.float(), batch.present, batch.labels))
 
     def on_validation_epoch_end(self) -> None:
-        features, present, labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
+        features, present, labels = _concatenate(self._outputs)
         self._outputs.clear()
         accuracies = {}
         finite = bool(features[present].isfinite().all())
@@ -168,11 +165,15 @@ class TrainingModule(lightning.LightningModule):
 
 
 @torch.no_grad()
-def encode(model: MultimodalModel, loader: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+def encode(model: MultimodalModel, loader: Iterable[Batch]) -> EncodedRows:
     """Features [N, M, D], present [N, M] and labels [N] of all of a loader's samples."""
     parts = []
     for batch in loader:
         moved = move_data_to_device(batch, model.effective.device)
-        parts.append((model(moved.inputs, moved.present), moved.present, moved.labels))
-    features, present, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    return features, present, labels
+        features = model(moved.inputs, moved.present)
+        parts.append(EncodedRows(features, moved.present, moved.labels))
+    return _concatenate(parts)
+
+
+def _concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:
+    return EncodedRows(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -14,7 +14,7 @@ from dimml.nn.fusion import (
     certainty_weights,
     subset_index,
 )
-from train.calibration import Rule, calibrate, fit_temperature, subset_rows
+from train.calibration import EncodedRows, Rule, calibrate, fit_temperature, subset_rows
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Features [N, M, D], 0 where absent, and present [N, M] to logits [N, K] and weights [N, M]."""
@@ -32,22 +32,18 @@ class Readout:
         self._temperatures = torch.ones(0)
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
         """Fits everything on these rows, by the negative log-likelihood.
 
         Args:
             modalities: names in slot order.
-            features: [N, M, D], anything where absent.
-            present: bool [N, M].
-            labels: int64 [N].
+            rows: of the validation split.
         """
         self._temperatures = torch.ones(2 ** len(modalities))
-        features = blank_absent(features, present)
-        for _, rows, mask in subset_rows(modalities, present):
-            logits, _ = self._answer(blank_absent(features[rows], mask), mask)
-            self._temperatures[subset_index(mask[0])] = fit_temperature(logits, labels[rows])
+        for _, chosen, mask in subset_rows(modalities, rows.present):
+            logits, _ = self._answer(blank_absent(rows.features[chosen], mask), mask)
+            temperature = fit_temperature(logits, rows.labels[chosen])
+            self._temperatures[subset_index(mask[0])] = temperature
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -70,11 +66,9 @@ class FusionReadout(Readout):
         self._rule = rule
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        logits = self.fusion.classifier(features)
-        calibrate(self.fusion, modalities, logits, present, labels, self._rule)
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
+        logits = self.fusion.classifier(rows.features)
+        calibrate(self.fusion, modalities, logits, rows.present, rows.labels, self._rule)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -95,12 +89,11 @@ class BestUnimodal(Readout):
         self._accuracy = torch.zeros(0)
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        right = self._heads(blank_absent(features, present)).argmax(dim=-1) == labels.unsqueeze(1)
-        self._accuracy = (right & present).sum(dim=0) / present.sum(dim=0).clamp_min(1)
-        super().calibrate(modalities, features, present, labels)
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
+        answers = self._heads(blank_absent(rows.features, rows.present)).argmax(dim=-1)
+        right = (answers == rows.labels.unsqueeze(1)) & rows.present
+        self._accuracy = right.sum(dim=0) / rows.present.sum(dim=0).clamp_min(1)
+        super().calibrate(modalities, rows)
 
     def _best(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         chosen = self._accuracy.expand(present.shape).masked_fill(~present, -1.0).argmax(dim=1)
@@ -125,15 +118,13 @@ class FusionHeadReadout(Readout):
         self._head_temperature = 1.0
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        FusionReadout(self._fusion).calibrate(modalities, features, present, labels)
-        full = present.all(dim=1)
-        if full.any():
-            logits = self._head(features[full].flatten(1))
-            self._head_temperature = fit_temperature(logits, labels[full])
-        super().calibrate(modalities, features, present, labels)
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
+        FusionReadout(self._fusion).calibrate(modalities, rows)
+        full = rows.select(rows.present.all(dim=1))
+        if len(full.labels):
+            logits = self._head(full.features.flatten(1))
+            self._head_temperature = fit_temperature(logits, full.labels)
+        super().calibrate(modalities, rows)
 
     def _join(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         _, _, logits = self._fusion(features, present)

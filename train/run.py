@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
 from dimml.errors import InterruptedRunError, UsageError
@@ -23,7 +22,7 @@ from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
 from dimml.nn.model import MultimodalModel
-from train.calibration import conformal, conformal_rows
+from train.calibration import EncodedRows, conformal, conformal_rows
 from train.data.prepare import build, prepare
 from train.data.splits import table_sha256
 from train.methods import method_class
@@ -242,7 +241,7 @@ def _calibrate(training: TrainedModel, coverage: float) -> Conformal:
 def calibrated(
     readout: Readout,
     model: MultimodalModel,
-    validation: tuple[Tensor, Tensor, Tensor],
+    validation: EncodedRows,
     coverage: float,
 ) -> Conformal:
     """Calibrates on one part of the validation split, and fits the thresholds on the other.
@@ -250,12 +249,9 @@ def calibrated(
     Args:
         readout: calibrated in place.
         model: for the modalities' names.
-        validation: features, present and labels, see `encode`.
+        validation: the encoded validation split.
         coverage: of the prediction sets.
     """
-    features, present, labels = validation
-    held = conformal_rows(len(labels))
-    readout.calibrate(model.modalities, features[~held], present[~held], labels[~held])
-    return conformal(
-        readout, model.modalities, features[held], present[held], labels[held], coverage
-    )
+    held_out = conformal_rows(len(validation.labels))
+    readout.calibrate(model.modalities, validation.select(~held_out))
+    return conformal(readout, model.modalities, validation.select(held_out), coverage)

@@ -89,7 +89,7 @@ def train_model(
     best = fit(module, data, folder, resume)
     module.cpu().eval()
     if best and method.finishes:
-        method.finish(model, *encode(model, data.plain_train_dataloader()))
+        method.finish(model, encode(model, data.plain_train_dataloader()))
     return TrainedModel(model, method, data, best)
 
 

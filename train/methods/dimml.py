@@ -2,7 +2,7 @@
 
     L = sum_m CE(h_m(f_m), y) + lambda_s sum_m CE(g(f_m), y) + lambda_d L_DUC   (after the warm-up)
 
-No loss couples the encoders but L_DUC. The shared classifier g answers, by calibrated certainty.
+Only L_DUC couples the encoders. The shared classifier g answers, weighted by calibrated certainty.
 """
 
 from __future__ import annotations
@@ -20,14 +20,8 @@ from dimml.nn.fusion import blank_absent
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.calibration import Rule
-from train.methods.base import (
-    UNLABELLED,
-    FeatureSource,
-    Method,
-    MethodOptions,
-    drop_modalities,
-)
+from train.calibration import EncodedRows, Rule
+from train.methods.base import UNLABELLED, FeatureSource, Method, MethodOptions, drop_modalities
 from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
 
 FUSION_HEAD_EPOCHS = 20
@@ -40,22 +34,23 @@ RULES: dict[str, Rule] = {
     "dimml+certainty": "certainty",
     "dimml+pooled": "pooled",
 }
-"""Row of a comparison to the rule that joins the modalities in it."""
+"""Rows of a comparison, and the rule that joins the modalities in each."""
 
 
 class DetachedTraining(MethodOptions):
-    """The settings of the detached method that stand in every recipe's `training`.
+    """The settings of the detached method in a recipe's `training`.
 
-    They stand there, and not among the method's `options`, because a comparison trains all methods
+    These settings are not among the method's `options` because a comparison trains every method
     with one recipe. The recipe's `TrainingConfig` inherits them; only this method reads them.
 
     Attributes:
-        warm_up: epochs before the DUC loss joins.
-        lambda_shared: weight of the shared classifier's cross-entropy.
-        lambda_duc: weight of the DUC loss.
-        duc_temperature: its temperature.
-        normalize: whether its vectors are normalised.
-        recompute_every: epochs between computations of the effective dimensions; None: once.
+        warm_up: Number of epochs before the DUC loss takes part.
+        lambda_shared: Weight of the shared classifier's cross-entropy.
+        lambda_duc: Weight of the DUC loss.
+        duc_temperature: Temperature of the DUC loss.
+        normalize: Whether the DUC loss normalises its vectors.
+        recompute_every: Number of epochs between computations of the effective dimensions; None
+            computes them once.
     """
 
     warm_up: pydantic.NonNegativeInt = 8
@@ -67,14 +62,15 @@ class DetachedTraining(MethodOptions):
 
 
 class DetachedOptions(MethodOptions):
-    """Switches for an ablation, and how the modalities are joined.
+    """Switches for an ablation, and the rule that joins the modalities.
 
     Attributes:
-        shared: the shared classifier is trained and answers; without it each modality's own head.
-        duc: the DUC loss takes part after the warm-up.
-        fusion_head: a second stage trains a linear head on all features together, the encoders
-            frozen, which joins the answer where every modality is present.
-        fusion: the rule, see `train.calibration`; `paper` is that of the source.
+        shared: Whether the shared classifier is trained and answers; if not, each modality's own
+            head answers.
+        duc: Whether the DUC loss takes part after the warm-up.
+        fusion_head: Whether a second stage freezes the encoders and trains a linear head on all
+            features. The head joins the answer if every modality is present.
+        fusion: The rule, see `train.calibration`; `paper` is the rule of the source.
     """
 
     shared: bool = True
@@ -84,7 +80,7 @@ class DetachedOptions(MethodOptions):
 
 
 class Detached(Method):
-    """See the module."""
+    """The detached method, see the module."""
 
     Options = DetachedOptions
     options: DetachedOptions
@@ -110,36 +106,32 @@ class Detached(Method):
             return False
         return since == 0 if every is None else since % every == 0
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
-    ) -> dict[str, Tensor]:
-        config = self.training_config
-        values = self.by_modality(features)
-        labelled = self.by_modality(present & (labels != UNLABELLED)[:, None])
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        config, labels = self.training_config, rows.labels
+        features = self.by_modality(rows.features)
+        labelled = self.by_modality(rows.present & (labels != UNLABELLED)[:, None])
         if self.options.shared:
-            heads = zip(values, model.private_heads, strict=True)
-            private = {name: head(values[name]) for name, head in heads}
-            shared = {name: model.fusion.classifier(value) for name, value in values.items()}
+            heads = zip(features, model.private_heads, strict=True)
+            private = {name: head(features[name]) for name, head in heads}
+            shared = {name: model.fusion.classifier(value) for name, value in features.items()}
             terms = {
                 "isolated": modality_cross_entropy(private, labels, labelled),
                 "shared": config.lambda_shared * modality_cross_entropy(shared, labels, labelled),
             }
         else:
-            own = self.by_modality(model.fusion.classifier(features))
+            own = self.by_modality(model.fusion.classifier(rows.features))
             terms = {"isolated": modality_cross_entropy(own, labels, labelled)}
         if self.options.duc and config.lambda_duc > 0 and epoch >= config.warm_up:
             effective = dict(zip(self.modalities, model.effective, strict=True))
-            masks = self.by_modality(present)
-            duc = duc_loss(values, effective, config.duc_temperature, masks, config.normalize)
+            # The DUC loss needs no label, so rows without one take part.
+            present = self.by_modality(rows.present)
+            duc = duc_loss(features, effective, config.duc_temperature, present, config.normalize)
             terms["duc"] = config.lambda_duc * duc
         return terms
 
-    def finish(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        """Stage 2: the head on the samples that have every modality; nothing else changes."""
-        full = present.all(dim=1)
-        train_head(self.fusion_head, features[full], present[full], labels[full])
+    def finish(self, model: MultimodalModel, rows: EncodedRows) -> None:
+        """Train the fusion head (stage 2) on the rows that have every modality."""
+        train_head(self.fusion_head, rows.select(rows.present.all(dim=1)))
 
     def readout(self, model: MultimodalModel) -> Readout:
         if self.options.fusion_head:
@@ -147,57 +139,58 @@ class Detached(Method):
         return FusionReadout(model.fusion, self.options.fusion)
 
     def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
-        """The simplest answers, and the ablation of the fusion, one change at a time."""
-        rows: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
+        """Return the simplest answers, and an ablation of the fusion that changes one thing each.
+
+        Each row gets its own copy of the fusion, because calibration changes the fusion.
+        """
+        readouts: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
         for name, rule in RULES.items():
-            rows[name] = FusionReadout(copy.deepcopy(model.fusion), rule)
+            readouts[name] = FusionReadout(copy.deepcopy(model.fusion), rule)
         both = copy.deepcopy(model.fusion)
         both.classifier = both_heads(model)
-        rows["dimml+both-heads"] = FusionReadout(both, self.options.fusion)
-        features, present, labels = training()
-        full = present.all(dim=1)
-        if full.any():
+        readouts["dimml+both-heads"] = FusionReadout(both, self.options.fusion)
+        rows = training()
+        full = rows.select(rows.present.all(dim=1))
+        if len(full.labels):
             head = self._new_head(model)
-            train_head(head, features[full], present[full], labels[full])
-            rows["dimml+stage2"] = FusionHeadReadout(copy.deepcopy(model.fusion), head)
+            train_head(head, full)
+            readouts["dimml+stage2"] = FusionHeadReadout(copy.deepcopy(model.fusion), head)
         dropped = self._new_head(model)
-        train_head(dropped, features, present, labels, dropout=MODALITY_DROPOUT)
-        rows["dimml+stage2-dropout"] = Readout(lambda f, _: (dropped(f.flatten(1)), None))
-        return rows
+        train_head(dropped, rows, dropout=MODALITY_DROPOUT)
+        readouts["dimml+stage2-dropout"] = Readout(lambda f, _: (dropped(f.flatten(1)), None))
+        return readouts
 
     def _new_head(self, model: MultimodalModel) -> nn.Linear:
         width = len(model.modalities) * model.feature_dim
-        # Nothing else may draw other numbers for it.
+        # The head must not depend on, or change, the random numbers of anything else.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return nn.Linear(width, model.fusion.classifier.out_features)
 
 
-def train_head(
-    head: nn.Linear, features: Tensor, present: Tensor, labels: Tensor, dropout: float = 0.0
-) -> None:
-    """Trains a linear head on all features together, as stage 2 of DI-MML, arXiv 2407.19514.
+def train_head(head: nn.Linear, rows: EncodedRows, dropout: float = 0.0) -> None:
+    """Train a linear head on all features together (stage 2 of DI-MML, arXiv 2407.19514).
 
     Args:
-        head: from [N, M * D] to logits [N, K].
-        features: [N, M, D], anything where absent.
-        present: bool [N, M].
-        labels: int64 [N].
-        dropout: the probability that a present modality is left out, at least one staying.
+        head: Linear from [N, M * D] to logits [N, K].
+        rows: Labelled rows.
+        dropout: Probability that a present modality is left out; at least one stays.
     """
     optimizer = torch.optim.AdamW(head.parameters(), FUSION_HEAD_LEARNING_RATE)
     generator = torch.Generator().manual_seed(0)
     for _ in range(FUSION_HEAD_EPOCHS):
-        for rows in torch.randperm(len(labels), generator=generator).split(FUSION_HEAD_BATCH):
-            kept = drop_modalities(present[rows], dropout, generator)
+        order = torch.randperm(len(rows.labels), generator=generator)
+        for numbers in torch.split(order, FUSION_HEAD_BATCH):
+            batch = rows.select(numbers)
+            kept = drop_modalities(batch.present, dropout, generator)
             optimizer.zero_grad()
-            logits = head(blank_absent(features[rows], kept).flatten(1))
-            functional.cross_entropy(logits, labels[rows]).backward()
+            logits = head(blank_absent(batch.features, kept).flatten(1))
+            torch.autograd.backward(functional.cross_entropy(logits, batch.labels))
             optimizer.step()
 
 
 def both_heads(model: MultimodalModel) -> PrivateClassifiers:
-    """Each modality's private head and the shared one as one: the mean of their logits."""
+    """Return heads whose logits are the mean of the private head's and the shared classifier's."""
     shared = model.fusion.classifier
     private: list[Any] = list(model.private_heads)
     joined = PrivateClassifiers(len(private), model.feature_dim, shared.out_features)

@@ -4,8 +4,8 @@
 
 Source: "UME" in Du et al., "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning",
 ICML 2023, arXiv 2305.01233: modalities trained apart, predictions averaged. Simplified: the
-encoders train side by side in one run, which is the same, as no loss couples them. With
-`fusion: certainty` our weighting takes the place of the average; a comparison has both.
+encoders train side by side in one run, with the same result, because no loss couples them. With
+`fusion: certainty` our weighting replaces the average; a comparison shows both.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import modality_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.calibration import UNIFORM, Rule
+from train.calibration import UNIFORM, EncodedRows, Rule
 from train.methods.base import FeatureSource, Method, MethodOptions
 from train.readout import FusionReadout, Readout
 
 
 class EnsembleOptions(MethodOptions):
-    """How the modalities' answers are joined.
+    """The rule that joins the modalities.
 
     Attributes:
-        fusion: the rule, see `train.calibration`.
+        fusion: The rule, see `train.calibration`.
     """
 
     fusion: Rule = "average"
 
 
 class UnimodalEnsemble(Method):
-    """See the module."""
+    """Unimodal ensemble, see the module."""
 
     Options = EnsembleOptions
     options: EnsembleOptions
@@ -46,15 +46,10 @@ class UnimodalEnsemble(Method):
         if self.options.fusion == "average":
             model.fusion.fusion_temperature.fill_(UNIFORM)
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, epoch: int
-    ) -> dict[str, Tensor]:
-        logits = model.fusion.classifier(features)
-        return {
-            "isolated": modality_cross_entropy(
-                self.by_modality(logits), labels, self.by_modality(present)
-            )
-        }
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        logits = self.by_modality(model.fusion.classifier(rows.features))
+        present = self.by_modality(rows.present)
+        return {"isolated": modality_cross_entropy(logits, rows.labels, present)}
 
     def readout(self, model: MultimodalModel) -> Readout:
         return FusionReadout(model.fusion, self.options.fusion)
