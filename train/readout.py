@@ -8,12 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dimml.nn.fusion import (
-    CertaintyFusion,
-    blank_absent,
-    certainty_weights,
-    subset_index,
-)
+from dimml.nn.fusion import CertaintyFusion, blank_absent, certainty_weights, subset_index
 from train.calibration import EncodedRows, Rule, calibrate, fit_temperature, subset_rows
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -24,7 +19,7 @@ class Readout:
     """Calibrated probabilities for any subset: softmax(z / T_subset) (arXiv 1706.04599).
 
     Args:
-        answer: the logits z; None for a subclass with an answer of its own.
+        answer: The function that computes the logits z.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -33,11 +28,11 @@ class Readout:
 
     @torch.no_grad()
     def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
-        """Fits everything on these rows, by the negative log-likelihood.
+        """Fit everything that is open on these rows, by the negative log-likelihood.
 
         Args:
-            modalities: names in slot order.
-            rows: of the validation split.
+            modalities: Names in slot order.
+            rows: Labelled rows of the validation split.
         """
         self._temperatures = torch.ones(2 ** len(modalities))
         for _, chosen, mask in subset_rows(modalities, rows.present):
@@ -47,18 +42,18 @@ class Readout:
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities [N, K] and the modalities' shares [N, M], where the method has shares."""
+        """Return probabilities [N, K], and shares [N, M] of the modalities if there are any."""
         logits, weights = self._answer(blank_absent(features, present), present)
         temperatures = self._temperatures[subset_index(present)]
         return (logits / temperatures.unsqueeze(-1)).softmax(dim=-1), weights
 
 
 class FusionReadout(Readout):
-    """The answer of a `CertaintyFusion`, with the calibration that a bundle has.
+    """The answer of a `CertaintyFusion`, calibrated as in a bundle.
 
     Args:
-        fusion: calibrated in place.
-        rule: how the modalities are joined.
+        fusion: The fusion, which is calibrated in place.
+        rule: How the modalities are joined.
     """
 
     def __init__(self, fusion: CertaintyFusion, rule: Rule = "certainty") -> None:
@@ -77,10 +72,10 @@ class FusionReadout(Readout):
 
 
 class BestUnimodal(Readout):
-    """Of the present modalities only the one that is most often right on validation.
+    """The answer of the present modality that has the highest accuracy on validation.
 
     Args:
-        fusion: whose logits per modality are used; it is not changed.
+        fusion: The fusion whose logits per modality are used; it is not changed.
     """
 
     def __init__(self, fusion: CertaintyFusion) -> None:
@@ -102,13 +97,14 @@ class BestUnimodal(Readout):
 
 
 class FusionHeadReadout(Readout):
-    """A head on all modalities together joins the certainty weighting where all are present.
+    """The certainty weighting, joined by a head on all modalities if all are present.
 
-    Its share counts for the modalities in equal parts. Source: DI-MML, arXiv 2407.19514, stage 2.
+    The share of the head is divided equally among the modalities. Source: DI-MML,
+    arXiv 2407.19514, stage 2.
 
     Args:
-        fusion: of the modalities; a copy of it is calibrated first.
-        head: from [N, M * D] to logits [N, K].
+        fusion: The fusion of the modalities, of which a copy is calibrated.
+        head: Module from [N, M * D] to logits [N, K].
     """
 
     def __init__(self, fusion: CertaintyFusion, head: torch.nn.Module) -> None:

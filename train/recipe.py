@@ -1,4 +1,4 @@
-"""The recipe: what a training run is made from, validated before any compute."""
+"""The recipe: everything that defines a training run, validated before any computation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Model(pydantic.BaseModel):
 
 
 class EncoderConfig(_Model):
-    """An encoder: see `dimml.nn.encoders.build_encoder`."""
+    """The settings of an encoder, see `dimml.nn.encoders.build_encoder`."""
 
     preset: Literal["small", "resnet18", "pretrained"] = "small"
     pretrained: str | None = None
@@ -37,12 +37,12 @@ class ModalityConfig(_Model):
     """One modality of a recipe.
 
     Attributes:
-        kind: a key of `KINDS`.
-        preprocessing: the kind's configuration.
-        encoder: what encodes it; a word is short for that preset.
-        tokenizer: for text, a `tokenizer.json`; None trains one on the training split.
-        vocab_size: of a tokenizer trained here.
-        augment: strength of the training augmentation, 0 for none.
+        kind: A key of `KINDS`.
+        preprocessing: The configuration of the kind.
+        encoder: The encoder. A string is short for a preset.
+        tokenizer: A `tokenizer.json` for text; None trains one on the training split.
+        vocab_size: Vocabulary size of a tokenizer that is trained.
+        augment: Strength of the training augmentation; 0 for none.
     """
 
     kind: Literal["audio", "image", "text"]
@@ -54,32 +54,32 @@ class ModalityConfig(_Model):
 
     @pydantic.field_validator("encoder", mode="before")
     @classmethod
-    def _preset_by_name(cls, value: Any) -> Any:
+    def _expand_preset(cls, value: Any) -> Any:
         return {"preset": value} if isinstance(value, str) else value
 
     @pydantic.field_validator("preprocessing")
     @classmethod
-    def _valid_for_the_kind(
+    def _check_preprocessing(
         cls, value: dict[str, Any], info: pydantic.ValidationInfo
     ) -> dict[str, Any]:
-        # An invalid kind is an error of its own, and leaves nothing to check by.
+        # An invalid kind has an error of its own, and no configuration to check against.
         if "kind" in info.data:
             KINDS[info.data["kind"]].Config.model_validate(value)
         return value
 
 
 class TrainingConfig(DetachedTraining):
-    """How long and how hard; method.md's names.
+    """The settings of the optimisation, and those of the detached method.
 
     Attributes:
-        epochs: passes over the training split.
-        batch_size: samples per step.
-        learning_rate: peak of a one-cycle schedule, AdamW.
-        weight_decay: of AdamW.
-        workers: processes that augment and collate batches beside the training one.
-        devices: GPUs, or without any processes, that share out each batch; the losses see all of
-            it, so that batch normalisation alone tells it from one device.
-        precision: of the encoders, as Lightning names it; the losses are in 32 bits.
+        epochs: Passes over the training split.
+        batch_size: Samples per step.
+        learning_rate: Peak learning rate of AdamW's one-cycle schedule.
+        weight_decay: Weight decay of AdamW.
+        workers: Processes that augment and collate batches beside the training process.
+        devices: GPUs, or processes without a GPU, that share each batch. The losses see the whole
+            batch, so only batch normalisation differs from training on one device.
+        precision: Precision of the encoders, as Lightning names it; the losses use 32 bits.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 20
@@ -92,30 +92,30 @@ class TrainingConfig(DetachedTraining):
 
     @pydantic.field_validator("devices")
     @classmethod
-    def _shares_the_batch(cls, value: int, info: pydantic.ValidationInfo) -> int:
+    def _check_share_of_batch(cls, value: int, info: pydantic.ValidationInfo) -> int:
         size = info.data.get("batch_size", value)
         if size % value or size // value < 2:
             raise ValueError(
-                f"a batch of {size} cannot be shared out among {value} devices equally, two "
-                "samples or more each; change batch_size"
+                f"a batch of {size} cannot be split into {value} equal parts of two or more "
+                "samples; change batch_size"
             )
         return value
 
 
 class Recipe(_Model):
-    """A whole training run.
+    """The settings of a training run.
 
     Attributes:
-        name: of the run and its bundle.
-        data: the manifest (Parquet, CSV or JSON lines). As every path of a recipe and of `--set`,
+        name: The name of the run and of its bundle.
+        data: The manifest (Parquet, CSV or JSON lines). Like every path in a recipe and in `--set`,
             it is relative to the current folder.
-        modalities: name to configuration; a word is short for that kind with its defaults.
-        method: how it is trained, a key of `METHODS`.
-        options: the method's own settings, see its file.
+        modalities: Names and configurations. A string is short for that kind with its defaults.
+        method: The training method, a key of `METHODS`.
+        options: The options of the method, see its file.
         feature_dim: D.
-        seed: of everything random.
-        coverage: of the prediction sets.
-        training: the optimisation.
+        seed: The seed of everything random.
+        coverage: The coverage of the prediction sets.
+        training: The settings of the optimisation.
     """
 
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
@@ -132,46 +132,44 @@ class Recipe(_Model):
 
     @pydantic.field_validator("modalities", mode="before")
     @classmethod
-    def _kind_by_name(cls, value: Any) -> Any:
+    def _expand_kinds(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}
 
-    @pydantic.field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"no method {value!r}; there are: {', '.join(METHODS)}")
-        return value
-
-    @pydantic.field_validator("options")
-    @classmethod
-    def _valid_for_the_method(
-        cls, value: dict[str, Any], info: pydantic.ValidationInfo
-    ) -> dict[str, Any]:
-        # Only options that are given are worth importing the method for.
-        if value and "method" in info.data:
-            method_class(info.data["method"]).Options.model_validate(value)
-        return value
-
     @pydantic.field_validator("modalities")
     @classmethod
-    def _no_reserved_name(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
+    def _check_names(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
         for name in value:
             if why := reserved_name_problem(name, list(value)):
                 raise ValueError(f"{name}: {why}")
         return value
 
+    @pydantic.field_validator("method")
+    @classmethod
+    def _check_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"no method {value!r}; choose one of: {', '.join(METHODS)}")
+        return value
+
+    @pydantic.field_validator("options")
+    @classmethod
+    def _check_options(cls, value: dict[str, Any], info: pydantic.ValidationInfo) -> dict[str, Any]:
+        if "method" in info.data:
+            method_class(info.data["method"]).Options.model_validate(value)
+        return value
+
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads and validates a recipe.
+    """Read and validate a recipe.
 
     Args:
-        path: a YAML file.
-        overrides: "key.key=value" settings that replace the file's, values in YAML.
+        path: A YAML file.
+        overrides: Settings "key.key=value", with values in YAML, that replace those of the file.
 
     Raises:
-        RecipeError: it cannot be read or is invalid; an unknown key names its nearest match.
+        RecipeError: If the file cannot be read or the recipe is invalid. The error of an unknown
+            key names the nearest known key.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -186,7 +184,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except pydantic.ValidationError as error:
-        problems = [f"  {_problem(dict(problem), document)}" for problem in error.errors()]
+        problems = [f"  {_describe(dict(problem), document)}" for problem in error.errors()]
         raise RecipeError("\n".join([f"{path} is not a valid recipe:", *problems])) from error
 
 
@@ -199,10 +197,11 @@ def _override(document: dict[str, Any], override: str) -> None:
     for depth, parent in enumerate(parents, 1):
         if not isinstance(place, dict):
             break
-        found = place.setdefault(parent, {})
-        if isinstance(found, str) and (long := _long_form(parents[:depth], found)):
-            place[parent] = found = long
-        place = found
+        child = place.setdefault(parent, {})
+        if isinstance(child, str) and (expanded := _expand(parents[:depth], child)):
+            # An override inside a short form keeps what the short form says.
+            place[parent] = child = expanded
+        place = child
     if not isinstance(place, dict):
         raise RecipeError(f"--set {override}: {key} is not inside a mapping")
     try:
@@ -211,35 +210,36 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
 
 
-def _long_form(place: Sequence[str], word: str) -> dict[str, Any] | None:
-    """What a word is short for at a place of the recipe."""
+def _expand(place: Sequence[str], value: str) -> dict[str, Any] | None:
+    """Return the mapping that a string abbreviates at a place of the recipe, if any."""
     match place:
         case ["modalities", _]:
-            return {"kind": word}
+            return {"kind": value}
         case ["modalities", _, "encoder"]:
-            return {"preset": word}
+            return {"preset": value}
     return None
 
 
-def _problem(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+def _describe(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Return the place and the text of a validation error."""
     place = problem["loc"]
-    said = problem["msg"].removeprefix("Value error, ")
+    text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        known = list(_model_at(place[:-1], document).model_fields)
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        accepted = list(_model_at(place[:-1], document).model_fields)
+        near = difflib.get_close_matches(str(place[-1]), accepted, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        said = f"unknown key; {hint}accepted: {', '.join(known)}"
+        text = f"unknown key; {hint}accepted: {', '.join(accepted)}"
     if place[-1] == "[key]":
         place = place[:-1]
-        said = (
-            "a name has a letter of a to z, then letters, digits and _, at most 32; "
-            "give its column such a name too"
+        text = (
+            "a name starts with a letter of a to z, continues with letters, digits and _, and has "
+            "at most 32 characters; rename the modality and its column"
         )
-    return f"{'.'.join(map(str, place))}: {said}"
+    return f"{'.'.join(map(str, place))}: {text}"
 
 
 def _model_at(place: Sequence[str | int], document: Mapping[str, Any]) -> type[pydantic.BaseModel]:
-    """What is configured at a place of the recipe."""
+    """Return the model that validates a place of the recipe."""
     match place:
         case ["training"]:
             return TrainingConfig

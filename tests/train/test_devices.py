@@ -93,7 +93,7 @@ def test_half_precision_trains_and_keeps_weights_of_32_bits(
 
 class TestRefusals:
     def test_a_batch_that_cannot_be_shared(self, recipe_file: Path) -> None:
-        with pytest.raises(RecipeError, match=r"batch of 9 .* 2 devices equally.*batch_size"):
+        with pytest.raises(RecipeError, match=r"batch of 9 .* 2 equal parts.*batch_size"):
             load_recipe(recipe_file, ["training.batch_size=9", "training.devices=2"])
 
     def test_a_method_that_steps_by_itself(self, recipe_file: Path, tmp_path: Path) -> None:

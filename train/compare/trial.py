@@ -30,7 +30,7 @@ from train.methods.base import Method, Trial
 from train.module import BEST, encode
 from train.readout import Readout
 from train.recipe import Recipe
-from train.run import calibrated
+from train.run import calibrate_readout
 from train.trainer import BEST_CHECKPOINT, LAST, History, load_checkpoint, train_model
 
 
@@ -108,7 +108,9 @@ class TrialRunner:
         measured = {}
         for row, readout in readouts.items():
             on_validation = cross_validate(readout, model.modalities, validation)
-            conformals = [calibrated(readout, model, validation, c) for c in coverages(recipe)]
+            conformals = [
+                calibrate_readout(readout, model, validation, c) for c in coverages(recipe)
+            ]
             figures = measure_readout(readout, test, conformals, validation[1], seed)
             measured[row] = {"validation": on_validation, **figures}
         shared = {

@@ -67,7 +67,7 @@ class TestEveryMethod:
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
-        features, present, labels = batch
+        features, _, labels = batch
         if method.finishes:
             method.finish(model, batch)
         readouts = {name: method.readout(model), **method.references(model, lambda: batch)}
