@@ -26,8 +26,8 @@ from serving.offline.lines import (
     json_records,
     read_header,
 )
-from serving.offline.plain import plain
 from serving.offline.remote import RemoteFile, is_url, open_path, parent_url
+from serving.offline.text import plain
 
 READ_ROWS = 256
 

@@ -20,10 +20,10 @@ from dimml.probe import settle_provider
 from dimml.progress import print_status
 from dimml.runtime.providers import Provider
 from dimml.runtime.session import VERSION
-from serving.offline.find import find_tables
 from serving.offline.inputs import Inputs
 from serving.offline.local import Local
 from serving.offline.meter import Meter
+from serving.offline.remote import find_tables
 from serving.offline.scorer import schema_of
 from serving.offline.workspace import PART_ROWS, WINDOW_ROWS, Job, Part, Workspace, fingerprint
 

@@ -11,9 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from dimml.errors import InputError, ManifestError, UsageError
-from serving.offline.find import find_tables
 from serving.offline.inputs import Inputs, ScoreRow
-from serving.offline.remote import RemoteFile
+from serving.offline.remote import RemoteFile, find_tables
 
 KINDS = {"audio": "audio", "text": "text"}
 SUFFIXES = (".parquet", ".csv", ".jsonl")
