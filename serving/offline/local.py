@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from dimml.errors import DimmlError, InputError
 from dimml.progress import print_status
-from serving.offline.inputs import Inputs, ScoreRow, Window
+from serving.offline.inputs import Inputs, RowWindow, ScoreRow
 from serving.offline.scorer import Scorer, joined
 from serving.offline.workspace import Job, Part
 
@@ -69,10 +69,10 @@ class Local:
             yield number, (table for _, table in found)
 
     def _scored(
-        self, windows: Iterator[Window], job: Job, schema: pa.Schema
+        self, windows: Iterator[RowWindow], job: Job, schema: pa.Schema
     ) -> Iterator[tuple[int, pa.Table]]:
         pool = self._pool(job, self._workers)
-        pending: deque[tuple[Sequence[Window], Future[bytes]]] = deque()
+        pending: deque[tuple[Sequence[RowWindow], Future[bytes]]] = deque()
 
         def finished() -> tuple[int, pa.Table]:
             nonlocal pool
@@ -125,7 +125,7 @@ class Local:
         return ProcessPoolExecutor(workers, context, _start, arguments)
 
 
-def _messages(windows: Iterator[Window]) -> Iterator[list[Window]]:
+def _messages(windows: Iterator[RowWindow]) -> Iterator[list[RowWindow]]:
     """Windows of one part, a few at a time."""
     for _, of_part in groupby(windows, lambda window: window.part):
         while message := list(islice(of_part, TOGETHER)):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet
+
+from dimml.table.formats import plain_values
 
 
 def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
@@ -35,7 +36,7 @@ def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
 def _rows(parts: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
     for part in parts:
         for batch in pyarrow.parquet.ParquetFile(part).iter_batches(1_000):
-            yield from plain(pa.table(batch)).to_pylist()
+            yield from plain_values(pa.table(batch)).to_pylist()
 
 
 def _cell(value: Any) -> Any:
@@ -53,23 +54,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value.isoformat() if isinstance(value, date | time) else str(value)
-
-
-def plain(table: pa.Table) -> pa.Table:
-    """The table with dates and times as text, durations as integers, and NaN as null.
-
-    Python has no nanoseconds, and JSON no NaN.
-    """
-    for index, field in enumerate(table.schema):
-        column = table.column(index)
-        if pa.types.is_duration(field.type):
-            column = column.cast(pa.int64())
-        elif pa.types.is_temporal(field.type):
-            column = column.cast(pa.string())
-        elif pa.types.is_floating(field.type) and not pa.types.is_float16(field.type):
-            missing = pa.scalar(None, field.type)
-            column = pyarrow.compute.if_else(pyarrow.compute.is_nan(column), missing, column)
-        else:
-            continue
-        table = table.set_column(index, field.name, column)
-    return table

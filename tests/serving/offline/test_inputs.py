@@ -115,9 +115,9 @@ class TestBrokenLines:
         assert found[4].sample == {"audio": None, "text": "a\nb"}
         said = [str(row.sample) for row in found if isinstance(row.sample, InputError)]
         assert said == [
-            "line 3 has 3 cells, the header 2",
-            "line 4 has 1 cells, the header 2",
-            "the cell of text is not UTF-8",
+            "line 3 has 3 cells; the header has 2",
+            "line 4 has 1 cells; the header has 2",
+            "line 6: the cell of text is not UTF-8",
         ]
 
     def test_of_json_fail_alone(self, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class TestOutput:
         score_tables(tiny_bundle, str(tmp_path / "in.csv"), out, None, ON_CPU)
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         assert [row["error_code"] for row in rows] == [None, "invalid_request", None]
-        assert rows[1]["error_message"] == "line 3 has 2 cells, the header 3"
+        assert rows[1]["error_message"] == "line 3 has 2 cells; the header has 3"
 
     def test_frames_and_free_names(self, frames_bundle: Path, tmp_path: Path) -> None:
         (tmp_path / "in.jsonl").write_text('{"clip": ["no.png", "no.png"], "words": "one"}\n')
