@@ -52,6 +52,7 @@ def read_rows(
 
 
 def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[Row]:
+    locate = path.parent.joinpath
     for number, record in enumerate(read_records(path)):
         if isinstance(record, BrokenRecord):
             raise ManifestError(f"{path}: {record.error.message}; correct or remove this line")
@@ -61,10 +62,7 @@ def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[R
             id=record_id(record) or str(number),
             split=_optional_text(record.get("split")),
             label=_optional_text(record.get("label")),
-            sample={
-                name: modality_value(record.get(name), kind, path.parent.joinpath)
-                for name, kind in kinds.items()
-            },
+            sample={n: modality_value(record.get(n), kind, locate) for n, kind in kinds.items()},
         )
 
 

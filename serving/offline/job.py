@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -15,17 +14,17 @@ from dimml import __version__
 from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
 from dimml.interrupt import stop_on_signal
-from dimml.machine import available_cores, cuda_devices
+from dimml.machine import available_cores, cuda_devices, installed_versions
 from dimml.probe import settle_provider
 from dimml.progress import print_status
 from dimml.runtime.providers import Provider
 from dimml.runtime.session import VERSION
 from serving.offline.inputs import Inputs
-from serving.offline.local import Local
+from serving.offline.local import LocalEngine
 from serving.offline.meter import Meter
-from serving.offline.remote import find_tables
-from serving.offline.scorer import schema_of
-from serving.offline.workspace import PART_ROWS, WINDOW_ROWS, Job, Part, Workspace, fingerprint
+from serving.offline.remote import find_tables, table_checksum
+from serving.offline.scorer import score_schema
+from serving.offline.workspace import PART_ROWS, WINDOW_ROWS, Job, ScoredPart, Workspace
 
 MAX_WORKERS_PER_GPU = 4
 """Processes that decode for one GPU; each has a CUDA context of its own."""
@@ -34,7 +33,7 @@ _PACKAGES = ("numpy", "pyarrow", "pillow", "soundfile", "tokenizers")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ScoreOptions:
     """What is asked of a job.
 
     Attributes:
@@ -56,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Machine:
+class EngineOptions:
     """What it runs on; the scores do not depend on it.
 
     Attributes:
@@ -87,7 +86,7 @@ class Engine(Protocol):
 
     def score(
         self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
-    ) -> Iterator[Part]:
+    ) -> Iterator[ScoredPart]:
         """The parts that are not done, see `Local.score`."""
 
 
@@ -95,8 +94,8 @@ def score_tables(
     bundle: Path,
     table: str,
     out: Path,
-    wanted: Wanted | None = None,
-    machine: Machine | None = None,
+    options: ScoreOptions | None = None,
+    engine: EngineOptions | None = None,
     *,
     max_errors: int | None = None,
     overwrite: bool = False,
@@ -108,8 +107,8 @@ def score_tables(
         bundle: its folder.
         table: a table, a folder or a pattern of tables, or a URL.
         out: a folder, or a `.parquet`, `.jsonl` or `.csv` file.
-        wanted: which columns, and how they are scored.
-        machine: what it runs on.
+        options: which columns, and how they are scored.
+        engine: what it runs on.
         max_errors: rows that may have errors; None for any number.
         overwrite: drop what was scored before.
         as_json: write events to standard output in place of progress to standard error.
@@ -122,66 +121,77 @@ def score_tables(
         InterruptedRunError: stopped; calling it again goes on.
         DimmlError: more errors than `max_errors`, or what scores died.
     """
-    wanted, machine = wanted or Wanted(), machine or Machine()
-    loaded, space = Bundle.load(bundle), Workspace(out)
-    tables = find_tables(table, wanted.schemes, leave_out=(out, space.folder))
-    space.check(tables, overwrite)
-    inputs = _inputs(loaded, tables, wanted)
-    schema = _schema(loaded, inputs, wanted)
-    with space.locked():
-        before = None if overwrite else space.stored()
-        job = _job(loaded, inputs, wanted, machine, before)
-        done = space.prepare(job, overwrite)
-        if report := space.report():
+    options, engine = options or ScoreOptions(), engine or EngineOptions()
+    loaded, workspace = Bundle.load(bundle), Workspace(out)
+    tables = find_tables(table, options.schemes, leave_out=(out, workspace.folder))
+    workspace.check(tables, overwrite)
+    inputs = _inputs(loaded, tables, options)
+    schema = _schema(loaded, inputs, options)
+    with workspace.locked():
+        before = None if overwrite else workspace.stored_job()
+        job = _job(loaded, inputs, options, engine, before)
+        done = workspace.prepare(job, overwrite)
+        if report := workspace.report():
             print_status(f"{out} is complete already; --overwrite scores it again")
             meter = Meter(report["rows"], report["rows"], sum(report["errors"].values()), as_json)
-            meter.event("done", output=str(out), errors_by_code=report["errors"])
-            _check_errors(meter, max_errors)
-            return report
-        if done:
-            print_status(f"going on; parts in {space.folder}: {len(done):,}")
-        counts = space.errors()
-        rows = counts.pop("rows")
-        engine = _engine(loaded, machine, job)
-        with (
-            Meter(inputs.count(), rows, sum(counts.values()), as_json) as meter,
-            stop_on_signal(
-                "stopping after this part; once more stops at once", lambda: _interrupted(out)
-            ) as stop,
-        ):
-            meter.event("start", output=str(out))
-            _check_errors(meter, max_errors)
-            for number, windows in engine.score(inputs, job, schema, done, meter.total):
-                space.write_part(number, pa.concat_tables(_counted(windows, meter)))
-                meter.event("part", part=number)
-                _check_errors(meter, max_errors)
-                if stop.is_set():
-                    raise _interrupted(out)
-            if not meter.total:
-                space.write_part(0, schema.empty_table())
-            report = _report(space, job, meter)
-            space.finish(report)
-            meter.event("done", output=str(out), errors_by_code=report["errors"])
-            return report
+        else:
+            if done:
+                print_status(f"going on; parts in {workspace.folder}: {len(done):,}")
+            rows, errors = workspace.counts()
+            chosen = _engine(loaded, engine, job)
+            meter = Meter(inputs.count(), rows, sum(errors.values()), as_json)
+            scored = chosen.score(inputs, job, schema, done, meter.total)
+            report = _write_parts(scored, workspace, job, schema, meter, max_errors)
+        meter.event("done", output=str(out), errors_by_code=report["errors"])
+        _check_errors(meter, max_errors)
+        return report
 
 
-def _inputs(bundle: Bundle, tables: Sequence[str], wanted: Wanted) -> Inputs:
+def _write_parts(
+    scored: Iterator[ScoredPart],
+    workspace: Workspace,
+    job: Job,
+    schema: pa.Schema,
+    meter: Meter,
+    max_errors: int | None,
+) -> dict[str, Any]:
+    def interrupted() -> InterruptedRunError:
+        return InterruptedRunError(f"stopped; the same command goes on with {workspace.out}")
+
+    stopping = "stopping after this part; once more stops at once"
+    with meter, stop_on_signal(stopping, interrupted) as stop:
+        meter.event("start", output=str(workspace.out))
+        _check_errors(meter, max_errors)
+        for number, tables in scored:
+            workspace.write_part(number, pa.concat_tables(meter.counted(tables)))
+            meter.event("part", part=number)
+            _check_errors(meter, max_errors)
+            if stop.is_set():
+                raise interrupted()
+        if not meter.total:
+            workspace.write_part(0, schema.empty_table())
+        report = _report(workspace, job, meter)
+        workspace.finish(report)
+        return report
+
+
+def _inputs(bundle: Bundle, tables: Sequence[str], options: ScoreOptions) -> Inputs:
     kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
-    if unknown := sorted(wanted.columns.keys() - kinds.keys()):
+    if unknown := sorted(options.columns.keys() - kinds.keys()):
         raise UsageError(
             f"--column: the bundle has no modality {unknown[0]!r}; it has {', '.join(kinds)}"
         )
-    columns = {name: wanted.columns.get(name, name) for name in kinds}
-    inputs = Inputs(tuple(tables), kinds, columns, dict(wanted.keep), wanted.schemes)
+    columns = {name: options.columns.get(name, name) for name in kinds}
+    inputs = Inputs(tuple(tables), kinds, columns, dict(options.keep), options.schemes)
     if warning := inputs.check():
         print_status(f"warning: {warning}")
     return inputs
 
 
-def _schema(bundle: Bundle, inputs: Inputs, wanted: Wanted) -> pa.Schema:
+def _schema(bundle: Bundle, inputs: Inputs, options: ScoreOptions) -> pa.Schema:
     """The output's columns: the scores, then those kept."""
-    labels = bundle.manifest.labels if wanted.probabilities else ()
-    scores = schema_of(list(inputs.kinds), labels)
+    labels = bundle.manifest.labels if options.probabilities else ()
+    scores = score_schema(list(inputs.kinds), labels)
     if taken := sorted(inputs.keep.keys() & set(scores.names)):
         raise UsageError(
             f"--keep: {', '.join(taken)} is a column of the scores: rename it, as in "
@@ -191,55 +201,45 @@ def _schema(bundle: Bundle, inputs: Inputs, wanted: Wanted) -> pa.Schema:
 
 
 def _job(
-    bundle: Bundle, inputs: Inputs, wanted: Wanted, machine: Machine, before: Job | None
+    bundle: Bundle, inputs: Inputs, options: ScoreOptions, engine: EngineOptions, before: Job | None
 ) -> Job:
     """The job; what was left open and its bytes depend on is as at the first start."""
     return Job(
         bundle=bundle.id,
-        tables={table: fingerprint(table, inputs.schemes) for table in inputs.tables},
+        tables={table: table_checksum(table, inputs.schemes) for table in inputs.tables},
         columns=dict(inputs.columns),
         keep=dict(inputs.keep),
-        on_unreadable=wanted.on_unreadable,
-        probabilities=wanted.probabilities,
+        on_unreadable=options.on_unreadable,
+        probabilities=options.probabilities,
         provider=before.provider
-        if before and machine.providers == "auto"
-        else machine.provider(bundle.path),
+        if before and engine.providers == "auto"
+        else engine.provider(bundle.path),
         threads=before.threads if before else 1,
-        part_rows=wanted.part_rows or (before.part_rows if before else PART_ROWS),
-        window_rows=wanted.window_rows or (before.window_rows if before else WINDOW_ROWS),
+        part_rows=options.part_rows or (before.part_rows if before else PART_ROWS),
+        window_rows=options.window_rows or (before.window_rows if before else WINDOW_ROWS),
     )
 
 
-def _engine(bundle: Bundle, machine: Machine, job: Job) -> Engine:
-    if machine.engine == "ray":
+def _engine(bundle: Bundle, engine: EngineOptions, job: Job) -> Engine:
+    if engine.engine == "ray":
         from serving.offline.ray_engine import RayEngine
 
-        return RayEngine(bundle.path, machine.address, machine.workers, machine.gpus)
+        return RayEngine(bundle.path, engine.address, engine.workers, engine.gpus)
     cores, devices = available_cores(), 1
     usual = cores
     if job.provider != "cpu":
         devices = max(1, cuda_devices())
         usual = devices * max(1, min(MAX_WORKERS_PER_GPU, cores // devices))
-    return Local(bundle.path, machine.workers or usual, devices)
+    return LocalEngine(bundle.path, engine.workers or usual, devices)
 
 
-def _counted(windows: Iterable[pa.Table], meter: Meter) -> list[pa.Table]:
-    tables = []
-    for table in windows:
-        tables.append(table)
-        codes = table.column("error_code")
-        meter.add(len(table), len(codes) - codes.null_count)
-    return tables
-
-
-def _report(space: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
-    counts = space.errors()
-    rows = counts.pop("rows")
+def _report(workspace: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
+    rows, errors = workspace.counts()
     return {
         "bundle": job.bundle,
         "rows": rows,
         "parts": max(1, -(-rows // job.part_rows)),
-        "errors": dict(sorted(counts.items())),
+        "errors": dict(sorted(errors.items())),
         "last_run": {
             "rows": meter.scored,
             "seconds": round(meter.seconds, 3),
@@ -249,19 +249,15 @@ def _report(space: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
             "dimml": __version__,
             "python": platform.python_version(),
             "onnxruntime": VERSION,
-            **{name: version(name) for name in _PACKAGES},
+            **installed_versions(_PACKAGES),
         },
         "job": job.model_dump(mode="json"),
     }
 
 
-def _check_errors(meter: Meter, most: int | None) -> None:
-    if most is not None and meter.errors > most:
+def _check_errors(meter: Meter, limit: int | None) -> None:
+    if limit is not None and meter.errors > limit:
         raise DimmlError(
-            f"{meter.errors:,} rows have errors, more than --max-errors {most:,}; what is scored "
+            f"{meter.errors:,} rows have errors, more than --max-errors {limit:,}; what is scored "
             "is kept: the same command with a higher number goes on"
         )
-
-
-def _interrupted(out: Path) -> InterruptedRunError:
-    return InterruptedRunError(f"stopped; the same command goes on with {out}")

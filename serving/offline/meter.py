@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from types import TracebackType
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import pyarrow as pa
 
 from dimml.progress import PLAIN_INTERVAL_SECONDS, print_status
 
@@ -27,7 +29,7 @@ class Meter:
         self.total, self.done, self.errors = total, done, errors
         self.scored = 0
         self._as_json = as_json
-        self._started = self._said = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -36,12 +38,7 @@ class Meter:
             self._open_bar()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -63,12 +60,19 @@ class Meter:
         if self._bar:
             self._bar.update(self._task, completed=self.done, errors=self.errors)
         every = EVENT_INTERVAL_SECONDS if self._as_json else PLAIN_INTERVAL_SECONDS
-        if time.monotonic() - self._said >= every:
-            self._said = time.monotonic()
+        if time.monotonic() - self._reported >= every:
+            self._reported = time.monotonic()
             if self._as_json:
                 self.event("progress")
             elif not self._bar:
                 print_status(self._line())
+
+    def counted(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yield tables of scores, and count the rows of each."""
+        for table in tables:
+            yield table
+            codes = table.column("error_code")
+            self.add(len(table), len(codes) - codes.null_count)
 
     def event(self, name: str, **more: Any) -> None:
         """Writes an event, where those were asked for."""

@@ -17,8 +17,8 @@ from dimml.errors import DimmlError, UsageError
 from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
 from serving.offline.inputs import Inputs
-from serving.offline.scorer import Scorer, joined
-from serving.offline.workspace import Job, Part
+from serving.offline.scorer import Scorer, from_stream, output_table, to_stream
+from serving.offline.workspace import Job, ScoredPart
 
 try:
     import ray
@@ -46,23 +46,23 @@ class RayEngine:
 
     def score(
         self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
-    ) -> Iterator[Part]:
+    ) -> Iterator[ScoredPart]:
         """The parts that are not done, in any order; the arguments are those of `Local.score`.
 
         Raises:
             DimmlError: the cluster cannot be reached, or an actor fails for good.
         """
-        wanted = [n for n in range(-(-total // job.part_rows)) if n not in done]
-        if not wanted:
+        missing = [n for n in range(-(-total // job.part_rows)) if n not in done]
+        if not missing:
             return
         self._connect()
         try:
             self._look_for_gpus()
             parts = ray.data.from_items(
-                [{"part": number} for number in wanted], override_num_blocks=len(wanted)
+                [{"part": number} for number in missing], override_num_blocks=len(missing)
             )
             scored = parts.map_batches(
-                ScorePart,
+                PartScorer,
                 fn_constructor_args=(inputs, job, schema),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._actors),
@@ -70,7 +70,7 @@ class RayEngine:
                 num_gpus=self._gpus,
             )
             for row in scored.iter_rows():
-                yield int(row["part"]), [pa.ipc.open_stream(row["table"]).read_all()]
+                yield int(row["part"]), [from_stream(row["table"])]
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise DimmlError(f"the cluster could not score: {reason}") from error
@@ -129,7 +129,7 @@ def _check_answers(address: str | None) -> None:
         ) from error
 
 
-class ScorePart:
+class PartScorer:
     """What an actor runs: it reads the rows of a part by itself, and returns their scores.
 
     Args:
@@ -152,10 +152,5 @@ class ScorePart:
         windows = self._inputs.windows(
             self._job.part_rows, self._job.window_rows, start=number, stop=number + 1
         )
-        tables = [joined(self._scorer.score(w.rows), w.kept, self._schema) for w in windows]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self._schema) as writer:
-            for table in tables:
-                writer.write_table(table)
-        content: bytes = sink.getvalue().to_pybytes()
-        return content
+        tables = [output_table(self._scorer.score(w.rows), w.kept, self._schema) for w in windows]
+        return to_stream(tables, self._schema)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dimml.errors import UsageError
 from dimml.table import SUFFIXES
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_END_BYTES = 65_536
 _INSTALL = "pip install -e '.[remote]', and the package of that storage, such as s3fs or gcsfs"
 
 
@@ -90,6 +92,25 @@ def open_path(table: str, schemes: Sequence[str]) -> Any:
     except (ImportError, ValueError) as error:
         raise UsageError(f"{table}: {error}; {_INSTALL}") from error
     return path
+
+
+def table_checksum(table: str, schemes: Sequence[str]) -> str:
+    """Size and checksum of the ends of a table: enough to tell another one, at the price of none.
+
+    Raises:
+        UsageError: its scheme is not allowed, or it cannot be read.
+    """
+    path = open_path(table, schemes)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = sha256(file.read(_END_BYTES))
+            if size > _END_BYTES:
+                file.seek(max(_END_BYTES, size - _END_BYTES))
+                digest.update(file.read(_END_BYTES))
+    except OSError as error:
+        raise UsageError(f"{table} cannot be read: {error}") from error
+    return f"{size} bytes, sha256 of its ends {digest.hexdigest()}"
 
 
 def _refusal(scheme: str, schemes: Sequence[str]) -> str:

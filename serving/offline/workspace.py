@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +18,16 @@ import pydantic
 from dimml.errors import DimmlError, UsageError
 from dimml.files import LOCK, locked_folder, new_file, write_atomic
 from dimml.progress import print_status
-from serving.offline.remote import open_path
+from serving.offline.text import write_text
 
 JOB, SUCCESS = "_job.json", "_SUCCESS.json"
 FORMATS = (".parquet", ".jsonl", ".csv")
 PART_ROWS, WINDOW_ROWS = 10_000, 64
-Part = tuple[int, Iterable[pa.Table]]
-"""A part's number and its windows, in the columns of the output."""
+ScoredPart = tuple[int, Iterable[pa.Table]]
+"""The number of a part, and its rows as tables in the columns of the output."""
 
 _URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
-_ENDS = 65_536
 
 
 class Job(pydantic.BaseModel):
@@ -64,25 +63,6 @@ class Job(pydantic.BaseModel):
     def differences(self, other: Job) -> list[str]:
         """Names of what differs."""
         return [name for name in Job.model_fields if getattr(self, name) != getattr(other, name)]
-
-
-def fingerprint(table: str, schemes: Sequence[str]) -> str:
-    """Size and checksum of the ends of a table: enough to tell another one, at the price of none.
-
-    Raises:
-        UsageError: its scheme is not allowed, or it cannot be read.
-    """
-    path = open_path(table, schemes)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest = sha256(file.read(_ENDS))
-            if size > _ENDS:
-                file.seek(max(_ENDS, size - _ENDS))
-                digest.update(file.read(_ENDS))
-    except OSError as error:
-        raise UsageError(f"{table} cannot be read: {error}") from error
-    return f"{size} bytes, sha256 of its ends {digest.hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -134,14 +114,9 @@ class Workspace:
                 raise UsageError(f"{self.out} is the table itself: name another output")
             if self.folder.resolve() in Path(table).resolve().parents:
                 raise UsageError(f"{self.folder} holds the table {table}: name another output")
-        if not self._is_known():
-            # Before the lock, which would leave a file there.
+        is_ours = (self.folder / JOB).is_file() or (not self.is_folder and self.success.is_file())
+        if not is_ours:
             self._check_is_free(overwrite)
-
-    def _is_known(self) -> bool:
-        """Whether this command wrote what is there."""
-        in_file = not self.is_folder and self.success.is_file()
-        return in_file or (self.folder / JOB).is_file()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -171,7 +146,7 @@ class Workspace:
         for path in self.folder.glob(".*.parquet.*"):
             # Of a process that was killed while it wrote.
             path.unlink()
-        before = self.stored()
+        before = self.stored_job()
         if before is None:
             write_atomic(self.folder / JOB, job.model_dump_json(indent=1) + "\n")
         elif differing := before.differences(job):
@@ -181,7 +156,7 @@ class Workspace:
             )
         return set(self._parts())
 
-    def stored(self) -> Job | None:
+    def stored_job(self) -> Job | None:
         """The job that was begun or finished here.
 
         Raises:
@@ -202,19 +177,18 @@ class Workspace:
 
     def report(self) -> dict[str, Any] | None:
         """What the finished job reported; None where it is not finished, or parts are gone."""
-        found = self._read_report()
-        if found is None or not (self.is_folder or self.out.is_file()):
+        report = self._read_report()
+        if report is None or not (self.is_folder or self.out.is_file()):
             return None
-        return None if self.is_folder and len(self._parts()) != found["parts"] else found
+        return None if self.is_folder and len(self._parts()) != report["parts"] else report
 
     def _read_report(self) -> dict[str, Any] | None:
         try:
-            found = json.loads(self.success.read_text())
+            report = json.loads(self.success.read_text())
         except (OSError, ValueError):
             return None
-        return (
-            found if isinstance(found, dict) and {"job", "parts", "rows"} <= found.keys() else None
-        )
+        is_report = isinstance(report, dict) and {"job", "parts", "rows"} <= report.keys()
+        return report if is_report else None
 
     def _remove_damaged(self) -> None:
         for path in self._parts().values():
@@ -226,14 +200,17 @@ class Workspace:
 
     def write_part(self, number: int, table: pa.Table) -> None:
         """Writes one part, whole or not at all; the same rows are the same bytes."""
-        with _writing(self.folder), new_file(self.folder / _name(number)) as temporary:
+        with (
+            _writing(self.folder),
+            new_file(self.folder / f"part-{number:05d}.parquet") as temporary,
+        ):
             pyarrow.parquet.write_table(
                 table, temporary, row_group_size=max(1, len(table)), write_page_checksum=True
             )
 
-    def errors(self) -> dict[str, int]:
-        """Rows of the parts that are there by error code, and under "rows" all of them."""
-        counts: dict[str, int] = {"rows": 0}
+    def counts(self) -> tuple[int, Counter[str]]:
+        """Return the rows of the parts that are there, and how many have each error code."""
+        rows, errors = 0, Counter[str]()
         for path in self._parts().values():
             try:
                 codes = pyarrow.parquet.read_table(path, columns=["error_code"]).column(0)
@@ -241,10 +218,9 @@ class Workspace:
                 raise DimmlError(
                     f"{path} was damaged ({error}); remove it and run the same command again"
                 ) from error
-            counts["rows"] += len(codes)
-            for entry in codes.drop_null().value_counts().to_pylist():
-                counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
-        return counts
+            rows += len(codes)
+            errors.update(codes.drop_null().to_pylist())
+        return rows, errors
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Joins the parts where one file was asked for, and writes the report last."""
@@ -256,8 +232,8 @@ class Workspace:
             self._remove_parts()
 
     def _parts(self) -> dict[int, Path]:
-        found = {int(m[1]): p for p in self.folder.glob("*") if (m := _PART.fullmatch(p.name))}
-        return dict(sorted(found.items()))
+        parts = {int(m[1]): p for p in self.folder.glob("*") if (m := _PART.fullmatch(p.name))}
+        return dict(sorted(parts.items()))
 
     def _check_is_free(self, overwrite: bool) -> None:
         inside = self.folder.iterdir() if self.folder.is_dir() else ()
@@ -293,32 +269,24 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _name(number: int) -> str:
-    return f"part-{number:05d}.parquet"
-
-
 def _explain(before: Job, job: Job, names: Sequence[str]) -> str:
-    said = []
+    differences = []
     for name in names:
         old, new = getattr(before, name), getattr(job, name)
         if isinstance(old, dict):
             changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-            said.append(f"other {name} ({', '.join(changed[:3])})")
+            differences.append(f"other {name} ({', '.join(changed[:3])})")
         else:
-            said.append(f"{name} {old}, not {new}")
-    return " and ".join(said)
+            differences.append(f"{name} {old}, not {new}")
+    return " and ".join(differences)
 
 
 def _join(parts: Sequence[Path], out: Path) -> None:
-    """One file of the rows of all parts, in constant memory; it appears when it is complete."""
     with new_file(out) as temporary:
-        if out.suffix.lower() == ".parquet":
-            with pyarrow.parquet.ParquetWriter(
-                temporary, pyarrow.parquet.read_schema(parts[0])
-            ) as writer:
-                for part in parts:
-                    writer.write_table(pyarrow.parquet.read_table(part))
+        if out.suffix.lower() != ".parquet":
+            write_text(parts, temporary, out.suffix.lower())
             return
-        from serving.offline.text import write_text
-
-        write_text(parts, temporary, out.suffix.lower())
+        schema = pyarrow.parquet.read_schema(parts[0])
+        with pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+            for part in parts:
+                writer.write_table(pyarrow.parquet.read_table(part))

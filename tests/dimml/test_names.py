@@ -9,7 +9,7 @@ import pytest
 from dimml.bundle import CLASSIFIER, EVALUATION, MANIFEST
 from dimml.cli import build
 from dimml.names import RESERVED, SCORE_SUFFIXES, why_reserved
-from serving.offline.scorer import schema_of
+from serving.offline.scorer import score_schema
 
 ALL = {name for names in RESERVED.values() for name in names}
 
@@ -24,7 +24,7 @@ def test_the_options_of_predict_are_reserved() -> None:
 
 
 def test_the_columns_of_scores_are_reserved() -> None:
-    columns = set(schema_of(["photo"], ("a", "b")).names)
+    columns = set(score_schema(["photo"], ("a", "b")).names)
     of_photo = {f"photo_{suffix}" for suffix in SCORE_SUFFIXES}
     assert of_photo < columns
     assert columns - of_photo <= ALL

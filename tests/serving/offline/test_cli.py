@@ -18,7 +18,7 @@ import pytest
 
 from dimml.errors import DimmlError
 from serving.offline import job
-from serving.offline.job import Machine, Wanted, score_tables
+from serving.offline.job import EngineOptions, ScoreOptions, score_tables
 
 Start = Callable[..., "subprocess.Popen[str]"]
 ROWS, PART = 1_200, 100
@@ -49,8 +49,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     command: Start, tiny_bundle: Path, table: Path, tmp_path: Path, on_unreadable: Any
 ) -> None:
     whole = tmp_path / "whole"
-    wanted = Wanted(part_rows=PART, on_unreadable=on_unreadable)
-    score_tables(tiny_bundle, str(table), whole, wanted, Machine(providers="cpu", workers=2))
+    wanted = ScoreOptions(part_rows=PART, on_unreadable=on_unreadable)
+    score_tables(tiny_bundle, str(table), whole, wanted, EngineOptions(providers="cpu", workers=2))
     out = tmp_path / "out"
     options = ("--part-rows", str(PART), "--on-unreadable", on_unreadable)
     chosen = random.Random(0)
@@ -136,8 +136,8 @@ def test_a_table_that_vanishes_is_said_and_what_is_done_is_kept(
 def test_a_full_disk_is_said_and_what_is_done_is_kept(
     tiny_bundle: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, wanted = tmp_path / "out", Wanted(part_rows=400)
-    machine = Machine(providers="cpu", workers=1)
+    out, wanted = tmp_path / "out", ScoreOptions(part_rows=400)
+    machine = EngineOptions(providers="cpu", workers=1)
     write = pyarrow.parquet.write_table
 
     def fail(content: Any, path: Path, **options: Any) -> None:
@@ -156,11 +156,11 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--part-rows", "0"], "--part-rows is a number from 1, not 0"),
-        (["--on-unreadable", "skip"], "--on-unreadable is error or absent"),
+        (["--part-rows", "0"], "Invalid value for '--part-rows'"),
+        (["--on-unreadable", "skip"], "'skip' is not one of 'error', 'absent'"),
         (["--column", "audio"], "give NAME=COLUMN"),
         (["--column", "video=x"], "no modality 'video'"),
-        (["--engine", "spark"], "--engine is local or ray"),
+        (["--engine", "spark"], "'spark' is not one of 'local', 'ray'"),
         (["--gpus", "1"], "go with --engine ray"),
         (["--keep", "id"], "id is a column of the scores"),
         (["--keep", "nothing"], "no column for nothing"),

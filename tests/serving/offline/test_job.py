@@ -16,9 +16,9 @@ import soundfile
 from dimml import Predictor
 from dimml.errors import DimmlError, UsageError
 from dimml.files import locked_folder
-from serving.offline.job import Machine, Wanted, score_tables
+from serving.offline.job import EngineOptions, ScoreOptions, score_tables
 
-ON_CPU = Machine(providers="cpu", workers=1)
+ON_CPU = EngineOptions(providers="cpu", workers=1)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ class TestOutput:
     def test_rows_keep_their_order_and_a_bad_one_fails_alone(
         self, tiny_bundle: Path, table: Path, tmp_path: Path
     ) -> None:
-        wanted = Wanted(probabilities=True, keep={"sku": "sku"})
+        wanted = ScoreOptions(probabilities=True, keep={"sku": "sku"})
         out = tmp_path / "out.parquet"
         report = score_tables(tiny_bundle, str(table), out, wanted, ON_CPU)
         rows = scored(out)
@@ -71,7 +71,7 @@ class TestOutput:
     def test_an_unreadable_cell_may_count_as_absent(
         self, tiny_bundle: Path, table: Path, tmp_path: Path
     ) -> None:
-        wanted = Wanted(on_unreadable="absent")
+        wanted = ScoreOptions(on_unreadable="absent")
         report = score_tables(tiny_bundle, str(table), tmp_path / "out", wanted, ON_CPU)
         assert report["errors"] == {"no_modality": 2}
         assert scored(tmp_path / "out/part-00000.parquet")[3]["text_present"] is True
@@ -81,7 +81,7 @@ class TestOutput:
     ) -> None:
         outs = [tmp_path / f"out{suffix}" for suffix in (".parquet", ".jsonl", ".csv")]
         for out in outs:
-            score_tables(tiny_bundle, str(table), out, Wanted(part_rows=2), ON_CPU)
+            score_tables(tiny_bundle, str(table), out, ScoreOptions(part_rows=2), ON_CPU)
         rows = scored(outs[0])
         assert [json.loads(line) for line in outs[1].read_text().splitlines()] == rows
         with outs[2].open(newline="") as file:
@@ -108,7 +108,7 @@ class TestOutput:
 
     def test_frames_and_free_names(self, frames_bundle: Path, tmp_path: Path) -> None:
         (tmp_path / "in.jsonl").write_text('{"clip": ["no.png", "no.png"], "words": "one"}\n')
-        wanted = Wanted(columns={"text": "words"}, on_unreadable="absent")
+        wanted = ScoreOptions(columns={"text": "words"}, on_unreadable="absent")
         out = tmp_path / "out.jsonl"
         score_tables(frames_bundle, str(tmp_path / "in.jsonl"), out, wanted, ON_CPU)
         row = json.loads(out.read_text())
@@ -120,7 +120,7 @@ class TestGoingOn:
         self, tiny_bundle: Path, table: Path, tmp_path: Path
     ) -> None:
         out, whole = tmp_path / "out", tmp_path / "whole"
-        wanted = Wanted(part_rows=2)
+        wanted = ScoreOptions(part_rows=2)
         for folder in (out, whole):
             score_tables(tiny_bundle, str(table), folder, wanted, ON_CPU)
         (out / "_SUCCESS.json").unlink()
@@ -153,10 +153,10 @@ class TestGoingOn:
         path = tmp_path / out
         score_tables(tiny_bundle, str(table), path, None, ON_CPU)
         refused = {
-            "on_unreadable error, not absent": (tiny_bundle, Wanted(on_unreadable="absent")),
-            "part_rows 10000, not 2": (tiny_bundle, Wanted(part_rows=2)),
-            r"other keep \(sku\)": (tiny_bundle, Wanted(keep={"sku": "sku"})),
-            "bundle tiny@": (free_names_bundle, Wanted(columns={"note": "text"})),
+            "on_unreadable error, not absent": (tiny_bundle, ScoreOptions(on_unreadable="absent")),
+            "part_rows 10000, not 2": (tiny_bundle, ScoreOptions(part_rows=2)),
+            r"other keep \(sku\)": (tiny_bundle, ScoreOptions(keep={"sku": "sku"})),
+            "bundle tiny@": (free_names_bundle, ScoreOptions(columns={"note": "text"})),
         }
         for message, (bundle, wanted) in refused.items():
             with pytest.raises(UsageError, match=message):
@@ -172,7 +172,7 @@ class TestGoingOn:
         self, tiny_bundle: Path, table: Path, tmp_path: Path, damage: str
     ) -> None:
         out = tmp_path / "out"
-        score_tables(tiny_bundle, str(table), out, Wanted(part_rows=2), ON_CPU)
+        score_tables(tiny_bundle, str(table), out, ScoreOptions(part_rows=2), ON_CPU)
         part = out / "part-00001.parquet"
         content = part.read_bytes()
         part.unlink()
@@ -199,9 +199,11 @@ class TestGoingOn:
     def test_too_many_errors_stop_it_and_a_higher_number_goes_on(
         self, tiny_bundle: Path, table: Path, tmp_path: Path
     ) -> None:
-        out, wanted = tmp_path / "out", Wanted(part_rows=2)
+        out, wanted = tmp_path / "out", ScoreOptions(part_rows=2)
         with pytest.raises(DimmlError, match="2 rows have errors, more than --max-errors 1"):
-            score_tables(tiny_bundle, str(table), out, Wanted(part_rows=3), ON_CPU, max_errors=1)
+            score_tables(
+                tiny_bundle, str(table), out, ScoreOptions(part_rows=3), ON_CPU, max_errors=1
+            )
         assert (out / "part-00000.parquet").exists()
         assert not (out / "_SUCCESS.json").exists()
         with pytest.raises(UsageError, match="part_rows"):
@@ -282,8 +284,8 @@ class TestRefusals:
         given = str(tmp_path / "in.csv")
         with pytest.raises(UsageError, match="--keep input_label=label"):
             score_tables(
-                tiny_bundle, given, tmp_path / "out", Wanted(keep={"label": "label"}), ON_CPU
+                tiny_bundle, given, tmp_path / "out", ScoreOptions(keep={"label": "label"}), ON_CPU
             )
-        wanted = Wanted(keep={"truth": "label"})
+        wanted = ScoreOptions(keep={"truth": "label"})
         score_tables(tiny_bundle, given, tmp_path / "out.jsonl", wanted, ON_CPU)
         assert json.loads((tmp_path / "out.jsonl").read_text())["truth"] == "1"

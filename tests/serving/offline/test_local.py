@@ -15,7 +15,7 @@ from dimml.errors import DimmlError, InputError
 from dimml.machine import SOURCE_ROOT
 from serving.offline import local
 from serving.offline.inputs import Inputs, ScoreRow
-from serving.offline.scorer import schema_of
+from serving.offline.scorer import score_schema
 from serving.offline.workspace import Job
 
 KINDS = {"audio": "audio", "image": "image", "text": "text"}
@@ -45,8 +45,9 @@ from serving.offline import local
 from serving.offline.inputs import ScoreRow
 from serving.offline.workspace import Job
 job = Job.model_validate_json({job_of(tiny_bundle).model_dump_json()!r})
-local._start({str(tiny_bundle)!r}, job, multiprocessing.get_context("spawn").Value("i", 0), 1)
-assert local._score([[ScoreRow("a", {{"text": "seven"}})]])
+started = multiprocessing.get_context("spawn").Value("i", 0)
+local._start_process({str(tiny_bundle)!r}, job, started, 1)
+assert local._score_windows([[ScoreRow("a", {{"text": "seven"}})]])
 print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run(
@@ -68,7 +69,7 @@ def score_unless_deadly(windows: list[list[ScoreRow]]) -> bytes:
     return SCORE(windows)
 
 
-SCORE = local._score
+SCORE = local._score_windows
 
 
 def test_a_row_that_its_process_dies_of_fails_alone(
@@ -77,9 +78,9 @@ def test_a_row_that_its_process_dies_of_fails_alone(
     table = tmp_path / "in.csv"
     table.write_text("id,text\n" + "".join(f"r{n},x\n" for n in range(12)))
     inputs = Inputs((str(table),), KINDS, {name: name for name in KINDS}, {})
-    monkeypatch.setattr(local, "_score", score_unless_deadly)
-    engine = local.Local(tiny_bundle, 1, 1)
-    parts = engine.score(inputs, job_of(tiny_bundle), schema_of(list(KINDS), ()), (), 12)
+    monkeypatch.setattr(local, "_score_windows", score_unless_deadly)
+    engine = local.LocalEngine(tiny_bundle, 1, 1)
+    parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), (), 12)
     found = pa.concat_tables([t for _, windows in parts for t in windows]).to_pylist()
     assert [row["id"] for row in found] == [f"r{n}" for n in range(12)]
     assert [row["id"] for row in found if row["error_code"] == "unreadable"] == ["r5"]
@@ -95,9 +96,9 @@ def test_processes_that_all_die_are_told_of(
 ) -> None:
     (tmp_path / "in.csv").write_text("id,text\nr0,x\n")
     inputs = Inputs((str(tmp_path / "in.csv"),), KINDS, {name: name for name in KINDS}, {})
-    monkeypatch.setattr(local, "_score", die)
-    engine = local.Local(tiny_bundle, 1, 1)
-    parts = engine.score(inputs, job_of(tiny_bundle), schema_of(list(KINDS), ()), (), 1)
+    monkeypatch.setattr(local, "_score_windows", die)
+    engine = local.LocalEngine(tiny_bundle, 1, 1)
+    parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), (), 1)
     with pytest.raises(DimmlError, match="die as they start"):
         [list(windows) for _, windows in parts]
 
@@ -110,8 +111,8 @@ def test_windows_are_computed_alike_whatever_the_number_of_processes(
     inputs = Inputs((str(table),), KINDS, {name: name for name in KINDS}, {})
     found = []
     for workers in (1, 3):
-        engine = local.Local(tiny_bundle, workers, 1)
-        parts = engine.score(inputs, job_of(tiny_bundle), schema_of(list(KINDS), ()), {1}, 30)
+        engine = local.LocalEngine(tiny_bundle, workers, 1)
+        parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), {1}, 30)
         found.append([(number, pa.concat_tables(list(windows))) for number, windows in parts])
     assert [number for number, _ in found[0]] == [0, 2, 3, 4, 5, 6, 7]
     for (number, table_of_one), (other, table_of_three) in zip(*found, strict=True):

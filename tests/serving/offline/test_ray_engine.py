@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet
 import pytest
 
-from serving.offline.job import Machine, Wanted, score_tables
+from serving.offline.job import EngineOptions, ScoreOptions, score_tables
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
@@ -52,7 +52,7 @@ def wait_for(condition: Callable[[], Any], process: Any, seconds: float = 120) -
 
 def actors() -> list[psutil.Process]:
     """The processes that score."""
-    return [p for p in psutil.process_iter() if "MapWorker(MapBatches(ScorePart))" in _title(p)]
+    return [p for p in psutil.process_iter() if "MapWorker(MapBatches(PartScorer))" in _title(p)]
 
 
 def _title(process: psutil.Process) -> str:
@@ -80,8 +80,8 @@ def test_it_survives_an_actor_and_a_node_and_agrees_with_the_local_engine(
     assert json.loads(output.splitlines()[-1])["event"] == "done"
 
     local = tmp_path / "local"
-    wanted = Wanted(part_rows=PART, keep={"sku": "sku"})
-    score_tables(tiny_bundle, str(table), local, wanted, Machine(providers="cpu", workers=2))
+    wanted = ScoreOptions(part_rows=PART, keep={"sku": "sku"})
+    score_tables(tiny_bundle, str(table), local, wanted, EngineOptions(providers="cpu", workers=2))
     expected = rows(local)
     found = rows(out)
     assert len(found) == len(expected) == ROWS
