@@ -46,61 +46,50 @@ def record_id(record: Record) -> str | None:
 
 
 def column_names(path: Path) -> Iterable[str]:
-    """Return the names of a table's columns; those of JSON lines are read lazily, row by row.
+    """Check a table and return its column names; those of JSON lines are read row by row.
 
     Raises:
-        ManifestError: If the table cannot be read, or two of its columns have the same name.
+        ManifestError: If the table cannot be read, or two columns have the same name.
     """
     _check_table(path)
-    if is_parquet(path):
+    if suffix(path) == ".parquet":
         with open_parquet(path) as file:
             return _distinct(file.schema_arrow.names, path)
-    if is_csv(path):
+    if suffix(path) == ".csv":
         with reading(path), _open_text(path) as file:
             return _csv_header(csv.reader(file, strict=True), path)
     return _json_keys(path)
 
 
 def count_rows(path: Path) -> int:
-    """Count the rows of a table, which for CSV and JSON lines means to read the table.
-
-    Raises:
-        ManifestError: If the table cannot be read.
-    """
-    if is_parquet(path):
+    """Count the rows of a table; CSV and JSON lines are read for this."""
+    if suffix(path) == ".parquet":
         with open_parquet(path) as file:
             return int(file.metadata.num_rows)
     return sum(1 for _ in read_records(path))
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the rows of a table in order, each as column name to value.
-
-    Blank lines are not rows. Cells of CSV stay text, so that a label "007" keeps its zeros.
+    """Yield the rows of a table in order, each as column name to value; blank lines are not rows.
 
     Raises:
         ManifestError: If the table cannot be read, or has a quote that is never closed.
     """
     with reading(path):
-        if is_parquet(path):
+        if suffix(path) == ".parquet":
             for batch in parquet_batches(path):
                 yield from plain_values(pa.table(batch)).to_pylist()
             return
         with _open_text(path) as file:
-            yield from (_csv_records if is_csv(path) else _json_records)(file, path)
+            yield from _csv_records(file, path) if suffix(path) == ".csv" else _json_records(file)
 
 
 def parquet_batches(
     path: Path, columns: Sequence[str] | None = None, skip: int = 0
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file in batches, without reading row groups that are skipped.
-
-    Args:
-        path: Path of the file.
-        columns: Names of the columns to read; None for all.
-        skip: Number of rows to leave out at the start.
-    """
+    """Yield some or all columns of a Parquet file in batches, without the first `skip` rows."""
     with open_parquet(path) as file:
+        # Row groups that are skipped whole are not read.
         groups = list(range(file.metadata.num_row_groups))
         while groups and skip >= (rows := file.metadata.row_group(groups[0]).num_rows):
             groups, skip = groups[1:], skip - rows
@@ -112,8 +101,8 @@ def parquet_batches(
 def plain_values(table: pa.Table) -> pa.Table:
     """Return the table with dates and times as text, durations as integers and NaN as null.
 
-    Python has no nanoseconds, and JSON has no NaN. pyarrow would return such values as objects of
-    pandas where pandas is installed, and fail elsewhere.
+    Python has no nanoseconds: pyarrow returns objects of pandas for them, or fails without pandas.
+    JSON has no NaN.
     """
     for index, field in enumerate(table.schema):
         column = table.column(index)
@@ -131,11 +120,7 @@ def plain_values(table: pa.Table) -> pa.Table:
 
 
 def open_parquet(path: Any) -> pyarrow.parquet.ParquetFile:
-    """Open a Parquet file; `path` is a `Path` or an object with its interface.
-
-    Raises:
-        ManifestError: If the file is not Parquet.
-    """
+    """Open a Parquet file at a `Path` or an object with its interface, or raise `ManifestError`."""
     try:
         return pyarrow.parquet.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
     except (pa.ArrowException, OSError) as error:
@@ -151,20 +136,15 @@ def reading(path: object) -> Iterator[None]:
         raise ManifestError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def is_parquet(path: Path) -> bool:
-    """Return whether the suffix is that of Parquet."""
-    return path.suffix.lower() == ".parquet"
-
-
-def is_csv(path: Path) -> bool:
-    """Return whether the suffix is that of CSV."""
-    return path.suffix.lower() == ".csv"
+def suffix(path: Path) -> str:
+    """Return the suffix that names the format, in lower case."""
+    return path.suffix.lower()
 
 
 def _check_table(path: Path) -> None:
     if path.is_dir():
         raise ManifestError(f"{path} is a folder; name the table in it ({', '.join(SUFFIXES)})")
-    if path.suffix.lower() not in SUFFIXES:
+    if suffix(path) not in SUFFIXES:
         raise ManifestError(f"{path}: a table is one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise ManifestError(f"no such table: {path}; name a file ({', '.join(SUFFIXES)})")
@@ -214,11 +194,11 @@ def _csv_records(file: Any, path: object) -> Iterator[Record]:
         if len(values) == len(header):
             yield _checked(record, line)
         elif values:
-            message = f"line {line} has {len(values)} cells; the header has {len(header)}"
-            yield _broken(message, record.get("id"))
+            counts = f"{len(values)} cells; the header has {len(header)}"
+            yield _broken(f"line {line} has {counts}", record.get("id"))
 
 
-def _json_records(file: Any, path: object) -> Iterator[Record]:
+def _json_records(file: Any) -> Iterator[Record]:
     for line, text in enumerate(file, 1):
         if not text.strip():
             continue
@@ -235,17 +215,16 @@ def _json_records(file: Any, path: object) -> Iterator[Record]:
 
 
 def _json_keys(path: Path) -> Iterator[str]:
-    seen = set[str]()
-    first_broken: BrokenRecord | None = None
+    seen, first_error = set[str](), None
     for record in read_records(path):
         if isinstance(record, BrokenRecord):
-            first_broken = first_broken or record
+            first_error = first_error or record.error
             continue
         new = [name for name in record if name not in seen]
         seen.update(new)
         yield from new
-    if first_broken and not seen:
-        raise ManifestError(f"{path}: {first_broken.error.message}; no line can be read")
+    if first_error and not seen:
+        raise ManifestError(f"{path}: {first_error.message}; no line can be read")
 
 
 def _checked(record: Mapping[str, Any], line: int) -> Record:
@@ -263,8 +242,8 @@ def _broken(message: str, identifier: Any = None) -> BrokenRecord:
 
 
 def is_utf8(value: Any) -> bool:
-    """Return whether a value has no lone surrogates, and so can be written as UTF-8."""
-    # `str` of a list or an object would escape the surrogates in it.
+    """Return whether UTF-8 can encode a value, which it cannot if it has lone surrogates."""
+    # `str` would escape the surrogates in a list or an object.
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
     try:
         text.encode()

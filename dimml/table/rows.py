@@ -67,11 +67,10 @@ def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[R
 
 
 def modality_value(value: Any, kind: str, locate: Callable[[str], Any]) -> Any:
-    """Return the cell of a modality as `Sample` takes it, None where it is empty.
+    """Return the cell of a modality as `Sample` takes it; None if the cell is empty.
 
     Args:
-        value: The cell. A struct of `bytes` and `path`, as Hugging Face data sets have it, counts
-            as its bytes or, without bytes, as its path.
+        value: The cell; a Hugging Face struct of `bytes` and `path` counts as one of them.
         kind: Kind of the modality.
         locate: Turns the path in a cell into the file that the sample holds.
     """
@@ -119,12 +118,7 @@ class MissingColumns:
 
 
 def missing_columns(names: Iterable[str], required: Iterable[str]) -> MissingColumns:
-    """Compare the columns of a table with those required.
-
-    Args:
-        names: Names of the table's columns, which are read until no required one is missing.
-        required: Names of the columns to look for.
-    """
+    """Return the required columns that are not among `names`, which is read as far as necessary."""
     missing = dict.fromkeys(required)
     seen = list[str]()
     for name in names if missing else ():

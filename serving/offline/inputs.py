@@ -21,14 +21,13 @@ from dimml.table.formats import (
     Record,
     column_names,
     count_rows,
-    is_csv,
-    is_parquet,
     open_parquet,
     parquet_batches,
     plain_values,
     read_records,
     reading,
     record_id,
+    suffix,
 )
 from dimml.table.rows import missing_columns, modality_value
 from serving.offline.remote import RemoteFile, is_url, open_path, parent_url
@@ -130,7 +129,7 @@ class Inputs:
         return schema or pa.schema([])
 
     def _kept_schema_of(self, path: Path) -> pa.Schema:
-        if not is_parquet(path):
+        if suffix(path) != ".parquet":
             return pa.schema([(name, pa.string()) for name in self.keep])
         with open_parquet(path) as file:
             types = file.schema_arrow
@@ -205,7 +204,7 @@ class Inputs:
             skip = 0
 
     def _records(self, path: Path, skip: int) -> Iterator[tuple[Sequence[Record], list[Any]]]:
-        if is_parquet(path):
+        if suffix(path) == ".parquet":
             names = list(column_names(path))
             used = [c for c in dict.fromkeys(("id", *self.columns.values())) if c in names]
             columns = list(dict.fromkeys((*used, *self.keep.values())))
@@ -246,7 +245,7 @@ class Inputs:
 
 
 def _has_ids(path: Path) -> bool:
-    if is_parquet(path) or is_csv(path):
+    if suffix(path) in (".parquet", ".csv"):
         return "id" in column_names(path)
     records = (r for r in read_records(path) if not isinstance(r, BrokenRecord))
     return "id" in next(records, {})
