@@ -1,4 +1,4 @@
-"""The engine of one machine: processes that each score whole windows, ahead of the one needed."""
+"""Score on one machine: processes score whole windows, ahead of the window that is written next."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from serving.offline.scorer import Scorer, from_stream, output_table, to_stream
 from serving.offline.workspace import Job, ScoredPart
 
 WINDOWS_PER_MESSAGE = 4
-"""Windows that go to a process and come back in one message: each costs the parent time."""
+"""Windows that one message takes to a process; each message costs this process time."""
 
 MESSAGES_PER_PROCESS = 2
-"""Messages that wait, or are computed, for each process."""
+"""Messages that a process has at a time: one that it computes, and one that waits."""
 
 PROCESS_DIED = InputError(
     "unreadable",
-    "the process that scored it died: it may take too much memory, or crashes its decoder",
+    "the process that scored this row died: the row may take too much memory or crash its decoder",
 )
 
 
@@ -39,9 +39,9 @@ class LocalEngine:
     """Scores in processes of this machine.
 
     Args:
-        bundle: its folder.
-        workers: processes.
-        devices: GPUs that they share out.
+        bundle: Folder of the bundle.
+        workers: Number of processes.
+        devices: Number of GPUs that the processes share.
     """
 
     def __init__(self, bundle: Path, workers: int, devices: int) -> None:
@@ -50,25 +50,25 @@ class LocalEngine:
     def score(
         self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
     ) -> Iterator[ScoredPart]:
-        """The parts that are not done, in order, each with its windows as they are scored.
+        """Yield the parts that are not done, in order; their tables appear as they are scored.
 
         Args:
-            inputs: the tables.
-            job: the settings.
-            schema: of the output.
-            done: numbers of parts to leave out.
-            total: rows of the tables.
+            inputs: The tables.
+            job: Settings of the job.
+            schema: Columns of the output.
+            done: Numbers of the parts to leave out.
+            total: Rows of all tables.
 
         Raises:
-            DimmlError: no process can score.
+            DimmlError: If the processes die without a row that causes it.
         """
         start = next(number for number in range(len(done) + 1) if number not in done)
         windows = inputs.windows(job.part_rows, job.window_rows, start=start, done=done)
-        scored = self._scored(windows, job, schema)
+        scored = self._scored_messages(windows, job, schema)
         for number, pairs in groupby(scored, lambda pair: pair[0]):
             yield number, (table for _, table in pairs)
 
-    def _scored(
+    def _scored_messages(
         self, windows: Iterator[RowWindow], job: Job, schema: pa.Schema
     ) -> Iterator[tuple[int, pa.Table]]:
         """Yield the part number and the output of each message, in order."""
@@ -90,7 +90,7 @@ class LocalEngine:
                 scores = from_stream(future.result())
             except BrokenProcessPool:
                 scores = pa.concat_tables(self._score_again(job, w.rows) for w in message)
-                # All futures of a broken pool fail, also those of rows that are fine.
+                # One dead process fails every pending message, so a new pool takes them.
                 pool = self._pool(job, self._workers)
                 for position, (other, _) in enumerate(pending):
                     pending[position] = other, submit(other)
@@ -108,10 +108,10 @@ class LocalEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _score_again(self, job: Job, rows: Sequence[ScoreRow]) -> pa.Table:
-        """Scores rows whose process died, by halves until it is known which of them it dies of.
+        """Score rows whose process died, by halves, until only the row that kills it has an error.
 
         Raises:
-            DimmlError: a process dies though it has nothing to read.
+            DimmlError: If a process dies though it has no row to decode.
         """
         with self._pool(job, 1) as pool:
             try:
@@ -123,8 +123,8 @@ class LocalEngine:
             print_status(f"row {rows[0].id}: the process that scored it died")
             return self._score_again(job, [ScoreRow(rows[0].id, PROCESS_DIED)])
         middle = len(rows) // 2
-        halves = [self._score_again(job, half) for half in (rows[:middle], rows[middle:])]
-        return pa.concat_tables(halves)
+        halves = (rows[:middle], rows[middle:])
+        return pa.concat_tables(self._score_again(job, half) for half in halves)
 
     def _pool(self, job: Job, workers: int) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
@@ -133,9 +133,9 @@ class LocalEngine:
 
 
 def _messages(windows: Iterator[RowWindow]) -> Iterator[list[RowWindow]]:
-    """Windows of one part, a few at a time."""
-    for _, of_part in groupby(windows, lambda window: window.part):
-        while message := list(islice(of_part, WINDOWS_PER_MESSAGE)):
+    """Yield windows in groups for one message each, none of which crosses a part."""
+    for _, part_windows in groupby(windows, lambda window: window.part):
+        while message := list(islice(part_windows, WINDOWS_PER_MESSAGE)):
             yield message
 
 
@@ -143,9 +143,9 @@ _SCORER: Scorer | None = None
 
 
 def _start_process(bundle: str, job: Job, started: Any, devices: int) -> None:
-    """Readies a process; it ends with its parent, however that ends."""
+    """Load the bundle in a new process; `started` counts the processes, to share out the GPUs."""
     global _SCORER
-    # Ctrl-C reaches the whole group; the parent decides.
+    # Ctrl-C reaches every process of the terminal, and the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with started.get_lock():
@@ -154,6 +154,7 @@ def _start_process(bundle: str, job: Job, started: Any, devices: int) -> None:
 
 
 def _end_with_parent() -> None:
+    # A parent that is killed cannot end its processes, which would wait for messages forever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""The engine of a cluster: Ray Data hands parts to actors, each with a predictor of its own."""
+"""Score on a cluster: Ray Data gives parts to actors, each of which has its own predictor."""
 
 from __future__ import annotations
 
@@ -30,15 +30,13 @@ except ImportError as error:
 
 
 class RayEngine:
-    """Scores on a Ray cluster, or on one that is started here for the time.
-
-    A part is lost with the node that scores it, and scored again by another.
+    """Scores on a Ray cluster. When a node is lost, other nodes score its parts again.
 
     Args:
-        bundle: its folder; a copy reaches every node.
-        address: of the cluster, "auto" for the one of this machine; None starts one.
-        actors: how many at most; None for as many as there is room for.
-        gpus: of one actor, such as 0.5 where two share a GPU.
+        bundle: Folder of the bundle; Ray copies it to every node.
+        address: Address of the cluster, "auto" for that of this machine; None starts one here.
+        actors: Limit of the number of actors; None for as many as have room.
+        gpus: GPUs of one actor, such as 0.5 where two actors share a GPU.
     """
 
     def __init__(self, bundle: Path, address: str | None, actors: int | None, gpus: float) -> None:
@@ -47,17 +45,17 @@ class RayEngine:
     def score(
         self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
     ) -> Iterator[ScoredPart]:
-        """The parts that are not done, in any order; the arguments are those of `Local.score`.
+        """Yield the parts that are not done, in any order; see `LocalEngine.score`.
 
         Raises:
-            DimmlError: the cluster cannot be reached, or an actor fails for good.
+            DimmlError: If the cluster cannot be reached, or an actor fails.
         """
         missing = [n for n in range(-(-total // job.part_rows)) if n not in done]
         if not missing:
             return
         self._connect()
         try:
-            self._look_for_gpus()
+            self._check_gpus()
             parts = ray.data.from_items(
                 [{"part": number} for number in missing], override_num_blocks=len(missing)
             )
@@ -77,11 +75,11 @@ class RayEngine:
         finally:
             ray.shutdown()
 
-    def _look_for_gpus(self) -> None:
-        """Refuses a machine without them, and says so of a cluster, which may yet get some."""
-        found: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        if found.get("GPU", 0) >= self._gpus:
+    def _check_gpus(self) -> None:
+        resources: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if resources.get("GPU", 0) >= self._gpus:
             return
+        # A cluster may add a node with GPUs later; this machine cannot.
         if self._address is None:
             raise UsageError(
                 f"--gpus {self._gpus:g}: Ray finds no GPU on this machine; leave --gpus out, or "
@@ -90,10 +88,9 @@ class RayEngine:
         print_status(f"waiting: the cluster has no node with --gpus {self._gpus:g} now")
 
     def _connect(self) -> None:
-        _check_answers(self._address)
-        # Ray takes SIGTERM for itself.
-        main = threading.current_thread() is threading.main_thread()
-        before = signal.getsignal(signal.SIGTERM)
+        _check_reachable(self._address)
+        # Ray installs a SIGTERM handler, which would end the job in the middle of a part.
+        previous_handler = signal.getsignal(signal.SIGTERM)
         modules = [str(SOURCE_ROOT / "dimml"), str(SOURCE_ROOT / "serving")]
         try:
             ray.init(
@@ -108,16 +105,17 @@ class RayEngine:
                 f"no Ray cluster at {self._address or 'this machine'}: {error}"
             ) from error
         finally:
-            if main:
-                signal.signal(signal.SIGTERM, before)
+            # Only the main thread may install signal handlers.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, previous_handler)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # The order of the parts is in their numbers.
+        # Parts are written under their numbers, so they may arrive in any order.
         context.execution_options.preserve_order = False
 
 
-def _check_answers(address: str | None) -> None:
-    """Refuses an address where nothing listens, which Ray would ask again for minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Reject an address where nothing listens, to which Ray would try to connect for minutes."""
     host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
     if not (colon and port.isdecimal()):
         return
@@ -125,30 +123,30 @@ def _check_answers(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
         raise DimmlError(
-            f"no Ray cluster at {address}: {error}; `ray status` on its head tells the address"
+            f"no Ray cluster at {address}: {error}; `ray status` on the head node shows the address"
         ) from error
 
 
 class PartScorer:
-    """What an actor runs: it reads the rows of a part by itself, and returns their scores.
+    """The actor: reads the rows of a part from the tables, and scores them.
 
     Args:
-        inputs: the tables, which every node can read.
-        job: the settings.
-        schema: of the output.
+        inputs: The tables, which every node must be able to read.
+        job: Settings of the job.
+        schema: Columns of the output.
     """
 
     def __init__(self, inputs: Inputs, job: Job, schema: pa.Schema) -> None:
         self._inputs, self._job, self._schema = inputs, job, schema
-        # The bundle is what Ray brought as the working folder.
+        # Ray copies the bundle to the node as the working folder.
         self._scorer = Scorer(Path.cwd(), job)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Part numbers to their tables, as Arrow streams."""
-        tables = [self._table(int(number)) for number in batch["part"]]
-        return {"part": batch["part"], "table": tables}
+        """Return the scores of parts as Arrow streams."""
+        streams = [self._score_part(int(number)) for number in batch["part"]]
+        return {"part": batch["part"], "table": streams}
 
-    def _table(self, number: int) -> bytes:
+    def _score_part(self, number: int) -> bytes:
         windows = self._inputs.windows(
             self._job.part_rows, self._job.window_rows, start=number, stop=number + 1
         )

@@ -1,4 +1,4 @@
-"""Tables and files behind URLs of schemes that the operator allows; local ones need none of it."""
+"""Find and open tables and files, local ones or those behind URLs that the user allows."""
 
 from __future__ import annotations
 
@@ -15,48 +15,47 @@ from dimml.errors import UsageError
 from dimml.table import SUFFIXES
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_END_BYTES = 65_536
 _INSTALL = "pip install -e '.[remote]', and the package of that storage, such as s3fs or gcsfs"
+_END_BYTES = 65_536
 
 
 def find_tables(
-    given: str, schemes: Sequence[str], leave_out: Sequence[Path] = ()
+    argument: str, schemes: Sequence[str], leave_out: Sequence[Path] = ()
 ) -> tuple[str, ...]:
-    """The tables that a path, a folder, a pattern or a URL stands for, in the order of their names.
+    """Return the tables that a path, a folder, a pattern or a URL names, sorted by name.
 
     Args:
-        given: which.
+        argument: The path, folder, pattern or URL.
         schemes: URL schemes that may be read.
-        leave_out: files and folders that a folder or a pattern does not stand for.
+        leave_out: Files and folders that are not input, though a folder or pattern covers them.
 
     Raises:
-        UsageError: there are none, or the URL's scheme is not allowed.
+        UsageError: If there is no table, or the URL's scheme is not allowed.
     """
-    if is_url(given):
-        open_path(given, schemes)
-        return (given,)
-    # A job may be taken up from another folder, and its processes may run in another.
-    given = os.path.abspath(given)
-    if Path(given).is_dir():
-        root = Path(given)
-        paths = [p for p in root.rglob("*") if not _is_hidden(p, root)]
-        what = f"the folder {given} holds no table"
-    elif Path(given).exists() or not glob.has_magic(given):
-        return (given,)
+    if is_url(argument):
+        open_path(argument, schemes)
+        return (argument,)
+    # Paths are absolute, as a job may be resumed, and its processes may run, in another folder.
+    root = Path(os.path.abspath(argument))
+    if root.is_dir():
+        paths = [path for path in root.rglob("*") if not _is_hidden(path, root)]
+        reason = f"the folder {root} holds no table"
+    elif root.exists() or not glob.has_magic(str(root)):
+        return (str(root),)
     else:
-        paths = [Path(p) for p in glob.glob(given, recursive=True)]
-        what = f"no table matches {given}"
-    not_these = {path.resolve() for path in leave_out}
-    found = sorted(
+        paths = [Path(path) for path in glob.glob(str(root), recursive=True)]
+        reason = f"no table matches {root}"
+    excluded = {path.resolve() for path in leave_out}
+    tables = sorted(
         str(path)
         for path in paths
         if path.is_file()
         and path.suffix.lower() in SUFFIXES
-        and not not_these & {path.resolve(), *path.resolve().parents}
+        and not excluded & {path.resolve(), *path.resolve().parents}
     )
-    if not found:
-        raise UsageError(f"{what} ({', '.join(SUFFIXES)})")
-    return tuple(found)
+    if not tables:
+        raise UsageError(f"{reason} ({', '.join(SUFFIXES)})")
+    return tuple(tables)
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
@@ -64,41 +63,43 @@ def _is_hidden(path: Path, root: Path) -> bool:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text names a scheme, as in `s3://bucket/key`."""
+    """Return whether a text begins with a scheme, as `s3://bucket/key` does."""
     return bool(_URL.match(text))
 
 
 def parent_url(url: str) -> str:
-    """The URL of the folder that holds a file."""
+    """Return the URL of the folder that holds a file."""
     return url.rpartition("/")[0]
 
 
 def open_path(table: str, schemes: Sequence[str]) -> Any:
-    """A `Path`, or for a URL what behaves as one.
+    """Return a `Path`, or for a URL an object with the interface of `Path`.
 
     Raises:
-        UsageError: the scheme is not allowed, or what reads it is not installed.
+        UsageError: If the scheme is not allowed, or the package that reads it is not installed.
     """
-    found = _URL.match(table)
-    if found is None:
+    url = _URL.match(table)
+    if url is None:
         return Path(table)
-    if found[1].lower() not in schemes:
-        raise UsageError(f"{table}: {_refusal(found[1], schemes)}")
+    if url[1].lower() not in schemes:
+        raise UsageError(f"{table}: {_refusal(url[1], schemes)}")
     try:
         from upath import UPath
 
         path = UPath(table)
-        path.fs  # noqa: B018 (imports what reads the scheme)
+        path.fs  # noqa: B018 (imports the package that reads the scheme)
     except (ImportError, ValueError) as error:
         raise UsageError(f"{table}: {error}; {_INSTALL}") from error
     return path
 
 
 def table_checksum(table: str, schemes: Sequence[str]) -> str:
-    """Size and checksum of the ends of a table: enough to tell another one, at the price of none.
+    """Return the size of a table and a checksum of its two ends.
+
+    This tells two tables apart without reading either of them through.
 
     Raises:
-        UsageError: its scheme is not allowed, or it cannot be read.
+        UsageError: If the scheme is not allowed, or the table cannot be read.
     """
     path = open_path(table, schemes)
     try:
@@ -120,24 +121,23 @@ def _refusal(scheme: str, schemes: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """The file behind a cell that holds a URL, read when it is decoded.
+    """The file behind a cell that holds a URL, which is read when the sample is decoded.
 
     Attributes:
-        url: where it is.
-        schemes: those that may be read.
+        url: URL of the file.
+        schemes: URL schemes that may be read.
     """
 
     url: str
     schemes: tuple[str, ...]
 
     def read(self, size: int = -1) -> bytes:
-        """Its content, up to `size` bytes.
+        """Return the content of the file, up to `size` bytes.
 
         Raises:
-            OSError: it cannot be read, or its scheme is not allowed.
+            OSError: If the file cannot be read, or its scheme is not allowed.
         """
-        found = _URL.match(self.url)
-        scheme = found[1].lower() if found else ""
+        scheme = self.url.partition("://")[0].lower()
         if scheme not in self.schemes:
             raise OSError(_refusal(scheme, self.schemes))
         try:

@@ -1,4 +1,4 @@
-"""What a job was started with, and the folder in which its parts gather."""
+"""The settings of a scoring job, and the folder that holds its output parts."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ PART_ROWS, WINDOW_ROWS = 10_000, 64
 ScoredPart = tuple[int, Iterable[pa.Table]]
 """The number of a part, and its rows as tables in the columns of the output."""
 
+# `Path` joins the two slashes of a URL.
 _URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
 class Job(pydantic.BaseModel):
-    """All that the bytes of the output depend on; kept beside the parts, and never changed.
+    """Everything that the bytes of the output depend on, stored beside the parts.
 
     Attributes:
-        bundle: its id.
-        tables: path or URL of each table to its size and the sha256 of its two ends.
-        columns: modality to column.
-        keep: output column to input column.
-        on_unreadable: see `Predictor.predict`.
-        probabilities: whether there is a column of them.
-        provider: "cpu", "cuda" or "tensorrt".
-        threads: of each graph.
-        part_rows: rows of an output part.
-        window_rows: rows that are computed together.
+        bundle: Id of the bundle.
+        tables: Path or URL of each table to its size and checksum.
+        columns: Modality to column.
+        keep: Output column to input column.
+        on_unreadable: See `Predictor.predict`.
+        probabilities: Whether the output has a column of all probabilities.
+        provider: Execution provider.
+        threads: Threads of each graph.
+        part_rows: Rows of an output part.
+        window_rows: Rows that are computed together.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -60,17 +61,27 @@ class Job(pydantic.BaseModel):
     part_rows: int = pydantic.Field(ge=1)
     window_rows: int = pydantic.Field(ge=1)
 
-    def differences(self, other: Job) -> list[str]:
-        """Names of what differs."""
-        return [name for name in Job.model_fields if getattr(self, name) != getattr(other, name)]
+    def differences(self, other: Job) -> str:
+        """Describe the settings in which another job differs; empty if there are none."""
+        differences = []
+        for name in Job.model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine == theirs:
+                continue
+            if isinstance(mine, dict):
+                keys = sorted(k for k in mine | theirs if mine.get(k) != theirs.get(k))
+                differences.append(f"other {name} ({', '.join(keys[:3])})")
+            else:
+                differences.append(f"{name} {mine}, not {theirs}")
+        return " and ".join(differences)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a job writes.
+    """The place where a job writes.
 
     Attributes:
-        out: what the user named: a folder of parts, or one file.
+        out: The output that the user named: a folder of parts, or one file.
     """
 
     out: Path
@@ -82,21 +93,20 @@ class Workspace:
 
     @property
     def folder(self) -> Path:
-        """Where the parts are."""
+        """The folder of the parts."""
         return self.out if self.is_folder else self.out.with_name(self.out.name + ".parts")
 
     @property
     def success(self) -> Path:
-        """The report, written when all is done."""
-        if self.is_folder:
-            return self.out / SUCCESS
-        return self.out.with_name(self.out.name + ".success.json")
+        """The report, which is written when the job is complete."""
+        name = self.out.name + ".success.json"
+        return self.out / SUCCESS if self.is_folder else self.out.with_name(name)
 
     def check(self, tables: Sequence[str], overwrite: bool) -> None:
-        """Refuses an output that is taken, or could not be told from the input.
+        """Reject an output that is no local path, overlaps the input, or belongs to something else.
 
         Raises:
-            UsageError: it is such a one.
+            UsageError: If the output cannot be written there.
         """
         if _URL_AS_PATH.match(str(self.out)):
             raise UsageError(f"{self.out}: the output is a local path; copy it from there")
@@ -114,16 +124,27 @@ class Workspace:
                 raise UsageError(f"{self.out} is the table itself: name another output")
             if self.folder.resolve() in Path(table).resolve().parents:
                 raise UsageError(f"{self.folder} holds the table {table}: name another output")
-        is_ours = (self.folder / JOB).is_file() or (not self.is_folder and self.success.is_file())
-        if not is_ours:
-            self._check_is_free(overwrite)
+        self._check_is_free(overwrite)
+
+    def _check_is_free(self, overwrite: bool) -> None:
+        # Called before the folder is locked, because the lock is a file in the folder.
+        if (self.folder / JOB).is_file() or (not self.is_folder and self.success.is_file()):
+            return
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        if names := sorted(path.name for path in files if path.name != LOCK):
+            raise UsageError(
+                f"{self.folder} holds {names[0]!r} and no scores of this command: name another "
+                "output, or a folder that is empty"
+            )
+        if not self.is_folder and self.out.exists() and not overwrite:
+            raise UsageError(f"{self.out} exists: name another output, or add --overwrite")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes there for the block.
+        """Create the folder and keep other processes out of it for the block.
 
         Raises:
-            UsageError: another process does, or a file is in the way.
+            UsageError: If another process writes there, or a file has the folder's name.
         """
         with locked_folder(self.folder, "writing", "another OUTPUT"):
             yield
@@ -132,38 +153,41 @@ class Workspace:
                 self.folder.rmdir()
 
     def prepare(self, job: Job, overwrite: bool) -> set[int]:
-        """Takes up the job that was begun here, or begins this one.
+        """Resume the job that was begun here, or begin this one.
 
         Returns:
-            Numbers of the parts that are there.
+            Numbers of the parts that are complete.
 
         Raises:
-            UsageError: what is there is of another job, or of none.
+            UsageError: If another job was begun here.
         """
         if overwrite:
-            self._clear()
+            self.success.unlink(missing_ok=True)
+            self._remove_parts()
+            if not self.is_folder:
+                self.out.unlink(missing_ok=True)
         self._remove_damaged()
+        # A process that is killed while it writes leaves its temporary file.
         for path in self.folder.glob(".*.parquet.*"):
-            # Of a process that was killed while it wrote.
             path.unlink()
         before = self.stored_job()
         if before is None:
             write_atomic(self.folder / JOB, job.model_dump_json(indent=1) + "\n")
-        elif differing := before.differences(job):
+        elif differences := before.differences(job):
             raise UsageError(
-                f"{self.out} was begun with {_explain(before, job, differing)}; go on with that, "
+                f"{self.out} was begun with {differences}; go on with that, "
                 "name another output, or add --overwrite"
             )
         return set(self._parts())
 
     def stored_job(self) -> Job | None:
-        """The job that was begun or finished here.
+        """Return the job that was begun or finished here, if any.
 
         Raises:
-            UsageError: its file was damaged.
+            UsageError: If its file is damaged.
         """
         if (self.folder / JOB).is_file():
-            content: Any = (self.folder / JOB).read_text()
+            content = (self.folder / JOB).read_text()
         elif not self.is_folder and self.out.is_file() and self.success.is_file():
             content = json.dumps((self._read_report() or {}).get("job"))
         else:
@@ -176,11 +200,11 @@ class Workspace:
             ) from error
 
     def report(self) -> dict[str, Any] | None:
-        """What the finished job reported; None where it is not finished, or parts are gone."""
+        """Return the report of the finished job; None if it is not finished or lost its output."""
         report = self._read_report()
-        if report is None or not (self.is_folder or self.out.is_file()):
-            return None
-        return None if self.is_folder and len(self._parts()) != report["parts"] else report
+        if report and self.is_folder:
+            return report if len(self._parts()) == report["parts"] else None
+        return report if self.out.is_file() else None
 
     def _read_report(self) -> dict[str, Any] | None:
         try:
@@ -199,17 +223,15 @@ class Workspace:
                 path.unlink()
 
     def write_part(self, number: int, table: pa.Table) -> None:
-        """Writes one part, whole or not at all; the same rows are the same bytes."""
-        with (
-            _writing(self.folder),
-            new_file(self.folder / f"part-{number:05d}.parquet") as temporary,
-        ):
+        """Write a part, whole or not at all; the same rows give the same bytes."""
+        path = self.folder / f"part-{number:05d}.parquet"
+        with _writing(self.folder), new_file(path) as temporary:
             pyarrow.parquet.write_table(
                 table, temporary, row_group_size=max(1, len(table)), write_page_checksum=True
             )
 
     def counts(self) -> tuple[int, Counter[str]]:
-        """Return the rows of the parts that are there, and how many have each error code."""
+        """Return the number of rows in the parts, and the number with each error code."""
         rows, errors = 0, Counter[str]()
         for path in self._parts().values():
             try:
@@ -223,7 +245,7 @@ class Workspace:
         return rows, errors
 
     def finish(self, report: Mapping[str, Any]) -> None:
-        """Joins the parts where one file was asked for, and writes the report last."""
+        """Join the parts if the output is one file, and write the report last."""
         with _writing(self.folder):
             if not self.is_folder:
                 _join(list(self._parts().values()), self.out)
@@ -235,23 +257,6 @@ class Workspace:
         parts = {int(m[1]): p for p in self.folder.glob("*") if (m := _PART.fullmatch(p.name))}
         return dict(sorted(parts.items()))
 
-    def _check_is_free(self, overwrite: bool) -> None:
-        inside = self.folder.iterdir() if self.folder.is_dir() else ()
-        if taken := sorted(path.name for path in inside if path.name != LOCK):
-            raise UsageError(
-                f"{self.folder} holds {taken[0]!r} and no scores of this command: name another "
-                "output, or a folder that is empty"
-            )
-        if not self.is_folder and self.out.exists() and not overwrite:
-            raise UsageError(f"{self.out} exists: name another output, or add --overwrite")
-
-    def _clear(self) -> None:
-        """Removes what this command writes, and nothing else."""
-        self.success.unlink(missing_ok=True)
-        self._remove_parts()
-        if not self.is_folder:
-            self.out.unlink(missing_ok=True)
-
     def _remove_parts(self) -> None:
         for path in [self.folder / JOB, *self._parts().values()]:
             path.unlink(missing_ok=True)
@@ -259,29 +264,17 @@ class Workspace:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Tells of a full disk, or a folder that may not be written, what to do about it."""
     try:
         yield
     except OSError as error:
         raise DimmlError(
-            f"cannot write into {folder}: {error}; what is there is kept: where it is for lack of "
-            "room, free some and run the same command again"
+            f"cannot write into {folder}: {error}; the parts there are kept: if the disk is full, "
+            "free some space and run the same command again"
         ) from error
 
 
-def _explain(before: Job, job: Job, names: Sequence[str]) -> str:
-    differences = []
-    for name in names:
-        old, new = getattr(before, name), getattr(job, name)
-        if isinstance(old, dict):
-            changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-            differences.append(f"other {name} ({', '.join(changed[:3])})")
-        else:
-            differences.append(f"{name} {old}, not {new}")
-    return " and ".join(differences)
-
-
 def _join(parts: Sequence[Path], out: Path) -> None:
+    # One part is in memory at a time, however many there are.
     with new_file(out) as temporary:
         if out.suffix.lower() != ".parquet":
             write_text(parts, temporary, out.suffix.lower())

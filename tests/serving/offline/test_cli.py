@@ -146,7 +146,9 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(
         write(content, path, **options)
 
     monkeypatch.setattr(job.pyarrow.parquet, "write_table", fail)
-    with pytest.raises(DimmlError, match=r"No space left.*free some and run the same command"):
+    with pytest.raises(
+        DimmlError, match=r"No space left.*free some space and run the same command"
+    ):
         score_tables(tiny_bundle, str(table), out, wanted, machine)
     monkeypatch.undo()
     assert [path.name for path in parts(out)] == ["part-00000.parquet"]
