@@ -1,4 +1,4 @@
-"""`dimml score`: every row of a table, in order, whatever happens on the way."""
+"""The command `dimml score`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _flag(name: str, text: str) -> Any:
 OnUnreadable = StrEnum("OnUnreadable", ["error", "absent"])
 EngineName = StrEnum("EngineName", ["local", "ray"])
 
-# The options have names of their own, so that the function below is short enough to read.
+# Each parameter has a type of its own, which keeps the signature below short.
 _Texts = list[str] | None
 _Count = int | None
 _Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
@@ -39,19 +39,17 @@ _Table = Annotated[
 _Out = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="Folder, or .parquet, .jsonl or .csv file.")
 ]
-_Column = Annotated[_Texts, _option(_INPUT, "MODALITY=COLUMN, where their names differ.")]
+_Column = Annotated[_Texts, _option(_INPUT, "Column of a modality, as MODALITY=COLUMN.")]
 _OnUnreadable = Annotated[
-    OnUnreadable, _option(_INPUT, "error (default), or absent: let the other modalities answer.")
+    OnUnreadable, _option(_INPUT, "Default: error; absent lets the other modalities answer.")
 ]
-_AllowScheme = Annotated[_Texts, _option(_INPUT, "Scheme of URLs that may be read, such as s3.")]
-_Keep = Annotated[_Texts, _option(_OUTPUT, "Input column to carry, or NAME=COLUMN to rename it.")]
+_AllowScheme = Annotated[_Texts, _option(_INPUT, "URL scheme that may be read, such as s3.")]
+_Keep = Annotated[_Texts, _option(_OUTPUT, "Input column to keep, or NAME=COLUMN to rename it.")]
 _Probabilities = Annotated[bool, _flag("--probabilities", "Add a column of all probabilities.")]
 _PartRows = Annotated[_Count, _option(_OUTPUT, f"Rows of a part; default: {PART_ROWS:,}.", min=1)]
-_MaxErrors = Annotated[
-    _Count, _option(_OUTPUT, "Fail once more rows than this have errors.", min=0)
-]
-_Overwrite = Annotated[bool, _flag("--overwrite", "Drop what was scored before.")]
-_AsJson = Annotated[bool, _flag("--json", "Events as JSON lines.")]
+_MaxErrors = Annotated[_Count, _option(_OUTPUT, "Limit of the rows with errors.", min=0)]
+_Overwrite = Annotated[bool, _flag("--overwrite", "Remove earlier scores.")]
+_AsJson = Annotated[bool, _flag("--json", "Write events as JSON lines.")]
 _Providers = Annotated[
     str, _option(_MACHINE, "auto (default), cuda, tensorrt or cpu.", envvar="DIMML_PROVIDERS")
 ]
@@ -63,7 +61,7 @@ _WindowRows = Annotated[
 ]
 _Engine = Annotated[EngineName, _option(_MACHINE, "local (default), or ray for a cluster.")]
 _RayAddress = Annotated[
-    str | None, _option(_MACHINE, "Of the cluster, such as auto; default: start one here.")
+    str | None, _option(_MACHINE, "Address of the cluster, or auto; default: start one here.")
 ]
 _Gpus = Annotated[
     float, _option(_MACHINE, "GPUs of one process on a cluster, such as 0.5; default: 0.", min=0)
@@ -90,11 +88,11 @@ def score(
     ray_address: _RayAddress = None,
     gpus: _Gpus = 0.0,
 ) -> None:
-    """Predict every row of a table; a row that cannot be read gets its error.
+    """Predict every row of a table; the output of an unreadable row is its error.
 
-    Stopped at any moment, even killed, the same command goes on with the parts that are there.
-    Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 stopped (Ctrl-C or SIGTERM finish the
-    part in hand; a second one does not).
+    After a stop, a failure or a crash, the same command resumes with the parts that are complete.
+    Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 stopped. The first Ctrl-C or SIGTERM
+    stops after the current part, the second at once.
 
     Examples:
         dimml score runs/digits/bundle runs/digits/data/manifest.parquet scores.parquet

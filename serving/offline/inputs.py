@@ -15,22 +15,10 @@ import pyarrow as pa
 
 from dimml.errors import InputError, ManifestError, UsageError
 from dimml.samples import Sample
-from dimml.table.formats import (
-    BATCH_ROWS,
-    BrokenRecord,
-    Record,
-    column_names,
-    count_rows,
-    open_parquet,
-    parquet_batches,
-    plain_values,
-    read_records,
-    reading,
-    record_id,
-    suffix,
-)
+from dimml.table import formats
+from dimml.table.formats import BrokenRecord, Record, column_names, read_records, suffix
 from dimml.table.rows import missing_columns, modality_value
-from serving.offline.remote import RemoteFile, is_url, open_path, parent_url
+from serving.offline.remote import RemoteFile, is_url, open_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +119,13 @@ class Inputs:
     def _kept_schema_of(self, path: Path) -> pa.Schema:
         if suffix(path) != ".parquet":
             return pa.schema([(name, pa.string()) for name in self.keep])
-        with open_parquet(path) as file:
+        with formats.open_parquet(path) as file:
             types = file.schema_arrow
         return pa.schema([(name, types.field(column).type) for name, column in self.keep.items()])
 
     def count(self) -> int:
-        """Count the rows of all tables; CSV and JSON lines are read for this.
-
-        Raises:
-            ManifestError: If a table cannot be read.
-        """
-        return sum(count_rows(self._path(table)) for table in self.tables)
+        """Count the rows of all tables; CSV and JSON lines are read for this."""
+        return sum(formats.count_rows(self._path(table)) for table in self.tables)
 
     def windows(
         self,
@@ -186,7 +170,7 @@ class Inputs:
         schema, number = self.kept_schema(), skip
         for table in self.tables:
             path = self._path(table)
-            if skip and skip >= (table_rows := count_rows(path)):
+            if skip and skip >= (table_rows := formats.count_rows(path)):
                 skip -= table_rows
                 continue
             has_ids = _has_ids(path)
@@ -194,7 +178,7 @@ class Inputs:
             for records, kept in self._records(path, skip):
                 rows = [
                     ScoreRow(
-                        record_id(record) if has_ids else str(number + i),
+                        formats.record_id(record) if has_ids else str(number + i),
                         self._sample(record, locate),
                     )
                     for i, record in enumerate(records)
@@ -208,20 +192,15 @@ class Inputs:
             names = list(column_names(path))
             used = [c for c in dict.fromkeys(("id", *self.columns.values())) if c in names]
             columns = list(dict.fromkeys((*used, *self.keep.values())))
-            with reading(path):
-                for batch in parquet_batches(path, columns, skip):
+            with formats.reading(path):
+                for batch in formats.parquet_batches(path, columns, skip):
                     kept = [batch.column(name) for name in self.keep.values()]
-                    yield plain_values(pa.table(batch.select(used))).to_pylist(), kept
+                    yield formats.plain_values(pa.table(batch.select(used))).to_pylist(), kept
             return
         lines = islice(read_records(path), skip, None)
-        while records := list(islice(lines, BATCH_ROWS)):
-            yield (
-                records,
-                [
-                    pa.array([_kept_text(record, column) for record in records], pa.string())
-                    for column in self.keep.values()
-                ],
-            )
+        while records := list(islice(lines, formats.BATCH_ROWS)):
+            texts = [[_kept_text(r, column) for r in records] for column in self.keep.values()]
+            yield records, [pa.array(text, pa.string()) for text in texts]
 
     def _sample(self, record: Record, locate: Callable[[str], Any]) -> Sample | InputError:
         if isinstance(record, BrokenRecord):
@@ -236,7 +215,7 @@ class Inputs:
         if is_url(value):
             return RemoteFile(value, self.schemes)
         if is_url(table):
-            return RemoteFile(f"{parent_url(table)}/{value}", self.schemes)
+            return RemoteFile(f"{table.rpartition('/')[0]}/{value}", self.schemes)
         # A string is pickled for another process in a fraction of the time of a `Path`.
         return os.path.join(os.path.dirname(table), value)
 

@@ -78,12 +78,11 @@ class EngineOptions:
 
     def provider(self, bundle: Path) -> Provider:
         """Return the execution provider for a bundle."""
+        if self.engine == "local" or self.providers not in ("auto", "cuda", "tensorrt"):
+            return settle_provider(bundle, self.providers)
         # The machine that starts a job on a cluster need not have the GPUs of its nodes.
-        if self.engine == "ray" and self.providers == "auto":
-            return "cuda" if self.gpus else "cpu"
-        if self.engine == "ray" and self.providers in ("cuda", "tensorrt"):
-            return cast(Provider, self.providers)
-        return settle_provider(bundle, self.providers)
+        auto = "cuda" if self.gpus else "cpu"
+        return cast(Provider, auto if self.providers == "auto" else self.providers)
 
 
 def score_tables(
@@ -152,12 +151,9 @@ def _write_parts(
     max_errors: int | None,
 ) -> dict[str, Any]:
     """Write the missing parts as the engine yields them, then the report, and return the report."""
-
-    def interrupted() -> InterruptedRunError:
-        return InterruptedRunError(f"stopped; the same command goes on with {workspace.out}")
-
+    interrupted = InterruptedRunError(f"stopped; the same command goes on with {workspace.out}")
     stopping = "stopping after this part; once more stops at once"
-    with meter, stop_on_signal(stopping, interrupted) as stop:
+    with meter, stop_on_signal(stopping, lambda: interrupted) as stop:
         meter.event("start", output=str(workspace.out))
         _check_errors(meter, max_errors)
         for number, tables in parts:
@@ -165,7 +161,7 @@ def _write_parts(
             meter.event("part", part=number)
             _check_errors(meter, max_errors)
             if stop.is_set():
-                raise interrupted()
+                raise interrupted
         if not meter.total:
             # The part of no rows holds the columns, so that readers find the same schema.
             workspace.write_part(0, schema.empty_table())

@@ -20,7 +20,7 @@ import pyarrow as pa
 from dimml.errors import DimmlError, InputError
 from dimml.progress import print_status
 from serving.offline.inputs import Inputs, RowWindow, ScoreRow
-from serving.offline.scorer import Scorer, from_stream, output_table, to_stream
+from serving.offline.scorer import Scorer, from_stream, to_stream
 from serving.offline.workspace import Job, ScoredPart
 
 WINDOWS_PER_MESSAGE = 4
@@ -50,14 +50,9 @@ class LocalEngine:
     def score(
         self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
     ) -> Iterator[ScoredPart]:
-        """Yield the parts that are not done, in order; their tables appear as they are scored.
+        """Yield the parts of the inputs that are not done, in order.
 
-        Args:
-            inputs: The tables.
-            job: Settings of the job.
-            schema: Columns of the output.
-            done: Numbers of the parts to leave out.
-            total: Rows of all tables.
+        The tables of a part appear as they are scored, in the columns of `schema`.
 
         Raises:
             DimmlError: If the processes die without a row that causes it.
@@ -95,7 +90,7 @@ class LocalEngine:
                 for position, (other, _) in enumerate(pending):
                     pending[position] = other, submit(other)
             kept = pa.concat_tables(window.kept for window in message)
-            return message[0].part, output_table(scores, kept, schema)
+            return message[0].part, pa.table([*scores.columns, *kept.columns], schema=schema)
 
         try:
             for message in _messages(windows):

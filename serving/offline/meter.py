@@ -57,12 +57,12 @@ class Meter:
         for table in tables:
             yield table
             codes = table.column("error_code")
-            self._add(len(table), len(codes) - codes.null_count)
+            self.done += len(table)
+            self.scored += len(table)
+            self.errors += len(codes) - codes.null_count
+            self._show()
 
-    def _add(self, rows: int, errors: int) -> None:
-        self.done += rows
-        self.scored += rows
-        self.errors += errors
+    def _show(self) -> None:
         if self._bar:
             self._bar.update(self._task, completed=self.done, errors=self.errors)
         interval = EVENT_INTERVAL_SECONDS if self._as_json else PLAIN_INTERVAL_SECONDS

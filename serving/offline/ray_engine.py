@@ -17,7 +17,7 @@ from dimml.errors import DimmlError, UsageError
 from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
 from serving.offline.inputs import Inputs
-from serving.offline.scorer import Scorer, from_stream, output_table, to_stream
+from serving.offline.scorer import Scorer, from_stream, to_stream
 from serving.offline.workspace import Job, ScoredPart
 
 try:
@@ -128,13 +128,7 @@ def _check_reachable(address: str | None) -> None:
 
 
 class PartScorer:
-    """The actor: reads the rows of a part from the tables, and scores them.
-
-    Args:
-        inputs: The tables, which every node must be able to read.
-        job: Settings of the job.
-        schema: Columns of the output.
-    """
+    """The actor: reads the rows of a part from the tables, to which its node needs access."""
 
     def __init__(self, inputs: Inputs, job: Job, schema: pa.Schema) -> None:
         self._inputs, self._job, self._schema = inputs, job, schema
@@ -150,5 +144,8 @@ class PartScorer:
         windows = self._inputs.windows(
             self._job.part_rows, self._job.window_rows, start=number, stop=number + 1
         )
-        tables = [output_table(self._scorer.score(w.rows), w.kept, self._schema) for w in windows]
+        tables = [
+            pa.table([*self._scorer.score(w.rows).columns, *w.kept.columns], schema=self._schema)
+            for w in windows
+        ]
         return to_stream(tables, self._schema)

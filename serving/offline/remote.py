@@ -67,11 +67,6 @@ def is_url(text: str) -> bool:
     return bool(_URL.match(text))
 
 
-def parent_url(url: str) -> str:
-    """Return the URL of the folder that holds a file."""
-    return url.rpartition("/")[0]
-
-
 def open_path(table: str, schemes: Sequence[str]) -> Any:
     """Return a `Path`, or for a URL an object with the interface of `Path`.
 
@@ -121,12 +116,7 @@ def _refusal(scheme: str, schemes: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """The file behind a cell that holds a URL, which is read when the sample is decoded.
-
-    Attributes:
-        url: URL of the file.
-        schemes: URL schemes that may be read.
-    """
+    """The file behind a cell that holds a URL; it is read when the sample is decoded."""
 
     url: str
     schemes: tuple[str, ...]
@@ -142,12 +132,12 @@ class RemoteFile:
             raise OSError(_refusal(scheme, self.schemes))
         try:
             import fsspec
-        except ImportError as error:
-            raise OSError(f"{error}; {_INSTALL}") from error
-        try:
+
             with fsspec.open(self.url, "rb") as file:
                 content: bytes = file.read(size)
                 return content
+        except ImportError as error:
+            raise OSError(f"{error}; {_INSTALL}") from error
         except Exception as error:
             # Each file system raises errors of its own.
             raise OSError(f"{self.url}: {error or type(error).__name__}") from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dimml.errors import DimmlError, InputError
+from dimml.names import SCORE_SUFFIXES
 from dimml.outputs import FusedBatch, PreparedSample
 from dimml.predictor import Predictor
 from dimml.runtime.providers import GpuOptions
@@ -112,31 +112,16 @@ def _with_errors(
 def score_schema(modalities: Sequence[str], labels: Sequence[str]) -> pa.Schema:
     """Return the columns of scores without those kept from the input; see docs/scoring.md."""
     text, number = pa.string(), pa.float64()
-    columns: list[tuple[str, Any]] = [
-        ("id", text),
-        ("label", text),
-        ("confidence", number),
-        ("prediction_set", pa.list_(text)),
-    ]
+    columns = [("id", text), ("label", text), ("confidence", number)]
+    columns.append(("prediction_set", pa.list_(text)))
+    types = (pa.bool_(), text, number, number)
     for name in modalities:
         columns += [
-            (f"{name}_present", pa.bool_()),
-            (f"{name}_label", text),
-            (f"{name}_confidence", number),
-            (f"{name}_weight", number),
+            (f"{name}_{suffix}", t) for suffix, t in zip(SCORE_SUFFIXES, types, strict=True)
         ]
     if labels:
         columns.append(("probabilities", pa.struct([(label, number) for label in labels])))
     return pa.schema([*columns, *((name, text) for name in _LAST_COLUMNS)])
-
-
-def output_table(scores: pa.Table | pa.RecordBatch, kept: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the columns of `schema`, each from the scores or from what is kept of the input."""
-    columns = [
-        scores.column(name) if name in scores.schema.names else kept.column(name)
-        for name in schema.names
-    ]
-    return pa.table(columns, schema=schema)
 
 
 def to_stream(batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> bytes:

@@ -26,13 +26,11 @@ def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
     names = pyarrow.parquet.read_schema(parts[0]).names
     with path.open("w", encoding="utf-8", newline="") as file:
         if suffix == ".jsonl":
-            for row in _rows(parts):
-                file.write(_json(row) + "\n")
+            file.writelines(_json(row) + "\n" for row in _rows(parts))
             return
         writer = csv.writer(file)
         writer.writerow(names)
-        for row in _rows(parts):
-            writer.writerow([_cell(row[name]) for name in names])
+        writer.writerows([_cell(row[name]) for name in names] for row in _rows(parts))
 
 
 def _rows(parts: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
@@ -44,7 +42,7 @@ def _rows(parts: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
 def _cell(value: Any) -> Any:
     if isinstance(value, list | dict | bool):
         return _json(value)
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    return _json_value(value) if isinstance(value, bytes) else value
 
 
 def _json(value: Any) -> str:

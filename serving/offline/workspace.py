@@ -66,23 +66,17 @@ class Job(pydantic.BaseModel):
         differences = []
         for name in Job.model_fields:
             mine, theirs = getattr(self, name), getattr(other, name)
-            if mine == theirs:
-                continue
-            if isinstance(mine, dict):
+            if isinstance(mine, dict) and mine != theirs:
                 keys = sorted(k for k in mine | theirs if mine.get(k) != theirs.get(k))
                 differences.append(f"other {name} ({', '.join(keys[:3])})")
-            else:
+            elif mine != theirs:
                 differences.append(f"{name} {mine}, not {theirs}")
         return " and ".join(differences)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The place where a job writes.
-
-    Attributes:
-        out: The output that the user named: a folder of parts, or one file.
-    """
+    """The place where a job writes; `out`, which the user named, is a folder or one file."""
 
     out: Path
 
