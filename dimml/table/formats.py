@@ -236,9 +236,8 @@ def _checked(record: Mapping[str, Any], line: int) -> Record:
 
 
 def _broken(message: str, identifier: Any = None) -> BrokenRecord:
-    return BrokenRecord(
-        InputError("invalid_request", message), identifier if is_utf8(identifier) else None
-    )
+    readable_id = identifier if is_utf8(identifier) else None
+    return BrokenRecord(InputError("invalid_request", message), readable_id)
 
 
 def is_utf8(value: Any) -> bool:

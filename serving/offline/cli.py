@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -33,15 +32,13 @@ EngineName = StrEnum("EngineName", ["local", "ray"])
 _Texts = list[str] | None
 _Count = int | None
 _Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
-_Table = Annotated[
-    str, typer.Argument(metavar="INPUT", help="Table, folder or pattern of tables, or URL.")
-]
+_Table = Annotated[str, typer.Argument(metavar="INPUT", help="Table, folder, pattern or URL.")]
 _Out = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="Folder, or .parquet, .jsonl or .csv file.")
 ]
 _Column = Annotated[_Texts, _option(_INPUT, "Column of a modality, as MODALITY=COLUMN.")]
 _OnUnreadable = Annotated[
-    OnUnreadable, _option(_INPUT, "Default: error; absent lets the other modalities answer.")
+    OnUnreadable, _option(_INPUT, "Default: error; absent: let other modalities answer.")
 ]
 _AllowScheme = Annotated[_Texts, _option(_INPUT, "URL scheme that may be read, such as s3.")]
 _Keep = Annotated[_Texts, _option(_OUTPUT, "Input column to keep, or NAME=COLUMN to rename it.")]
@@ -59,13 +56,9 @@ _Workers = Annotated[
 _WindowRows = Annotated[
     _Count, _option(_MACHINE, f"Rows computed together; default: {WINDOW_ROWS}.", min=1)
 ]
-_Engine = Annotated[EngineName, _option(_MACHINE, "local (default), or ray for a cluster.")]
-_RayAddress = Annotated[
-    str | None, _option(_MACHINE, "Address of the cluster, or auto; default: start one here.")
-]
-_Gpus = Annotated[
-    float, _option(_MACHINE, "GPUs of one process on a cluster, such as 0.5; default: 0.", min=0)
-]
+_Engine = Annotated[EngineName, _option(_MACHINE, "Default: local; ray for a cluster.")]
+_RayAddress = Annotated[str | None, _option(_MACHINE, "Cluster, or auto; default: start one here.")]
+_Gpus = Annotated[float, _option(_MACHINE, "GPUs of a process on a cluster.", min=0, max=1_000)]
 
 
 def score(
@@ -101,8 +94,6 @@ def score(
     """
     if engine == "local" and (ray_address or gpus):
         raise UsageError("--ray-address and --gpus go with --engine ray")
-    if not math.isfinite(gpus):
-        raise UsageError(f"--gpus is a finite number, not {gpus}")
     options = ScoreOptions(
         columns=_pairs("column", column),
         keep=_pairs("keep", keep),
@@ -129,14 +120,14 @@ def score(
 
 
 def _pairs(option: str, arguments: Sequence[str] | None) -> dict[str, str]:
-    """`NAME=COLUMN`; for `--keep` also a column that keeps its name."""
+    """Parse `NAME=COLUMN`, and for `--keep` also `COLUMN`."""
     pairs: dict[str, str] = {}
     for text in arguments or ():
         name, equals, column = text.partition("=")
         if not equals and option == "keep":
             column = name
         if not (name and column):
-            raise UsageError(f"--{option} {text!r}: give NAME=COLUMN")
+            raise UsageError(f"--{option} {text!r}: expected NAME=COLUMN")
         if name in pairs:
             raise UsageError(f"--{option}: {name} is given twice")
         pairs[name] = column

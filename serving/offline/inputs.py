@@ -36,10 +36,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class RowWindow:
-    """Rows that are computed together.
-
-    The windows of a job do not depend on the engine or on the number of processes, so that the
-    scores do not either.
+    """Rows that are computed together, which are the same for every engine and number of processes.
 
     Attributes:
         part: Number of the output part that the rows belong to.
@@ -71,10 +68,7 @@ class Inputs:
     schemes: tuple[str, ...] = ()
 
     def check(self) -> str | None:
-        """Reject tables that lack a column which the user named, or every modality.
-
-        Returns:
-            A warning that names the modalities without a column; None where all have one.
+        """Check the columns of the tables, and return a warning of modalities without a column.
 
         Raises:
             ManifestError: If a table cannot be read, or has no column of a modality.
@@ -144,9 +138,6 @@ class Inputs:
             start: Number of the first part.
             stop: Number of the part after the last; None for all parts.
             done: Numbers of the parts to leave out.
-
-        Raises:
-            ManifestError: If a table cannot be read.
         """
         part, rows, kept = start, list[ScoreRow](), list[pa.Table]()
         left = part_rows

@@ -96,7 +96,7 @@ def score_tables(
     overwrite: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Score tables into a folder of parts or into one file.
+    """Score tables into a folder of parts or one file, and return the report written beside it.
 
     Args:
         bundle: Folder of the bundle.
@@ -107,9 +107,6 @@ def score_tables(
         max_errors: Limit of the rows with errors; None for no limit.
         overwrite: Whether to remove earlier scores.
         as_json: Whether to write events to standard output instead of progress to standard error.
-
-    Returns:
-        The report, which is also written beside the scores.
 
     Raises:
         UsageError: If an argument, a table or the content of the output does not fit.

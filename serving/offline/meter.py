@@ -83,8 +83,8 @@ class Meter:
             "rows_per_second": round(self.rows_per_second, 1),
             "seconds_left": self._seconds_left(),
         }
-        document = {"event": name, **figures, **details}
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        event = {"event": name, **figures, **details}
+        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
     def _seconds_left(self) -> int | None:

@@ -38,7 +38,8 @@ def find_tables(
     # Paths are absolute, as a job may be resumed, and its processes may run, in another folder.
     root = Path(os.path.abspath(argument))
     if root.is_dir():
-        paths = [path for path in root.rglob("*") if not _is_hidden(path, root)]
+        names = {path: path.relative_to(root).parts for path in root.rglob("*")}
+        paths = [p for p in names if not any(name[0] in "._" for name in names[p])]
         reason = f"the folder {root} holds no table"
     elif root.exists() or not glob.has_magic(str(root)):
         return (str(root),)
@@ -56,10 +57,6 @@ def find_tables(
     if not tables:
         raise UsageError(f"{reason} ({', '.join(SUFFIXES)})")
     return tuple(tables)
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    return any(name.startswith((".", "_")) for name in path.relative_to(root).parts)
 
 
 def is_url(text: str) -> bool:

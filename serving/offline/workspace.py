@@ -34,17 +34,13 @@ _PART = re.compile(r"part-(\d{5,})\.parquet")
 class Job(pydantic.BaseModel):
     """Everything that the bytes of the output depend on, stored beside the parts.
 
+    The attributes that are not described here are those of `ScoreOptions`.
+
     Attributes:
         bundle: Id of the bundle.
         tables: Path or URL of each table to its size and checksum.
-        columns: Modality to column.
-        keep: Output column to input column.
-        on_unreadable: See `Predictor.predict`.
-        probabilities: Whether the output has a column of all probabilities.
         provider: Execution provider.
         threads: Threads of each graph.
-        part_rows: Rows of an output part.
-        window_rows: Rows that are computed together.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -147,10 +143,7 @@ class Workspace:
                 self.folder.rmdir()
 
     def prepare(self, job: Job, overwrite: bool) -> set[int]:
-        """Resume the job that was begun here, or begin this one.
-
-        Returns:
-            Numbers of the parts that are complete.
+        """Resume the job begun here, or begin this one; return the numbers of complete parts.
 
         Raises:
             UsageError: If another job was begun here.

@@ -160,7 +160,7 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(
     [
         (["--part-rows", "0"], "Invalid value for '--part-rows'"),
         (["--on-unreadable", "skip"], "'skip' is not one of 'error', 'absent'"),
-        (["--column", "audio"], "give NAME=COLUMN"),
+        (["--column", "audio"], "expected NAME=COLUMN"),
         (["--column", "video=x"], "no modality 'video'"),
         (["--engine", "spark"], "'spark' is not one of 'local', 'ray'"),
         (["--gpus", "1"], "go with --engine ray"),
