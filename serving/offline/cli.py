@@ -44,7 +44,7 @@ _AllowScheme = Annotated[_Texts, _option(_INPUT, "URL scheme that may be read, s
 _Keep = Annotated[_Texts, _option(_OUTPUT, "Input column to keep, or NAME=COLUMN to rename it.")]
 _Probabilities = Annotated[bool, _flag("--probabilities", "Add a column of all probabilities.")]
 _PartRows = Annotated[_Count, _option(_OUTPUT, f"Rows of a part; default: {PART_ROWS:,}.", min=1)]
-_MaxErrors = Annotated[_Count, _option(_OUTPUT, "Limit of the rows with errors.", min=0)]
+_MaxErrors = Annotated[_Count, _option(_OUTPUT, "Fail if more rows than this have errors.", min=0)]
 _Overwrite = Annotated[bool, _flag("--overwrite", "Remove earlier scores.")]
 _AsJson = Annotated[bool, _flag("--json", "Write events as JSON lines.")]
 _Providers = Annotated[
