@@ -38,7 +38,7 @@ def job_of(bundle: Path, **changes: Any) -> Job:
     return Job(**{**settings, **changes})
 
 
-def test_a_process_that_scores_loads_nothing_of_training(tiny_bundle: Path) -> None:
+def test_scoring_process_loads_no_training_library(tiny_bundle: Path) -> None:
     code = f"""
 import json, multiprocessing, sys
 from serving.offline import local
@@ -62,7 +62,7 @@ print(json.dumps(sorted(sys.modules)))
     assert modules & HEAVY == set()
 
 
-def score_unless_deadly(windows: list[list[ScoreRow]]) -> bytes:
+def die_of_row_r5(windows: list[list[ScoreRow]]) -> bytes:
     rows = [row for window in windows for row in window]
     if any(row.id == "r5" and not isinstance(row.sample, InputError) for row in rows):
         os._exit(1)
@@ -72,26 +72,26 @@ def score_unless_deadly(windows: list[list[ScoreRow]]) -> bytes:
 SCORE = local._score_windows
 
 
-def test_a_row_that_its_process_dies_of_fails_alone(
+def test_row_that_kills_its_process_gets_an_error_alone(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tmp_path / "in.csv"
     table.write_text("id,text\n" + "".join(f"r{n},x\n" for n in range(12)))
     inputs = Inputs((str(table),), KINDS, {name: name for name in KINDS}, {})
-    monkeypatch.setattr(local, "_score_windows", score_unless_deadly)
+    monkeypatch.setattr(local, "_score_windows", die_of_row_r5)
     engine = local.LocalEngine(tiny_bundle, 1, 1)
     parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), (), 12)
-    found = pa.concat_tables([t for _, windows in parts for t in windows]).to_pylist()
-    assert [row["id"] for row in found] == [f"r{n}" for n in range(12)]
-    assert [row["id"] for row in found if row["error_code"] == "unreadable"] == ["r5"]
-    assert sum(row["label"] is not None for row in found) == 11
+    results = pa.concat_tables([t for _, windows in parts for t in windows]).to_pylist()
+    assert [row["id"] for row in results] == [f"r{n}" for n in range(12)]
+    assert [row["id"] for row in results if row["error_code"] == "unreadable"] == ["r5"]
+    assert sum(row["label"] is not None for row in results) == 11
 
 
 def die(windows: list[list[ScoreRow]]) -> bytes:
     os._exit(1)
 
 
-def test_processes_that_all_die_are_told_of(
+def test_processes_that_die_at_the_start_raise_an_error(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in.csv").write_text("id,text\nr0,x\n")
@@ -103,18 +103,16 @@ def test_processes_that_all_die_are_told_of(
         [list(windows) for _, windows in parts]
 
 
-def test_windows_are_computed_alike_whatever_the_number_of_processes(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_scores_do_not_depend_on_the_number_of_processes(tiny_bundle: Path, tmp_path: Path) -> None:
     table = tmp_path / "in.csv"
     table.write_text("id,text\n" + "".join(f"r{n},seven {n}\n" for n in range(30)))
     inputs = Inputs((str(table),), KINDS, {name: name for name in KINDS}, {})
-    found = []
+    results = []
     for workers in (1, 3):
         engine = local.LocalEngine(tiny_bundle, workers, 1)
         parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), {1}, 30)
-        found.append([(number, pa.concat_tables(list(windows))) for number, windows in parts])
-    assert [number for number, _ in found[0]] == [0, 2, 3, 4, 5, 6, 7]
-    for (number, table_of_one), (other, table_of_three) in zip(*found, strict=True):
+        results.append([(number, pa.concat_tables(list(windows))) for number, windows in parts])
+    assert [number for number, _ in results[0]] == [0, 2, 3, 4, 5, 6, 7]
+    for (number, table_of_one), (other, table_of_three) in zip(*results, strict=True):
         assert number == other
         assert table_of_one.equals(table_of_three)
