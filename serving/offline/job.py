@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,11 +15,11 @@ from dimml import __version__
 from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
 from dimml.interrupt import stop_on_signal
-from dimml.machine import available_cores, cuda_devices, installed_versions
+from dimml.machine import available_cores, cuda_devices
 from dimml.probe import settle_provider
 from dimml.progress import print_status
 from dimml.runtime.providers import Provider
-from dimml.runtime.session import VERSION
+from dimml.runtime.session import ONNXRUNTIME_VERSION
 from serving.offline.inputs import Inputs
 from serving.offline.local import LocalEngine
 from serving.offline.meter import Meter
@@ -243,8 +244,8 @@ def _report(workspace: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
         "versions": {
             "dimml": __version__,
             "python": platform.python_version(),
-            "onnxruntime": VERSION,
-            **installed_versions(_PACKAGES),
+            "onnxruntime": ONNXRUNTIME_VERSION,
+            **{name: version(name) for name in _PACKAGES},
         },
         "job": job.model_dump(mode="json"),
     }

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import dimml
+import serving
 from dimml.errors import DimmlError, UsageError
-from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
 from serving.offline.inputs import Inputs
 from serving.offline.scorer import Scorer, from_stream, to_stream
@@ -91,7 +92,8 @@ class RayEngine:
         _check_reachable(self._address)
         # Ray installs a SIGTERM handler, which would end the job in the middle of a part.
         previous_handler = signal.getsignal(signal.SIGTERM)
-        modules = [str(SOURCE_ROOT / "dimml"), str(SOURCE_ROOT / "serving")]
+        # The nodes score with the packages that this process runs, wherever those are.
+        modules = [str(Path(str(package.__file__)).parent) for package in (dimml, serving)]
         try:
             ray.init(
                 self._address,
