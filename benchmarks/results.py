@@ -1,9 +1,9 @@
-"""Write the result files of benchmarks, and format the figures and tables in their reports."""
+"""Write the result files of benchmarks, and format the figures in their reports."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -68,16 +68,10 @@ class Spread:
         return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---") -> str:
-    """Return a Markdown table; `align` is the rule under every column but the first."""
-    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def machine_line(machine: Mapping[str, Any]) -> str:
     """Return the processor, memory, system and package versions of a result as one line."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']}, Python {machine['python']}. {packages}.\n"
+        f"{machine['system']}, Python {machine['python']}. {packages}."
     )

@@ -26,12 +26,11 @@ from dimml.errors import DimmlError, TrainingError, UsageError
 from dimml.files import new_file
 from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
-from train.compare.plan import RESULTS as RUN_RESULTS
-from train.compare.plan import ComparisonPlan
-from train.compare.results import read_results, scope_of
-from train.compare.runner import compare_runs
-from train.compare.statistics import paired, spread
-from train.compare.summary import measure
+from train.compare.results import RESULTS as RUN_RESULTS
+from train.compare.results import measured_scope, read_results
+from train.compare.runner import ComparisonPlan, compare_runs
+from train.compare.statistics import mean_and_deviation, paired
+from train.compare.summary import run_measures
 from train.recipe import load_recipe
 
 RECIPE = SOURCE_ROOT / "train" / "recipes" / "digits.yaml"
@@ -254,10 +253,10 @@ def _figures(name: str) -> dict[str, Any]:
         if not (folder / RUN_RESULTS / arm.run).exists():
             continue
         results = read_results(folder)
-        scope = scope_of(results)
+        scope = measured_scope(results)
         by_arm[title] = {
             result.seed: {
-                **{key: measure(result, scope)[key] for key in FIGURES},
+                **{key: run_measures(result, scope)[key] for key in FIGURES},
                 **{s: result.subsets.get(s, {}).get("accuracy") for s in scope.subsets},
             }
             for result in results
@@ -278,7 +277,7 @@ def _figures(name: str) -> dict[str, Any]:
             title: {
                 "seeds": sorted(seeds),
                 "settings": list(group.arms[title].settings),
-                "figures": {key: spread(by_seed(seeds, key).values()) for key in keys},
+                "figures": {key: mean_and_deviation(by_seed(seeds, key).values()) for key in keys},
                 "differences": {
                     key: paired(by_seed(first, key), by_seed(seeds, key)) for key in keys
                 },

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.results import Document, machine_line, markdown_table
+from benchmarks.results import Document, machine_line
+from train.markdown import table
 
 FIGURES = ("mean", "worst", "full", "missing_area", "nll_mean")
 """Keys of `train.compare.summary.MEASURES`, reported in addition to each subset's accuracy."""
@@ -25,7 +26,7 @@ take the same number of steps.
 def markdown(document: Document) -> str:
     """Return the report."""
     groups = (_group(group) for group in document["groups"].values())
-    return "\n".join([HEAD, *groups, machine_line(document["machine"])])
+    return "\n\n".join([HEAD.strip(), *groups, machine_line(document["machine"])]) + "\n"
 
 
 def _group(group: Mapping[str, Any]) -> str:
@@ -44,8 +45,8 @@ def _group(group: Mapping[str, Any]) -> str:
         for title, arm in arms.items()
     ]
     settings = {title: arm["settings"] for title, arm in arms.items()} | {"All": group["settings"]}
-    notes = [f"\n{title}: `{' '.join(words)}`.\n" for title, words in settings.items() if words]
-    return f"## {group['title']}\n\n{markdown_table(head, rows, '--:')}" + "".join(notes)
+    notes = [f"{title}: `{' '.join(words)}`." for title, words in settings.items() if words]
+    return "\n\n".join([f"## {group['title']}", table(head, rows), *notes])
 
 
 def _percent(value: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.gpu.models import EncoderCase, HalfEncoder
 from benchmarks.gpu.roofline import synchronize
 from dimml.nn.fusion import blank_absent
-from dimml.runtime.cuda import Device
+from dimml.runtime.cuda import BoundEncoder, Device, Staging
 from dimml.runtime.providers import GpuOptions, Provider
 from dimml.runtime.session import Graph
 
@@ -83,9 +83,9 @@ def _bound_run(
 ) -> Run:
     """Return a function that computes features on the device, as the service does."""
     memory = Device(device, 0, cuda_graphs)
-    encoder = memory.encoder(graph)
+    encoder = BoundEncoder(graph, memory)
     size = len(next(iter(inputs.values())))
-    staging = memory.staging(1, size, int(graph.outputs["features"][-1]))
+    staging = Staging(1, size, int(graph.outputs["features"][-1]), memory)
     encoder.warm_up(inputs, staging, 0, size)
 
     def run() -> None:

@@ -16,7 +16,8 @@ from benchmarks.http.targets import (
     disturbed,
     throughput_ratio,
 )
-from benchmarks.results import Document, Spread, machine_line, markdown_table
+from benchmarks.results import Document, Spread, machine_line
+from train.markdown import NOT_MEASURED, Bold, table
 
 HEAD = """# HTTP service: dimml and rivals
 
@@ -32,8 +33,7 @@ the median is taken.
 
 In {disturbed} of {cells} measurements, other processes used more than {limit:g} cores.
 """
-DISTURBED_NOTE = "**Other processes disturbed this run: repeat it on a quiet machine.**\n"
-NOT_MEASURED = "-"
+DISTURBED_NOTE = "**Other processes disturbed this run: repeat it on a quiet machine.**"
 
 
 def markdown(document: Document) -> str:
@@ -43,21 +43,23 @@ def markdown(document: Document) -> str:
     wrk = f"wrk {document['machine']['packages']['wrk']}"
     count, cells = disturbed(rounds)
     parts = [
-        HEAD.format(disturbed=count, cells=cells, limit=MAX_DISTURBANCE_CORES, wrk=wrk, **settings),
+        HEAD.strip().format(
+            disturbed=count, cells=cells, limit=MAX_DISTURBANCE_CORES, wrk=wrk, **settings
+        ),
         DISTURBED_NOTE if count else "",
         machine_line(document["machine"]),
-        "## Targets\n",
+        "## Targets",
         _targets(document["targets"]),
-        "## All modalities\n",
+        "## All modalities",
         _servers(rounds, settings["connections"]),
-        "## Other subsets, req/s\n",
+        "## Other subsets, req/s",
         _subsets(rounds),
-        "## Floor: the predictor's stages in loops, without HTTP\n",
+        "## Floor: the predictor's stages in loops, without HTTP",
         _floor(rounds),
-        "## Where the time of a request goes, µs\n",
+        "## Where the time of a request goes, µs",
         _stages(rounds),
     ]
-    return "\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _targets(targets: Iterable[Mapping[str, Any]]) -> str:
@@ -66,11 +68,11 @@ def _targets(targets: Iterable[Mapping[str, Any]]) -> str:
             one["target"],
             one["bound"],
             f"{Spread(one['median'], one['low'], one['high']):.2f}",
-            "yes" if one["met"] else "**no**",
+            "yes" if one["met"] else Bold("no"),
         )
         for one in targets
     ]
-    return markdown_table(("", "target", "measured", "met"), rows)
+    return table(("", "target", "measured", "met"), rows)
 
 
 def _servers(rounds: Sequence[Round], connections: Sequence[int]) -> str:
@@ -96,7 +98,7 @@ def _servers(rounds: Sequence[Round], connections: Sequence[int]) -> str:
         rows.append(row)
     cpu = [f"CPU ms/request at {count}" for count in (min(connections), highest)]
     cpu += [f"cores used at {highest}"]
-    return markdown_table(["", *rates, *latencies, *cpu, ratio, *last], rows)
+    return table(["", *rates, *latencies, *cpu, ratio, *last], rows)
 
 
 def _subsets(rounds: Sequence[Round]) -> str:
@@ -109,7 +111,7 @@ def _subsets(rounds: Sequence[Round]) -> str:
     )
     names = [n for n in _names(rounds) if any(_values(rounds, n, k, "per_second") for k in keys)]
     rows = [[key, *(_figure(rounds, name, key, "per_second") for name in names)] for key in keys]
-    return markdown_table(["present @ connections", *names], rows)
+    return table(["present @ connections", *names], rows)
 
 
 def _floor(rounds: Sequence[Round]) -> str:
@@ -125,7 +127,7 @@ def _floor(rounds: Sequence[Round]) -> str:
         rows.append([str(processes), str(batch), rate, *stages])
     first = next(iter(loops.values()), None)
     names = [f"{name}, µs" for name in first[0]["stage_us"]] if first else []
-    return markdown_table(["processes", "batch", "req/s", *names], rows)
+    return table(["processes", "batch", "req/s", *names], rows)
 
 
 def _stages(rounds: Sequence[Round]) -> str:
@@ -144,10 +146,10 @@ def _stages(rounds: Sequence[Round]) -> str:
         shown = [f"{median(values):.0f}" for values in times]
         rows.append([name, key, *shown, f"{median(batches):.1f}" if batches else NOT_MEASURED])
     if not rows:
-        return "Not exposed by this version of the service.\n"
+        return "Not exposed by this version of the service."
     # Under load, wall time also contains waits for a core.
     note = "Stages are wall time, summed over threads. The rest is CPU time less the stages.\n\n"
-    return note + markdown_table(["", "load", *STAGES, "rest", "CPU", "mean batch"], rows)
+    return note + table(["", "load", *STAGES, "rest", "CPU", "mean batch"], rows)
 
 
 def _names(rounds: Sequence[Round]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.accuracy import interaction_report
 from benchmarks.http import report as http_report
-from benchmarks.results import RESULTS, Document, Spread, markdown_table, write_result
+from benchmarks.results import RESULTS, Document, Spread, write_result
 
 
 def test_result_is_written_with_the_machine_and_its_report(tmp_path: Path) -> None:
@@ -39,11 +39,6 @@ def test_spread_without_a_range_is_one_number() -> None:
 def test_spread_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing was measured"):
         Spread.of([])
-
-
-def test_markdown_table_has_a_rule_under_its_head() -> None:
-    table = markdown_table(("", "a"), [("x", "1")], "--:")
-    assert table == "|  | a |\n| --- | --: |\n| x | 1 |\n"
 
 
 @pytest.mark.parametrize(
