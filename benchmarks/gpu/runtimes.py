@@ -33,7 +33,7 @@ def encoder_runs(
     inputs = case.batch(size)
     graph_precision = "fp16" if precision == "fp16" else "fp32"
 
-    def module() -> nn.Module:
+    def build_module() -> nn.Module:
         # A copy, because `half` and `to` change a module in place.
         encoder = copy.deepcopy(case.module)
         return (HalfEncoder(encoder) if precision == "fp16" else encoder).to(device).eval()
@@ -47,8 +47,8 @@ def encoder_runs(
         return lambda: session.run(inputs)
 
     runs: dict[str, Callable[[], Run]] = {
-        EAGER: lambda: _torch_run(module(), inputs, device),
-        COMPILED: lambda: _torch_run(compiled(module()), inputs, device),
+        EAGER: lambda: _torch_run(build_module(), inputs, device),
+        COMPILED: lambda: _torch_run(compiled(build_module()), inputs, device),
         PLAIN: plain,
         BOUND: lambda: _bound_run(graph(), inputs, device),
     }

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from benchmarks.options import benchmark_parser
 from benchmarks.results import RESULTS, write_result
 from benchmarks.samples import modality_kinds
 from dimml.errors import DimmlError, UsageError
-from dimml.machine import SOURCE_ROOT, available_cores, describe_machine, installed_versions
+from dimml.machine import SOURCE_ROOT, available_cores, describe_machine
 from dimml.predictor import Predictor
 from dimml.progress import print_status
 from dimml.samples import subset_name, subsets
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     results = QUICK_RESULTS if options.quick else RESULTS
     machine = describe_machine()
-    machine["packages"] |= {**installed_versions(PACKAGES), "wrk": wrk_version()}
+    machine["packages"] |= {**{name: version(name) for name in PACKAGES}, "wrk": wrk_version()}
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dimml-bench-", ignore_cleanup_errors=True) as name:
         settings = _settings(options, Path(name))

@@ -114,7 +114,7 @@ class OverloadTest:
 
     def _accepted_rate(self, connections: int, seconds: float) -> float:
         load = run_wrk(self.server.url, self.bodies, connections, seconds)
-        return (load.requests - load.not_2xx) / load.seconds
+        return float((load.requests - load.not_2xx) / load.seconds)
 
     def _accepted(self) -> float:
         """Return the number of accepted requests so far, by the service's own metrics."""

@@ -11,11 +11,11 @@ import torch
 
 from dimml import Predictor
 from dimml.bundle import Bundle
-from dimml.runtime.execution import EncoderCall
+from dimml.runtime.execution import EncoderCall, HostPath
 from train.run import load_run
 
 
-class TorchPath:
+class TorchPath(HostPath):
     """Runs the eager PyTorch model of a run in place of the bundle's graphs.
 
     Args:
@@ -40,9 +40,6 @@ class TorchPath:
     def classify(self, features: torch.Tensor, present: np.ndarray) -> list[np.ndarray]:
         outputs = self._model.fusion(features, torch.from_numpy(present))
         return [tensor.numpy() for tensor in outputs]
-
-    def warm_up(self, batch_size: int) -> None:
-        pass
 
 
 def torch_predictor(run: Path, bundle: Path) -> Predictor:
