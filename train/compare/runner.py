@@ -33,7 +33,7 @@ from train.compare.results import (
     stored_settings,
 )
 from train.methods import METHODS, VARIANTS, method_class, method_of
-from train.recipe import Recipe, written
+from train.recipe import Recipe
 
 if TYPE_CHECKING:
     from train.compare.trial import TrialRunner
@@ -195,12 +195,11 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
 
 def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all results of a folder share; seeds and methods may be added later."""
-    from train.data.splits import fingerprint
+    from train.data.splits import table_sha256
 
-    excluded = {"method", "options", "data"}
     return {
-        "recipe": {k: v for k, v in written(recipe).items() if k not in excluded},
-        "data": fingerprint(recipe.data),
+        "recipe": recipe.model_dump(mode="json", exclude={"method", "options", "data"}),
+        "data": table_sha256(recipe.data),
         "trials": plan.trials,
         "protocol": PROTOCOL,
         "version": __version__,
