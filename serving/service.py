@@ -40,7 +40,7 @@ from serving.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
-    from serving.pipeline import Answer
+    from serving.pipeline import PipelineResult
 
 SWITCH_SECONDS = 0.0002
 """How long a thread may keep Python's interpreter from another that wants it.
@@ -196,7 +196,7 @@ class Dimml:
             return error_answer(answer.content)
         return json_answer(orjson.dumps(answer.content))
 
-    def compute(self, requests: Sequence[RawRequest]) -> list[Answer]:
+    def compute(self, requests: Sequence[RawRequest]) -> list[PipelineResult]:
         """The answers of a batch."""
         QUEUE.set(self.batcher.depth)
         return self.pipeline.answer(requests)
