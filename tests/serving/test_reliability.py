@@ -19,7 +19,7 @@ import httpx
 import PIL.Image
 import pytest
 
-from serving.batching import TIGHT_SECONDS
+from serving.batching import SHORT_QUEUE_SECONDS
 
 FORM = {"text": "seven"}
 
@@ -80,7 +80,7 @@ class TestOverload:
         )
         with ThreadPoolExecutor(6) as pool, socket.create_connection(("127.0.0.1", port)) as line:
             # The test before this one may have made the queue short.
-            time.sleep(TIGHT_SECONDS)
+            time.sleep(SHORT_QUEUE_SECONDS)
             busy = [pool.submit(ask, small_queue, files={"image": picture}) for _ in range(6)]
             wait_until(lambda: any(future.done() for future in busy))  # one was refused
             line.sendall(big % 1_000_000)
@@ -153,7 +153,7 @@ class TestOverload:
                 )
 
         # The tests before this one made the queue short.
-        time.sleep(TIGHT_SECONDS)
+        time.sleep(SHORT_QUEUE_SECONDS)
         predictions = 'dimml_predictions_total{subset="text"}'
         before = metric(small_queue, predictions)
         with ThreadPoolExecutor(3) as pool:
