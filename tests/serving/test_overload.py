@@ -18,7 +18,15 @@ import PIL.Image
 import pytest
 
 from serving.batching import TIGHT_SECONDS
-from tests.serving.load import FORM, answer_on, ask, at_once, metric, url_of, wait_until
+from tests.serving.responses import metric_of
+from tests.serving.server_requests import (
+    TEXT_FORM,
+    predict,
+    receive_response,
+    run_concurrently,
+    url_of,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,7 @@ def picture() -> bytes:
 @pytest.fixture(scope="module")
 def small_queue(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
     with open_server(tiny_bundle, workers=1, max_batch=1, queue=2) as server:
-        server.wait()
+        server.wait_until_ready()
         yield server
 
 
@@ -42,10 +50,10 @@ class TestOverload:
     ) -> None:
         def act(_: int) -> tuple[httpx.Response, float]:
             started = time.monotonic()
-            answer = ask(small_queue, files={"image": picture})
+            answer = predict(small_queue, files={"image": picture})
             return answer, time.monotonic() - started
 
-        answers = at_once(12, act)
+        answers = run_concurrently(12, act)
         counts = Counter(answer.status_code for answer, _ in answers)
         assert set(counts) == {200, 503}
         assert counts[200] >= 3
@@ -53,7 +61,7 @@ class TestOverload:
         for answer, _ in refused:
             assert answer.json()["error"]["code"] == "overloaded"
             assert int(answer.headers["retry-after"]) >= 1
-        assert ask(small_queue, data=FORM).status_code == 200
+        assert predict(small_queue, data=TEXT_FORM).status_code == 200
 
     def test_a_refused_connection_goes_on_and_its_body_is_dropped(
         self, small_queue: Any, picture: bytes
@@ -65,13 +73,13 @@ class TestOverload:
         with ThreadPoolExecutor(6) as pool, socket.create_connection(("127.0.0.1", port)) as line:
             # The test before this one may have made the queue short.
             time.sleep(TIGHT_SECONDS)
-            busy = [pool.submit(ask, small_queue, files={"image": picture}) for _ in range(6)]
+            busy = [pool.submit(predict, small_queue, files={"image": picture}) for _ in range(6)]
             wait_until(lambda: any(future.done() for future in busy))  # one was refused
             line.sendall(big % 1_000_000)
             # Before any of the body has come.
-            refused = answer_on(line)
+            refused = receive_response(line)
             line.sendall(b"x" * 1_000_000 + b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert answer_on(line).startswith(b"HTTP/1.1 200")
+            assert receive_response(line).startswith(b"HTTP/1.1 200")
             head, _, body = refused.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503")
             assert b"x-request-id: mine" in head
@@ -85,13 +93,13 @@ class TestOverload:
         key = {"x-api-key": "k" * 16}
         settings = {"workers": 1, "max_batch": 1, "queue": 1, "api_keys": "k" * 16}
         with open_server(tiny_bundle, **settings) as server:
-            server.wait()
+            server.wait_until_ready()
             port = server.client.base_url.port
             lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
             for line in lines:
                 line.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-            answers = [ask(server, data=FORM, headers=key)]
-            statuses = {answer_on(line).split()[1] for line in lines}
+            answers = [predict(server, data=TEXT_FORM, headers=key)]
+            statuses = {receive_response(line).split()[1] for line in lines}
             for line in lines:
                 line.close()
         assert statuses == {b"401"}
@@ -102,7 +110,7 @@ class TestOverload:
 
         def flood() -> None:
             while not stop.is_set():
-                ask(small_queue, files={"image": picture})
+                predict(small_queue, files={"image": picture})
 
         floods = [threading.Thread(target=flood) for _ in range(6)]
         for thread in floods:
@@ -123,7 +131,7 @@ class TestOverload:
         try:
             for connection in slow:
                 connection.sendall(head + b"t")
-            assert all(ask(small_queue, data=FORM).status_code == 200 for _ in range(10))
+            assert all(predict(small_queue, data=TEXT_FORM).status_code == 200 for _ in range(10))
         finally:
             for connection in slow:
                 connection.close()
@@ -133,16 +141,18 @@ class TestOverload:
             time.sleep(0.1)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(
-                    url_of(small_queue) + "/predict", data=FORM, timeout=httpx.Timeout(30, read=0.1)
+                    url_of(small_queue) + "/predict",
+                    data=TEXT_FORM,
+                    timeout=httpx.Timeout(30, read=0.1),
                 )
 
         # The tests before this one made the queue short.
         time.sleep(TIGHT_SECONDS)
         predictions = 'dimml_predictions_total{subset="text"}'
-        before = metric(small_queue, predictions)
+        before = metric_of(small_queue.client, predictions)
         with ThreadPoolExecutor(3) as pool:
-            computed = pool.submit(ask, small_queue, files={"image": picture})
+            computed = pool.submit(predict, small_queue, files={"image": picture})
             list(pool.map(leave, range(2)))
             assert computed.result().status_code == 200
-        assert ask(small_queue, data=FORM).status_code == 200
-        assert metric(small_queue, predictions) - before == 1
+        assert predict(small_queue, data=TEXT_FORM).status_code == 200
+        assert metric_of(small_queue.client, predictions) - before == 1

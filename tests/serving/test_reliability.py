@@ -17,7 +17,12 @@ import httpx
 import PIL.Image
 import pytest
 
-from tests.serving.load import FORM, ask, at_once, url_of
+from tests.serving.server_requests import (
+    TEXT_FORM,
+    predict,
+    run_concurrently,
+    url_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +38,18 @@ def test_good_and_bad_requests_leave_no_file_and_no_descriptor(
     tiny_bundle: Path, open_server: Any
 ) -> None:
     with open_server(tiny_bundle, workers=1) as server:
-        server.wait()
+        server.wait_until_ready()
         [worker] = server.workers
 
         def act(number: int) -> None:
-            ask(server, data=FORM)
-            ask(server, files={"image": b"broken" * number, "audio": b"x" * 3_000_000})
-            ask(server, files={"song": b"x"})
+            predict(server, data=TEXT_FORM)
+            predict(server, files={"image": b"broken" * number, "audio": b"x" * 3_000_000})
+            predict(server, files={"song": b"x"})
 
-        at_once(8, act)
+        run_concurrently(8, act)
         before, files = worker.num_fds(), os.listdir(server.temporary)
         for _ in range(4):
-            at_once(8, act)
+            run_concurrently(8, act)
         assert worker.num_fds() <= before + 2
         assert os.listdir(server.temporary) == files
 
@@ -54,23 +59,23 @@ class TestStopping:
         self, tiny_bundle: Path, open_server: Any, picture: bytes
     ) -> None:
         with open_server(tiny_bundle) as server:
-            server.wait()
+            server.wait_until_ready()
             with ThreadPoolExecutor(6) as pool:
-                asked = [pool.submit(ask, server, files={"image": picture}) for _ in range(6)]
+                asked = [pool.submit(predict, server, files={"image": picture}) for _ in range(6)]
                 time.sleep(0.3)
                 server.process.send_signal(signal.SIGTERM)
                 answers = [future.result() for future in asked]
             assert [answer.status_code for answer in answers] == [200] * 6
             assert server.process.wait(timeout=30) == 0
             with pytest.raises(httpx.ConnectError):
-                ask(server, data=FORM)
+                predict(server, data=TEXT_FORM)
 
     def test_a_killed_worker_is_replaced_and_only_its_own_requests_fail(
         self, tiny_bundle: Path, open_server: Any
     ) -> None:
         with open_server(tiny_bundle) as server:
-            server.wait()
-            while len(server.workers) < 2 or ask(server, data=FORM).status_code != 200:
+            server.wait_until_ready()
+            while len(server.workers) < 2 or predict(server, data=TEXT_FORM).status_code != 200:
                 time.sleep(0.1)
             victim = server.workers[0]
             outcomes: list[tuple[float, int | str]] = []
@@ -81,13 +86,13 @@ class TestStopping:
                     if number == 20:
                         killed.wait(10)
                     try:
-                        outcome: int | str = ask(server, data=FORM).status_code
+                        outcome: int | str = predict(server, data=TEXT_FORM).status_code
                     except httpx.TransportError as error:
                         outcome = type(error).__name__
                     outcomes.append((time.monotonic(), outcome))
 
             threading.Timer(0.5, lambda: (victim.send_signal(signal.SIGKILL), killed.set())).start()
-            at_once(8, act)
+            run_concurrently(8, act)
             counts = Counter(outcome for _, outcome in outcomes)
             assert counts.pop(200) >= 8 * 60 - 8
             assert not [outcome for outcome in counts if isinstance(outcome, int)]
@@ -95,7 +100,7 @@ class TestStopping:
             while len(server.workers) < 2 and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert victim.pid not in {worker.pid for worker in server.workers}
-            assert ask(server, data=FORM).status_code == 200
+            assert predict(server, data=TEXT_FORM).status_code == 200
 
 
 class TestReload:
@@ -107,8 +112,8 @@ class TestReload:
             open_server(tiny_bundle, workers=1) as first,
             open_server(tiny_bundle, workers=1) as second,
         ):
-            first.wait()
-            second.wait()
+            first.wait_until_ready()
+            second.wait_until_ready()
             replicas = [url_of(first), url_of(second)]
             bundles: list[str] = []
             stop = threading.Event()
@@ -121,11 +126,11 @@ class TestReload:
             with ThreadPoolExecutor(4) as pool:
                 running = [pool.submit(balanced, number) for number in range(4)]
                 with open_server(any_length_bundle, workers=1) as third:
-                    third.wait()
+                    third.wait_until_ready()
                     replicas[0] = url_of(third)
                     assert first.stop() == 0
                     with open_server(any_length_bundle, workers=1) as fourth:
-                        fourth.wait()
+                        fourth.wait_until_ready()
                         replicas[1] = url_of(fourth)
                         assert second.stop() == 0
                         time.sleep(0.3)
@@ -140,7 +145,9 @@ def _ask_one_of(replicas: list[str], number: int) -> str:
     """A load balancer in small: the next replica where one does not take the connection."""
     for turn in range(2):
         try:
-            answer = httpx.post(replicas[(number + turn) % 2] + "/predict", data=FORM, timeout=30)
+            answer = httpx.post(
+                replicas[(number + turn) % 2] + "/predict", data=TEXT_FORM, timeout=30
+            )
         except httpx.TransportError:
             continue
         assert answer.status_code == 200

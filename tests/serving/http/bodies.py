@@ -1,8 +1,7 @@
-"""Bodies of requests, and what the parser makes of them."""
+"""Request bodies, and helpers that parse them as the service does."""
 
 from __future__ import annotations
 
-import base64
 import json
 
 import pytest
@@ -16,33 +15,30 @@ FIELDS = {
     "text": ModalityField(is_text=True),
     "clip": ModalityField(is_text=False, most=3),
 }
-BOUNDARY = "multipart/form-data; boundary=xyz"
+MULTIPART = "multipart/form-data; boundary=xyz"
 FILE = 'form-data; name="{}"; filename="{}"'
 FIELD = 'form-data; name="{}"'
 
 
-def part(disposition: str, content: bytes, *headers: str) -> bytes:
+def encode_part(disposition: str, content: bytes, *headers: str) -> bytes:
     lines = [f"Content-Disposition: {disposition}", *headers, "", ""]
     return b"--xyz\r\n" + "\r\n".join(lines).encode() + content + b"\r\n"
 
 
-def multipart(*parts: bytes) -> bytes:
+def encode_form(*parts: bytes) -> bytes:
     return b"".join(parts) + b"--xyz--\r\n"
 
 
-def parse_parts(*parts: bytes) -> dict[str, object]:
-    return dict(parse_body(BOUNDARY, multipart(*parts), FIELDS))
+def parse_form(*parts: bytes) -> dict[str, object]:
+    return dict(parse_body(MULTIPART, encode_form(*parts), FIELDS))
 
 
 def parse_json(document: object) -> dict[str, object]:
     return dict(parse_body(JSON, json.dumps(document).encode(), FIELDS))
 
 
-def refusal(content_type: str, body: bytes) -> InputError:
-    with pytest.raises(InputError) as caught:
+def parse_error(content_type: str, body: bytes) -> InputError:
+    """Return the error that parsing an invalid body raises."""
+    with pytest.raises(InputError) as error:
         parse_body(content_type, body, FIELDS)
-    return caught.value
-
-
-def encoded(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+    return error.value

@@ -18,17 +18,17 @@ from serving.http.protocol import LimitedProtocol
 from tests.serving.http.raw_requests import (
     GET,
     MEBIBYTE,
-    answers_of,
-    chunk,
-    chunked,
     connect,
+    encode_chunk,
+    parse_responses,
+    post_with_chunks,
 )
 
 
 @pytest.fixture(scope="module")
 def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
     with open_server(tiny_bundle, workers=1, timeout=2) as server:
-        server.wait()
+        server.wait_until_ready()
         yield server
 
 
@@ -36,10 +36,13 @@ FLOODS = {
     "a header without an end": (b"GET /livez HTTP/1.1\r\nX: ", b"a" * MEBIBYTE),
     "headers without an end": (b"GET /livez HTTP/1.1\r\n", b"X-a: b\r\n" * 100_000),
     "a URL without an end": (b"GET /", b"a" * MEBIBYTE),
-    "trailers without an end": (chunked(chunk() + b"0\r\n"), b"X-a: b\r\n" * 100_000),
-    "a trailer without an end": (chunked(chunk() + b"0\r\nX-a: "), b"a" * MEBIBYTE),
-    "a chunk's size without an end": (chunked(b"5;"), b"a" * MEBIBYTE),
-    "a body without an end": (chunked(b""), chunk(b"a" * MEBIBYTE)),
+    "trailers without an end": (
+        post_with_chunks(encode_chunk() + b"0\r\n"),
+        b"X-a: b\r\n" * 100_000,
+    ),
+    "a trailer without an end": (post_with_chunks(encode_chunk() + b"0\r\nX-a: "), b"a" * MEBIBYTE),
+    "a chunk's size without an end": (post_with_chunks(b"5;"), b"a" * MEBIBYTE),
+    "a body without an end": (post_with_chunks(b""), encode_chunk(b"a" * MEBIBYTE)),
     "requests without an end": (b"", GET * 20_000),
 }
 
@@ -117,7 +120,7 @@ class TestWaiting:
             for _ in range(3):
                 peer.writer.write(b"a")
                 await asyncio.sleep(0.05)
-            assert answers_of(await peer.ends_with()) == [(408, "timeout")]
+            assert parse_responses(await peer.ends_with()) == [(408, "timeout")]
 
         with_peer(act)
 
@@ -134,7 +137,7 @@ class TestWaiting:
 
     def test_a_body_that_is_still_to_come_after_the_answer_is_not_waited_for(self) -> None:
         async def act(peer: Peer) -> None:
-            peer.writer.write(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+            peer.writer.write(b"POST_HEAD / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
             assert (await peer.reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
             assert await peer.ends_with() == b""
 
@@ -153,7 +156,7 @@ def test_who_does_not_take_refusals_is_not_read_from(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(LimitedProtocol, "shed", staticmethod(lambda *_: refusal))
 
     async def act(peer: Peer) -> None:
-        peer.writer.write(b"POST /predict HTTP/1.1\r\n\r\n" * 1_000_000)
+        peer.writer.write(b"POST_HEAD /predict HTTP/1.1\r\n\r\n" * 1_000_000)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(peer.writer.drain(), 2)
         taken = 0

@@ -10,15 +10,15 @@ from dimml.errors import InputError
 from serving.http.parsing import JSON, URLENCODED, parse_body, parse_query
 from tests.serving.http.bodies import (
     FIELDS,
-    encoded,
+    parse_error,
     parse_json,
-    refusal,
 )
+from tests.serving.media import to_base64
 
 
 class TestJson:
     def test_files_are_base64_and_null_is_absent(self) -> None:
-        sample = parse_json({"audio": encoded(b"\x00\xff"), "image": None, "text": "two"})
+        sample = parse_json({"audio": to_base64(b"\x00\xff"), "image": None, "text": "two"})
         assert sample == {"audio": b"\x00\xff", "image": None, "text": "two"}
         assert parse_json({"image": ""}) == {"image": None}
 
@@ -29,8 +29,8 @@ class TestJson:
         assert parse_json({"image": "AA\r\nAA\r\n"}) == {"image": b"\0\0\0"}
 
     def test_several_frames_are_a_list(self) -> None:
-        assert parse_json({"clip": [encoded(b"a"), encoded(b"b")]}) == {"clip": [b"a", b"b"]}
-        assert parse_json({"clip": encoded(b"a")}) == {"clip": b"a"}
+        assert parse_json({"clip": [to_base64(b"a"), to_base64(b"b")]}) == {"clip": [b"a", b"b"]}
+        assert parse_json({"clip": to_base64(b"a")}) == {"clip": b"a"}
 
     @pytest.mark.parametrize(
         "value",
@@ -49,13 +49,13 @@ class TestJson:
         ],
     )
     def test_what_is_not_base64_is_refused(self, value: object) -> None:
-        error = refusal(JSON, json.dumps({"image": value}).encode())
+        error = parse_error(JSON, json.dumps({"image": value}).encode())
         assert (error.code, error.field) == ("invalid_request", "image")
         assert "base64" in error.message
 
     @pytest.mark.parametrize("value", [1, False, [], {}, ["two"]])
     def test_text_is_a_string(self, value: object) -> None:
-        error = refusal(JSON, json.dumps({"text": value}).encode())
+        error = parse_error(JSON, json.dumps({"text": value}).encode())
         assert (error.code, error.field) == ("invalid_request", "text")
 
     @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ class TestJson:
         ],
     )
     def test_malformed_bodies_are_invalid_requests(self, body: bytes) -> None:
-        assert refusal(JSON, body).code == "invalid_request"
+        assert parse_error(JSON, body).code == "invalid_request"
 
     def test_an_unknown_key_is_refused_even_where_it_cannot_be_encoded(self) -> None:
-        error = refusal(JSON, b'{"\\ud800": "x"}')
+        error = parse_error(JSON, b'{"\\ud800": "x"}')
         assert (error.code, error.field) == ("unknown_field", "?")
-        assert len(refusal(JSON, json.dumps({"k" * 10_000: 1}).encode()).message) < 200
+        assert len(parse_error(JSON, json.dumps({"k" * 10_000: 1}).encode()).message) < 200
 
 
 class TestUrlencoded:
@@ -94,7 +94,7 @@ class TestUrlencoded:
         assert parse_body(URLENCODED, b"text=&image=", FIELDS) == {"text": None, "image": None}
 
     def test_it_takes_no_file(self) -> None:
-        error = refusal(URLENCODED, urlencode({"image": "/etc/passwd"}).encode())
+        error = parse_error(URLENCODED, urlencode({"image": "/etc/passwd"}).encode())
         assert (error.code, error.field) == ("invalid_request", "image")
 
     def test_percent_encoded_bytes_that_are_not_utf8_are_passed_on_for_dimml_to_refuse(
@@ -113,12 +113,12 @@ class TestUrlencoded:
         ],
     )
     def test_malformed_bodies_are_refused(self, body: bytes, code: str) -> None:
-        assert refusal(URLENCODED, body).code == code
+        assert parse_error(URLENCODED, body).code == code
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "image/png", "application/jsonp", "x"])
 def test_other_content_types_are_refused_with_those_accepted(content_type: str) -> None:
-    error = refusal(content_type, b"x")
+    error = parse_error(content_type, b"x")
     assert (error.code, error.field) == ("unsupported_type", None)
     assert "multipart/form-data, application/json" in error.message
 

@@ -11,15 +11,15 @@ import pytest
 
 from serving.http.protocol import MAX_AHEAD, MAX_HEAD_BYTES
 from tests.serving.http.raw_requests import (
-    CHUNKED,
+    CHUNKED_HEADER,
+    FORM,
     GET,
-    PART,
-    POST,
-    answers_of,
-    chunk,
-    chunked,
+    POST_HEAD,
     connect,
-    sized,
+    encode_chunk,
+    parse_responses,
+    post_with_chunks,
+    post_with_length,
 )
 
 MALFORMED = [(400, "invalid_request")]
@@ -27,29 +27,41 @@ TOO_LARGE = [(431, "too_large")]
 FINE = [(200, None)]
 
 
-BOTH = CHUNKED + f"Content-Length: {len(PART)}\r\n".encode()
+BOTH = CHUNKED_HEADER + f"Content-Length: {len(FORM)}\r\n".encode()
 REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
-    "Content-Length that fits": (sized(len(PART)), FINE),
-    "Content-Length too small": (sized(len(PART) - 4), [(422, "invalid_request")]),
-    "Content-Length below 0": (sized(-5), MALFORMED),
-    "Content-Length of 30 digits": (sized("9" * 30), MALFORMED),
-    "Content-Length +5": (sized("+5"), MALFORMED),
-    "Content-Length 5.0": (sized("5.0"), MALFORMED),
-    "Content-Length 0x5": (sized("0x5"), MALFORMED),
-    "Content-Length twice": (sized(f"5\r\nContent-Length: {len(PART)}"), MALFORMED),
-    "Content-Length as a list": (sized("5, 5"), MALFORMED),
-    "chunks": (chunked(chunk() + chunk(b"")), FINE),
-    "chunks and a trailer": (chunked(chunk() + b"0\r\nX-a: b\r\n\r\n"), FINE),
-    "Content-Length and chunks": (chunked(chunk() + chunk(b""), BOTH), MALFORMED),
-    "a request hidden behind chunks": (chunked(chunk(b"") + GET, BOTH), MALFORMED),
-    "chunked, identity": (chunked(chunk(b""), CHUNKED[:-2] + b", identity\r\n"), MALFORMED),
-    "Transfer-Encoding twice": (chunked(chunk(b""), 2 * CHUNKED), MALFORMED),
-    "Transfer-Encoding : chunked": (chunked(chunk(b""), CHUNKED.replace(b":", b" :")), MALFORMED),
-    "xchunked": (chunked(chunk(b""), CHUNKED.replace(b" ", b" x")), MALFORMED),
-    "chunk size zz": (chunked(b"zz\r\n" + PART), MALFORMED),
-    "chunk size -1": (chunked(b"-1\r\n" + PART), MALFORMED),
-    "chunk size of 17 digits": (chunked(b"f" * 17 + b"\r\n"), MALFORMED),
-    "chunk longer than its size": (chunked(b"3\r\n" + PART), MALFORMED),
+    "Content-Length that fits": (post_with_length(len(FORM)), FINE),
+    "Content-Length too small": (post_with_length(len(FORM) - 4), [(422, "invalid_request")]),
+    "Content-Length below 0": (post_with_length(-5), MALFORMED),
+    "Content-Length of 30 digits": (post_with_length("9" * 30), MALFORMED),
+    "Content-Length +5": (post_with_length("+5"), MALFORMED),
+    "Content-Length 5.0": (post_with_length("5.0"), MALFORMED),
+    "Content-Length 0x5": (post_with_length("0x5"), MALFORMED),
+    "Content-Length twice": (post_with_length(f"5\r\nContent-Length: {len(FORM)}"), MALFORMED),
+    "Content-Length as a list": (post_with_length("5, 5"), MALFORMED),
+    "chunks": (post_with_chunks(encode_chunk() + encode_chunk(b"")), FINE),
+    "chunks and a trailer": (post_with_chunks(encode_chunk() + b"0\r\nX-a: b\r\n\r\n"), FINE),
+    "Content-Length and chunks": (
+        post_with_chunks(encode_chunk() + encode_chunk(b""), BOTH),
+        MALFORMED,
+    ),
+    "a request hidden behind chunks": (post_with_chunks(encode_chunk(b"") + GET, BOTH), MALFORMED),
+    "chunked, identity": (
+        post_with_chunks(encode_chunk(b""), CHUNKED_HEADER[:-2] + b", identity\r\n"),
+        MALFORMED,
+    ),
+    "Transfer-Encoding twice": (post_with_chunks(encode_chunk(b""), 2 * CHUNKED_HEADER), MALFORMED),
+    "Transfer-Encoding : chunked": (
+        post_with_chunks(encode_chunk(b""), CHUNKED_HEADER.replace(b":", b" :")),
+        MALFORMED,
+    ),
+    "xchunked": (
+        post_with_chunks(encode_chunk(b""), CHUNKED_HEADER.replace(b" ", b" x")),
+        MALFORMED,
+    ),
+    "chunk size zz": (post_with_chunks(b"zz\r\n" + FORM), MALFORMED),
+    "chunk size -1": (post_with_chunks(b"-1\r\n" + FORM), MALFORMED),
+    "chunk size of 17 digits": (post_with_chunks(b"f" * 17 + b"\r\n"), MALFORMED),
+    "chunk longer than its size": (post_with_chunks(b"3\r\n" + FORM), MALFORMED),
     "line feeds alone": (GET.replace(b"\r\n", b"\n"), MALFORMED),
     "folded header": (GET[:-2] + b"X: a\r\n b\r\n\r\n", MALFORMED),
     "null in a header": (GET[:-2] + b"X: a\0b\r\n\r\n", MALFORMED),
@@ -58,7 +70,7 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", MALFORMED),
     "CONNECT": (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", MALFORMED),
     "a body with an upgrade": (
-        POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nabcde",
+        POST_HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nabcde",
         MALFORMED,
     ),
     "a WebSocket": (
@@ -67,7 +79,7 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
         FINE,
     ),
     "pipelined": (GET * MAX_AHEAD, FINE * MAX_AHEAD),
-    "pipelined with bodies": (2 * (sized(len(PART)) + GET), 4 * FINE),
+    "pipelined with bodies": (2 * (post_with_length(len(FORM)) + GET), 4 * FINE),
     "long URL": (GET.replace(b"livez", b"a" * MAX_HEAD_BYTES), TOO_LARGE),
     "10,000 headers": (GET[:-2] + b"X-a: b\r\n" * 10_000 + b"\r\n", TOO_LARGE),
     "headers up to the limit": (GET[:-2] + b"X-a: b\r\n" * 7_000 + b"\r\n", FINE),
@@ -77,7 +89,7 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
 @pytest.fixture(scope="module")
 def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
     with open_server(tiny_bundle, workers=1, timeout=2) as server:
-        server.wait()
+        server.wait_until_ready()
         yield server
 
 
@@ -88,7 +100,7 @@ def exchange(server: Any, request: bytes) -> list[tuple[int, str | None]]:
         with contextlib.suppress(ConnectionResetError):
             while block := connection.recv(65_536):
                 received += block
-    return answers_of(received)
+    return parse_responses(received)
 
 
 @pytest.mark.parametrize(("request_bytes", "expected"), REQUESTS.values(), ids=REQUESTS)
@@ -103,11 +115,15 @@ def test_each_has_its_answers_and_the_service_goes_on(
     assert server.client.post("/predict", data={"text": "seven"}).status_code == 200
 
 
-def test_they_are_documented(documented: Any) -> None:
-    assert documented("HTTP") == {name: answers[0] for name, (_, answers) in REQUESTS.items()}
+def test_they_are_documented(documented_responses: Any) -> None:
+    assert documented_responses("HTTP") == {
+        name: answers[0] for name, (_, answers) in REQUESTS.items()
+    }
 
 
-@pytest.mark.parametrize("request_bytes", [sized(len(PART) + 10), sized(10**18)])
+@pytest.mark.parametrize(
+    "request_bytes", [post_with_length(len(FORM) + 10), post_with_length(10**18)]
+)
 def test_a_body_that_does_not_come_is_a_timeout(server: Any, request_bytes: bytes) -> None:
     with connect(server) as connection:
         connection.sendall(request_bytes)
@@ -115,13 +131,13 @@ def test_a_body_that_does_not_come_is_a_timeout(server: Any, request_bytes: byte
         # The head and the body of an answer may come apart.
         while b"}}" not in received and (piece := connection.recv(65_536)):
             received += piece
-        assert answers_of(received) == [(504, "timeout")]
+        assert parse_responses(received) == [(504, "timeout")]
 
 
 def test_clients_that_leave_their_requests_behind_are_no_failure(server: Any) -> None:
     for _ in range(20):
         with connect(server) as connection:
-            connection.sendall(2 * sized(len(PART)))
+            connection.sendall(2 * post_with_length(len(FORM)))
     assert server.client.get("/livez").status_code == 200
     assert "Traceback" not in server.log()
 
