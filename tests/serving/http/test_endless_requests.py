@@ -1,4 +1,4 @@
-"""What reaches the service below HTTP: malformed, ambiguous, endless and slow requests."""
+"""Endless and slow requests: they neither hold a connection for ever nor use much memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
         yield server
 
 
-FLOODS = {
+ENDLESS_REQUESTS = {
     "a header without an end": (b"GET /livez HTTP/1.1\r\nX: ", b"a" * MEBIBYTE),
     "headers without an end": (b"GET /livez HTTP/1.1\r\n", b"X-a: b\r\n" * 100_000),
     "a URL without an end": (b"GET /", b"a" * MEBIBYTE),
@@ -47,33 +47,46 @@ FLOODS = {
 }
 
 
-@pytest.mark.parametrize(("first", "further"), FLOODS.values(), ids=FLOODS)
-def test_what_has_no_end_takes_no_memory(server: Any, first: bytes, further: bytes) -> None:
+@pytest.mark.parametrize(("start", "repeated"), ENDLESS_REQUESTS.values(), ids=ENDLESS_REQUESTS)
+def test_endless_request_uses_bounded_memory(server: Any, start: bytes, repeated: bytes) -> None:
     [worker] = server.workers
     before = worker.memory_info().rss
     with connect(server) as connection, contextlib.suppress(OSError):
-        connection.sendall(first)
+        connection.sendall(start)
         for _ in range(100):
-            connection.sendall(further)
-    # A body is taken up to its own limit of 20 MB, twice while it is joined.
+            connection.sendall(repeated)
+    # The service reads up to 20 MB of a body, and holds them twice while it joins the pieces.
     assert worker.memory_info().rss - before < 60 * MEBIBYTE
     assert server.client.get("/livez").status_code == 200
     assert "Traceback" not in server.log()
 
 
-class Peer:
-    """The other end of a connection whose service answers "done"."""
+def test_many_slow_connections_use_little_memory(server: Any) -> None:
+    [worker] = server.workers
+    before = worker.memory_info().rss
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(server)) for _ in range(500)]
+        for byte in b"GET /livez":
+            for connection in slow:
+                connection.sendall(bytes([byte]))
+        assert server.client.get("/livez").status_code == 200
+        assert worker.memory_info().rss - before < 30 * MEBIBYTE
+    assert psutil.pid_exists(worker.pid)
+
+
+class Client:
+    """A connection to `LimitedProtocol`, whose application responds with "done"."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def ends_with(self) -> bytes:
-        """All that comes until the service closes the connection."""
+    async def read_to_end(self) -> bytes:
+        """Return everything that arrives until the server closes the connection."""
         return await asyncio.wait_for(self.reader.read(), 5)
 
 
-def with_peer(act: Callable[[Peer], Any]) -> None:
-    """Runs a coroutine against `LimitedProtocol` in this process."""
+def run_with_client(act: Callable[[Client], Any]) -> None:
+    """Run a coroutine with a client of a `LimitedProtocol` in this process."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/slow":
@@ -87,93 +100,83 @@ def with_peer(act: Callable[[Peer], Any]) -> None:
         config.load()
         state = uvicorn.server.ServerState()
         loop = asyncio.get_running_loop()
-        listening = await loop.create_server(
+        listener = await loop.create_server(
             lambda: LimitedProtocol(config, state, {}), "127.0.0.1", 0
         )
-        port = listening.sockets[0].getsockname()[1]
-        peer = Peer(*await asyncio.open_connection("127.0.0.1", port))
+        port = listener.sockets[0].getsockname()[1]
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
         try:
-            await act(peer)
+            await act(client)
         finally:
-            peer.writer.close()
-            listening.close()
+            client.writer.close()
+            listener.close()
 
     asyncio.run(run())
 
 
 @pytest.fixture
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_head_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
 
 
-@pytest.mark.usefixtures("_short")
-class TestWaiting:
-    def test_a_silent_connection_is_closed(self) -> None:
-        async def act(peer: Peer) -> None:
-            assert await peer.ends_with() == b""
+@pytest.mark.usefixtures("_short_head_timeout")
+class TestHeadTimeout:
+    def test_silent_connection_is_closed(self) -> None:
+        async def act(client: Client) -> None:
+            assert await client.read_to_end() == b""
 
-        with_peer(act)
+        run_with_client(act)
 
-    def test_a_head_that_trickles_is_a_408(self) -> None:
-        async def act(peer: Peer) -> None:
-            peer.writer.write(b"GET / HTTP/1.1\r\nX: ")
+    def test_slow_head_is_a_408(self) -> None:
+        async def act(client: Client) -> None:
+            client.writer.write(b"GET / HTTP/1.1\r\nX: ")
             for _ in range(3):
-                peer.writer.write(b"a")
+                client.writer.write(b"a")
                 await asyncio.sleep(0.05)
-            assert parse_responses(await peer.ends_with()) == [(408, "timeout")]
+            assert parse_responses(await client.read_to_end()) == [(408, "timeout")]
 
-        with_peer(act)
+        run_with_client(act)
 
-    def test_an_answered_connection_is_closed_though_line_ends_trickle(self) -> None:
-        async def act(peer: Peer) -> None:
-            peer.writer.write(GET)
-            assert (await peer.reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
+    def test_line_ends_do_not_keep_an_idle_connection_open(self) -> None:
+        async def act(client: Client) -> None:
+            client.writer.write(GET)
+            assert (await client.reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
             for _ in range(3):
-                peer.writer.write(b"\r\n")
+                client.writer.write(b"\r\n")
                 await asyncio.sleep(0.05)
-            assert await peer.ends_with() == b""
+            assert await client.read_to_end() == b""
 
-        with_peer(act)
+        run_with_client(act)
 
-    def test_a_body_that_is_still_to_come_after_the_answer_is_not_waited_for(self) -> None:
-        async def act(peer: Peer) -> None:
-            peer.writer.write(b"POST_HEAD / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
-            assert (await peer.reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
-            assert await peer.ends_with() == b""
+    def test_missing_body_after_the_response_is_not_awaited(self) -> None:
+        async def act(client: Client) -> None:
+            client.writer.write(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+            assert (await client.reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
+            assert await client.read_to_end() == b""
 
-        with_peer(act)
+        run_with_client(act)
 
-    def test_an_answer_may_take_longer(self) -> None:
-        async def act(peer: Peer) -> None:
-            peer.writer.write(GET.replace(b"livez", b"slow"))
-            assert (await peer.ends_with()).endswith(b"done")
+    def test_response_may_take_longer_than_the_head(self) -> None:
+        async def act(client: Client) -> None:
+            client.writer.write(GET.replace(b"livez", b"slow"))
+            assert (await client.read_to_end()).endswith(b"done")
 
-        with_peer(act)
+        run_with_client(act)
 
 
-def test_who_does_not_take_refusals_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_stops_while_a_client_does_not_read_its_responses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     refusal = [(b"content-length", b"200")], b"x" * 200
     monkeypatch.setattr(LimitedProtocol, "shed", staticmethod(lambda *_: refusal))
 
-    async def act(peer: Peer) -> None:
-        peer.writer.write(b"POST_HEAD /predict HTTP/1.1\r\n\r\n" * 1_000_000)
+    async def act(client: Client) -> None:
+        client.writer.write(b"POST /predict HTTP/1.1\r\n\r\n" * 1_000_000)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(peer.writer.drain(), 2)
-        taken = 0
-        while taken < 10 * MEBIBYTE:  # more than was ready: reading goes on
-            taken += len(await asyncio.wait_for(peer.reader.read(MEBIBYTE), 5))
+            await asyncio.wait_for(client.writer.drain(), 2)
+        received = 0
+        # More than the server had ready: it reads requests again once the client reads responses.
+        while received < 10 * MEBIBYTE:
+            received += len(await asyncio.wait_for(client.reader.read(MEBIBYTE), 5))
 
-    with_peer(act)
-
-
-def test_many_slow_connections_take_little_memory(server: Any) -> None:
-    [worker] = server.workers
-    before = worker.memory_info().rss
-    with contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(connect(server)) for _ in range(500)]
-        for byte in b"GET /livez":
-            for connection in slow:
-                connection.sendall(bytes([byte]))
-        assert server.client.get("/livez").status_code == 200
-        assert worker.memory_info().rss - before < 30 * MEBIBYTE
-    assert psutil.pid_exists(worker.pid)
+    run_with_client(act)

@@ -1,4 +1,4 @@
-"""What reaches the service below HTTP: malformed, ambiguous, endless and slow requests."""
+"""Malformed and ambiguous requests, as bytes: each has its documented responses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.serving.http.raw_requests import (
     post_with_chunks,
     post_with_length,
 )
+from tests.serving.responses import metric_of
 
 MALFORMED = [(400, "invalid_request")]
 TOO_LARGE = [(431, "too_large")]
-FINE = [(200, None)]
+ACCEPTED = [(200, None)]
 
-
-BOTH = CHUNKED_HEADER + f"Content-Length: {len(FORM)}\r\n".encode()
+LENGTH_AND_CHUNKED = CHUNKED_HEADER + f"Content-Length: {len(FORM)}\r\n".encode()
 REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
-    "Content-Length that fits": (post_with_length(len(FORM)), FINE),
+    "Content-Length that fits": (post_with_length(len(FORM)), ACCEPTED),
     "Content-Length too small": (post_with_length(len(FORM) - 4), [(422, "invalid_request")]),
     "Content-Length below 0": (post_with_length(-5), MALFORMED),
     "Content-Length of 30 digits": (post_with_length("9" * 30), MALFORMED),
@@ -38,13 +38,16 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
     "Content-Length 0x5": (post_with_length("0x5"), MALFORMED),
     "Content-Length twice": (post_with_length(f"5\r\nContent-Length: {len(FORM)}"), MALFORMED),
     "Content-Length as a list": (post_with_length("5, 5"), MALFORMED),
-    "chunks": (post_with_chunks(encode_chunk() + encode_chunk(b"")), FINE),
-    "chunks and a trailer": (post_with_chunks(encode_chunk() + b"0\r\nX-a: b\r\n\r\n"), FINE),
+    "chunks": (post_with_chunks(encode_chunk() + encode_chunk(b"")), ACCEPTED),
+    "chunks and a trailer": (post_with_chunks(encode_chunk() + b"0\r\nX-a: b\r\n\r\n"), ACCEPTED),
     "Content-Length and chunks": (
-        post_with_chunks(encode_chunk() + encode_chunk(b""), BOTH),
+        post_with_chunks(encode_chunk() + encode_chunk(b""), LENGTH_AND_CHUNKED),
         MALFORMED,
     ),
-    "a request hidden behind chunks": (post_with_chunks(encode_chunk(b"") + GET, BOTH), MALFORMED),
+    "a request hidden behind chunks": (
+        post_with_chunks(encode_chunk(b"") + GET, LENGTH_AND_CHUNKED),
+        MALFORMED,
+    ),
     "chunked, identity": (
         post_with_chunks(encode_chunk(b""), CHUNKED_HEADER[:-2] + b", identity\r\n"),
         MALFORMED,
@@ -76,13 +79,13 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
     "a WebSocket": (
         GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: "
         b"dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        FINE,
+        ACCEPTED,
     ),
-    "pipelined": (GET * MAX_AHEAD, FINE * MAX_AHEAD),
-    "pipelined with bodies": (2 * (post_with_length(len(FORM)) + GET), 4 * FINE),
+    "pipelined": (GET * MAX_AHEAD, ACCEPTED * MAX_AHEAD),
+    "pipelined with bodies": (2 * (post_with_length(len(FORM)) + GET), 4 * ACCEPTED),
     "long URL": (GET.replace(b"livez", b"a" * MAX_HEAD_BYTES), TOO_LARGE),
     "10,000 headers": (GET[:-2] + b"X-a: b\r\n" * 10_000 + b"\r\n", TOO_LARGE),
-    "headers up to the limit": (GET[:-2] + b"X-a: b\r\n" * 7_000 + b"\r\n", FINE),
+    "headers up to the limit": (GET[:-2] + b"X-a: b\r\n" * 7_000 + b"\r\n", ACCEPTED),
 }
 
 
@@ -94,6 +97,7 @@ def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
 
 
 def exchange(server: Any, request: bytes) -> list[tuple[int, str | None]]:
+    """Send bytes and return the responses that arrive until the server closes the connection."""
     with connect(server) as connection:
         connection.sendall(request)
         received = b""
@@ -104,10 +108,10 @@ def exchange(server: Any, request: bytes) -> list[tuple[int, str | None]]:
 
 
 @pytest.mark.parametrize(("request_bytes", "expected"), REQUESTS.values(), ids=REQUESTS)
-def test_each_has_its_answers_and_the_service_goes_on(
+def test_raw_request_has_its_responses_and_the_service_continues(
     server: Any, request_bytes: bytes, expected: list[tuple[int, str | None]]
 ) -> None:
-    # The last request asks for the end of the connection, so that its answers are complete.
+    # The last request asks for the end of the connection, so that its responses are complete.
     last = request_bytes.rfind(b"Host: a\r\n")
     request = request_bytes[:last] + b"Connection: close\r\n" + request_bytes[last:]
     request = request if last > 0 and b"Upgrade" not in request else request_bytes
@@ -115,26 +119,25 @@ def test_each_has_its_answers_and_the_service_goes_on(
     assert server.client.post("/predict", data={"text": "seven"}).status_code == 200
 
 
-def test_they_are_documented(documented_responses: Any) -> None:
-    assert documented_responses("HTTP") == {
-        name: answers[0] for name, (_, answers) in REQUESTS.items()
-    }
+def test_raw_requests_are_documented(documented_responses: Any) -> None:
+    first_responses = {name: responses[0] for name, (_, responses) in REQUESTS.items()}
+    assert documented_responses("HTTP") == first_responses
 
 
 @pytest.mark.parametrize(
     "request_bytes", [post_with_length(len(FORM) + 10), post_with_length(10**18)]
 )
-def test_a_body_that_does_not_come_is_a_timeout(server: Any, request_bytes: bytes) -> None:
+def test_incomplete_body_is_a_timeout(server: Any, request_bytes: bytes) -> None:
     with connect(server) as connection:
         connection.sendall(request_bytes)
         received = b""
-        # The head and the body of an answer may come apart.
+        # The head and the body of a response may arrive separately.
         while b"}}" not in received and (piece := connection.recv(65_536)):
             received += piece
         assert parse_responses(received) == [(504, "timeout")]
 
 
-def test_clients_that_leave_their_requests_behind_are_no_failure(server: Any) -> None:
+def test_clients_that_disconnect_early_cause_no_traceback(server: Any) -> None:
     for _ in range(20):
         with connect(server) as connection:
             connection.sendall(2 * post_with_length(len(FORM)))
@@ -142,14 +145,10 @@ def test_clients_that_leave_their_requests_behind_are_no_failure(server: Any) ->
     assert "Traceback" not in server.log()
 
 
-def test_what_is_no_http_is_counted(server: Any) -> None:
-    def count() -> float:
-        lines = server.client.get("/metrics").text.splitlines()
-        named = 'dimml_requests_total{status="431"}'
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(named))
-
-    before = count()
+def test_requests_rejected_by_the_parser_are_counted(server: Any) -> None:
+    count = 'dimml_requests_total{status="431"}'
+    before = metric_of(server.client, count)
     with connect(server) as connection:
         connection.sendall(GET.replace(b"livez", b"a" * MAX_HEAD_BYTES))
         connection.recv(1000)
-    assert count() == before + 1
+    assert metric_of(server.client, count) == before + 1
