@@ -16,13 +16,19 @@ FIELDS = {
     "clip": ModalityField(is_text=False, most=3),
 }
 MULTIPART = "multipart/form-data; boundary=xyz"
-FILE = 'form-data; name="{}"; filename="{}"'
-FIELD = 'form-data; name="{}"'
 
 
 def encode_part(disposition: str, content: bytes, *headers: str) -> bytes:
     lines = [f"Content-Disposition: {disposition}", *headers, "", ""]
     return b"--xyz\r\n" + "\r\n".join(lines).encode() + content + b"\r\n"
+
+
+def encode_field(name: str, content: bytes, *headers: str) -> bytes:
+    return encode_part(f'form-data; name="{name}"', content, *headers)
+
+
+def encode_file(name: str, filename: str, content: bytes, *headers: str) -> bytes:
+    return encode_part(f'form-data; name="{name}"; filename="{filename}"', content, *headers)
 
 
 def encode_form(*parts: bytes) -> bytes:

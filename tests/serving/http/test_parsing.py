@@ -8,16 +8,12 @@ import pytest
 
 from dimml.errors import InputError
 from serving.http.parsing import JSON, URLENCODED, parse_body, parse_query
-from tests.serving.http.bodies import (
-    FIELDS,
-    parse_error,
-    parse_json,
-)
+from tests.serving.http.bodies import FIELDS, parse_error, parse_json
 from tests.serving.media import to_base64
 
 
 class TestJson:
-    def test_files_are_base64_and_null_is_absent(self) -> None:
+    def test_json_files_are_base64_and_null_is_absent(self) -> None:
         sample = parse_json({"audio": to_base64(b"\x00\xff"), "image": None, "text": "two"})
         assert sample == {"audio": b"\x00\xff", "image": None, "text": "two"}
         assert parse_json({"image": ""}) == {"image": None}
@@ -28,7 +24,7 @@ class TestJson:
         }
         assert parse_json({"image": "AA\r\nAA\r\n"}) == {"image": b"\0\0\0"}
 
-    def test_several_frames_are_a_list(self) -> None:
+    def test_json_frames_are_a_list(self) -> None:
         assert parse_json({"clip": [to_base64(b"a"), to_base64(b"b")]}) == {"clip": [b"a", b"b"]}
         assert parse_json({"clip": to_base64(b"a")}) == {"clip": b"a"}
 
@@ -48,13 +44,13 @@ class TestJson:
             ["AAAA"],
         ],
     )
-    def test_what_is_not_base64_is_refused(self, value: object) -> None:
+    def test_json_file_that_is_not_base64_is_rejected(self, value: object) -> None:
         error = parse_error(JSON, json.dumps({"image": value}).encode())
         assert (error.code, error.field) == ("invalid_request", "image")
         assert "base64" in error.message
 
     @pytest.mark.parametrize("value", [1, False, [], {}, ["two"]])
-    def test_text_is_a_string(self, value: object) -> None:
+    def test_json_text_that_is_not_a_string_is_rejected(self, value: object) -> None:
         error = parse_error(JSON, json.dumps({"text": value}).encode())
         assert (error.code, error.field) == ("invalid_request", "text")
 
@@ -76,30 +72,28 @@ class TestJson:
             b'{"clip": ["AAAA", "AAAA", "AAAA", "AAAA"]}',
         ],
     )
-    def test_malformed_bodies_are_invalid_requests(self, body: bytes) -> None:
+    def test_malformed_json_is_an_invalid_request(self, body: bytes) -> None:
         assert parse_error(JSON, body).code == "invalid_request"
 
-    def test_an_unknown_key_is_refused_even_where_it_cannot_be_encoded(self) -> None:
+    def test_unknown_json_key_is_rejected_even_if_it_cannot_be_encoded(self) -> None:
         error = parse_error(JSON, b'{"\\ud800": "x"}')
         assert (error.code, error.field) == ("unknown_field", "?")
         assert len(parse_error(JSON, json.dumps({"k" * 10_000: 1}).encode()).message) < 200
 
 
 class TestUrlencoded:
-    def test_it_takes_text(self) -> None:
+    def test_urlencoded_text_is_decoded(self) -> None:
         assert parse_body(URLENCODED, b"text=seven+up%21", FIELDS) == {"text": "seven up!"}
         assert parse_body(URLENCODED, "text=drei 3️⃣".encode(), FIELDS) == {"text": "drei 3️⃣"}
 
-    def test_an_empty_value_is_absent(self) -> None:
+    def test_empty_urlencoded_value_is_absent(self) -> None:
         assert parse_body(URLENCODED, b"text=&image=", FIELDS) == {"text": None, "image": None}
 
-    def test_it_takes_no_file(self) -> None:
+    def test_urlencoded_file_is_rejected(self) -> None:
         error = parse_error(URLENCODED, urlencode({"image": "/etc/passwd"}).encode())
         assert (error.code, error.field) == ("invalid_request", "image")
 
-    def test_percent_encoded_bytes_that_are_not_utf8_are_passed_on_for_dimml_to_refuse(
-        self,
-    ) -> None:
+    def test_urlencoded_text_that_is_not_utf8_is_passed_to_the_decoder(self) -> None:
         assert parse_body(URLENCODED, b"text=%ff", FIELDS) == {"text": b"\xff"}
 
     @pytest.mark.parametrize(
@@ -112,23 +106,23 @@ class TestUrlencoded:
             (b"%ff=1", "unknown_field"),
         ],
     )
-    def test_malformed_bodies_are_refused(self, body: bytes, code: str) -> None:
+    def test_malformed_urlencoded_body_is_rejected(self, body: bytes, code: str) -> None:
         assert parse_error(URLENCODED, body).code == code
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "image/png", "application/jsonp", "x"])
-def test_other_content_types_are_refused_with_those_accepted(content_type: str) -> None:
+def test_unsupported_content_type_error_lists_the_accepted_types(content_type: str) -> None:
     error = parse_error(content_type, b"x")
     assert (error.code, error.field) == ("unsupported_type", None)
     assert "multipart/form-data, application/json" in error.message
 
 
-def test_content_types_are_read_without_regard_to_case_or_parameters() -> None:
+def test_case_and_parameters_of_the_content_type_are_ignored() -> None:
     body = b'{"text": "two"}'
     assert parse_body("Application/JSON; charset=utf-8", body, FIELDS) == {"text": "two"}
 
 
-def test_no_body_is_an_empty_sample() -> None:
+def test_empty_body_is_an_empty_sample() -> None:
     assert parse_body("", b"", FIELDS) == {}
 
 
@@ -136,7 +130,7 @@ def test_no_body_is_an_empty_sample() -> None:
     ("query", "expected"),
     [("", "error"), ("on_unreadable=error", "error"), ("on_unreadable=absent", "absent")],
 )
-def test_the_query_says_what_to_do_with_the_unreadable(query: str, expected: str) -> None:
+def test_query_sets_the_handling_of_unreadable_input(query: str, expected: str) -> None:
     assert parse_query(query) == expected
 
 
@@ -151,7 +145,7 @@ def test_the_query_says_what_to_do_with_the_unreadable(query: str, expected: str
         ("&".join(f"a{i}=1" for i in range(100)), "invalid_request", None),
     ],
 )
-def test_other_queries_are_refused(query: str, code: str, field: str | None) -> None:
-    with pytest.raises(InputError) as caught:
+def test_invalid_query_is_rejected(query: str, code: str, field: str | None) -> None:
+    with pytest.raises(InputError) as error:
         parse_query(query)
-    assert (caught.value.code, caught.value.field) == (code, field)
+    assert (error.value.code, error.value.field) == (code, field)
