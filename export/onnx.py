@@ -94,29 +94,30 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
         axes = {name: {0: batch, 1: tokens} for name in inputs}
     elif isinstance(kind, Audio) and kind.config.seconds is None:
         axes = {"power": {0: batch, 2: torch.export.Dim.AUTO}}
-    tensors = tuple(
-        torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in kind.input_names
-    )
-    shapes = tuple(axes[name] for name in kind.input_names)
-    _export(encoder, tensors, shapes, path, kind.input_names, ["features"])
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in kind.input_names
+    }
+    _export(encoder, tensors, axes, ["features"], path)
 
 
 def export_classifier(model: MultimodalModel, path: Path) -> None:
     """Export the classifier with its fusion, see `CertaintyFusion`."""
     slots = len(model.modalities)
-    tensors = (torch.randn(2, slots, model.feature_dim), torch.ones(2, slots, dtype=torch.bool))
-    batch = torch.export.Dim("batch", min=1)
+    inputs = {
+        "features": torch.randn(2, slots, model.feature_dim),
+        "present": torch.ones(2, slots, dtype=torch.bool),
+    }
+    batch = {0: torch.export.Dim("batch", min=1)}
     outputs = ["probabilities", "weights", "modality_logits"]
-    _export(model.fusion, tensors, ({0: batch}, {0: batch}), path, ("features", "present"), outputs)
+    _export(model.fusion, inputs, dict.fromkeys(inputs, batch), outputs, path)
 
 
 def _export(
     module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    axes: tuple[dict[int, Any], ...],
-    path: Path,
-    input_names: tuple[str, ...],
+    inputs: Mapping[str, Tensor],
+    axes: Mapping[str, dict[int, Any]],
     output_names: list[str],
+    path: Path,
 ) -> None:
     # The exporter logs every step; `export.parity` checks its result.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -124,11 +125,11 @@ def _export(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            inputs,
+            tuple(inputs.values()),
             str(path),
             dynamo=True,
-            dynamic_shapes=axes,
-            input_names=list(input_names),
+            dynamic_shapes=tuple(axes[name] for name in inputs),
+            input_names=list(inputs),
             output_names=output_names,
             external_data=False,
             verbose=False,

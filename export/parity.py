@@ -52,8 +52,8 @@ def _check_encoder(
     for size in BATCH_SIZES:
         batch = [samples[row % len(samples)] for row in range(size)]
         parts = []
-        for group in _equal_shapes(batch, kind):
-            inputs = kind.collate(group)
+        for bucket in dict.fromkeys(map(kind.bucket, batch)):
+            inputs = kind.collate([item for item in batch if kind.bucket(item) == bucket])
             expected = encoder(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy()
             [actual] = graph.run(inputs)
             _compare(f"{kind.name}, batch {size}", expected, actual)
@@ -74,13 +74,6 @@ def _check_classifier(model: MultimodalModel, graph: Graph, features: np.ndarray
             actual = graph.run({"features": slots, "present": present})
             for one, other in zip(expected, actual, strict=True):
                 _compare(f"classifier, {subset_name(subset)}, batch {size}", one.numpy(), other)
-
-
-def _equal_shapes(samples: Sequence[Arrays], kind: Kind) -> list[list[Arrays]]:
-    groups: dict[object, list[Arrays]] = {}
-    for item in samples:
-        groups.setdefault(kind.bucket(item), []).append(item)
-    return list(groups.values())
 
 
 def _compare(place: str, expected: np.ndarray, actual: np.ndarray) -> None:

@@ -100,20 +100,18 @@ def compare_bundles(
         Subset name to `samples`, the accuracy of each bundle under its precision, and
         `max_difference`, the largest absolute difference of any probability.
     """
-    before_answers, after_answers = (
+    answers = [
         subset_answers(
             Predictor.load(path, provider, threads=available_cores()), rows, f"evaluating {name}"
         )
         for name, path in (("fp32", fp32), (precision, other))
-    )
+    ]
     measured = {}
-    for subset, pairs in before_answers.items():
+    for subset, pairs in answers[0].items():
         if not pairs:
             continue
         labels = np.array([label for _, label in pairs])
-        before, after = (
-            np.array([p for p, _ in answers[subset]]) for answers in (before_answers, after_answers)
-        )
+        before, after = (np.array([p for p, _ in bundle[subset]]) for bundle in answers)
         measured[subset] = {
             "samples": len(labels),
             "fp32": float((before.argmax(axis=1) == labels).mean()),

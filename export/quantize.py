@@ -15,12 +15,12 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from dimml.errors import InputError, PrecisionError
+from dimml.errors import PrecisionError
 from dimml.modalities import Arrays, Kind
 from dimml.onnx_check import messages
-from dimml.samples import is_absent
 from dimml.table import Row
 from export.half import nodes_before_logarithms
+from export.samples import readable_samples
 
 CALIBRATION_SAMPLES = 256
 
@@ -68,26 +68,22 @@ class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
 
     Args:
         kind: The modality.
-        rows: Rows of a table; the first `CALIBRATION_SAMPLES` that have the modality are used.
+        rows: Rows of a table; the first `CALIBRATION_SAMPLES` readable samples are used.
 
     Attributes:
-        count: Samples read so far; a value that cannot be read is skipped.
+        count: Samples read so far.
     """
 
     def __init__(self, kind: Kind, rows: Sequence[Row]) -> None:
         self.count = 0
         self._kind = kind
-        present = (row.sample[kind.name] for row in rows if not is_absent(row.sample[kind.name]))
-        self._values = islice(present, CALIBRATION_SAMPLES)
+        self._samples = islice(readable_samples(kind, rows), CALIBRATION_SAMPLES)
 
     def get_next(self) -> Arrays | None:
-        for value in self._values:
-            try:
-                item = self._kind.preprocess(self._kind.decode(value))
-            except InputError:
-                continue
+        sample = next(self._samples, None)
+        if sample is not None:
             self.count += 1
-            return self._kind.collate([item])
+            return self._kind.collate([sample])
         if not self.count:
             raise PrecisionError(
                 f"{self._kind.name}: no training sample can be read, so int8 has no ranges; "

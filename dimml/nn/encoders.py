@@ -115,14 +115,11 @@ class ImageEncoder(nn.Module):
         self.projection = nn.Linear(_width(backbone), feature_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        if self.frames is None:
-            features: Tensor = self.projection(_pooled(self.backbone, pixels))
-            return features
-        pooled = _pooled(self.backbone, pixels.flatten(0, 1))
-        averaged: Tensor = self.projection(
-            pooled.view(-1, self.frames, pooled.shape[1]).mean(dim=1)
-        )
-        return averaged
+        pooled = _pooled(self.backbone, pixels if self.frames is None else pixels.flatten(0, 1))
+        if self.frames is not None:
+            pooled = pooled.view(-1, self.frames, pooled.shape[1]).mean(dim=1)
+        features: Tensor = self.projection(pooled)
+        return features
 
 
 class TextEncoder(nn.Module):

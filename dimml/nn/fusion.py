@@ -29,10 +29,7 @@ def certainty(logits: Tensor) -> Tensor:
 
 
 def certainty_weights(
-    logits: Tensor,
-    present: Tensor,
-    temperature: float | Tensor,
-    bias: Tensor | None = None,
+    logits: Tensor, present: Tensor, temperature: float | Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """Return each modality's share: w = softmax over the present m of (c_m / T + b_m).
 
@@ -171,20 +168,22 @@ class CertaintyFusion(nn.Module):
             ValueError: If a length is wrong, a temperature is not positive and finite, that of a
                 one-modality subset is not 1, or a bias is not finite.
         """
-        checked = {
-            "modality_temperature": self._as_temperatures(
-                "modality_temperature", modality_temperature
-            ),
-            "fusion_temperature": self._as_temperatures("fusion_temperature", fusion_temperature),
-            "subset_temperature": self._as_temperatures("subset_temperature", subset_temperature),
-        }
-        _check_singletons(checked["subset_temperature"], len(self.modality_temperature))
         bias = torch.zeros_like(self.modality_bias) if modality_bias is None else modality_bias
-        checked["modality_bias"] = self._like("modality_bias", bias)
-        if not bool(checked["modality_bias"].isfinite().all()):
-            raise ValueError(f"modality_bias must be finite, got {bias}")
-        for name, values in checked.items():
-            self.get_buffer(name).copy_(values)
+        values = {
+            "modality_temperature": modality_temperature,
+            "fusion_temperature": fusion_temperature,
+            "subset_temperature": subset_temperature,
+            "modality_bias": bias,
+        }
+        checked = {name: self._checked(name, value) for name, value in values.items()}
+        singletons = checked["subset_temperature"][[2**m for m in range(len(bias))]]
+        if not bool((singletons == 1).all()):
+            raise ValueError(
+                "subset_temperature of one-modality subsets (indices 1, 2, 4, ...) must be 1, got "
+                f"{singletons.tolist()}; put their calibration into modality_temperature"
+            )
+        for name, tensor in checked.items():
+            self.get_buffer(name).copy_(tensor)
 
     def _check_modalities(self, values: Tensor, present: Tensor) -> None:
         # A wrong number of modalities could otherwise be broadcast silently.
@@ -195,31 +194,21 @@ class CertaintyFusion(nn.Module):
                 f"{expected} modalities], got {list(values.shape)} and {list(present.shape)}"
             )
 
-    def _as_temperatures(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
-        """Return `_like` after checking the values in the precision of the buffer."""
-        tensor = self._like(name, values)
-        if not bool((tensor.isfinite() & (tensor > 0)).all()):
-            raise ValueError(f"{name} must be positive and finite, got {tensor.tolist()}")
-        return tensor
-
-    def _like(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
+    def _checked(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
         """Return `values` as a tensor with the shape and type of the buffer `name`."""
         buffer = self.get_buffer(name)
+        # Converted before the checks, because a tiny float64 temperature is 0 in float32.
         tensor = torch.as_tensor(values, dtype=buffer.dtype, device=buffer.device).detach()
         if tensor.shape != buffer.shape:
             raise ValueError(
                 f"{name} must have shape {list(buffer.shape)}, got {list(tensor.shape)}"
             )
+        accepted, range_name = tensor.isfinite(), "finite"
+        if name != "modality_bias":
+            accepted, range_name = accepted & (tensor > 0), "positive and finite"
+        if not bool(accepted.all()):
+            raise ValueError(f"{name} must be {range_name}, got {tensor.tolist()}")
         return tensor
-
-
-def _check_singletons(subset_temperature: Tensor, num_modalities: int) -> None:
-    singletons = subset_temperature[[2**m for m in range(num_modalities)]]
-    if not bool((singletons == 1).all()):
-        raise ValueError(
-            "subset_temperature of one-modality subsets (indices 1, 2, 4, ...) must be 1, got "
-            f"{singletons.tolist()}; put their calibration into modality_temperature"
-        )
 
 
 def blank_absent(values: Tensor, present: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor | None = None) -> Tensor:
+def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
     """Return the mean cross-entropy over the present rows; a differentiable 0 if there are none.
 
     Gradients of absent rows of `logits` are exactly 0. A linear layer still turns that 0 into NaN
@@ -26,7 +26,7 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor | None 
     Args:
         logits: [N samples, K classes]; absent rows may hold NaN.
         labels: class indices, int64 [N samples].
-        present: bool [N samples], or None when every row is present.
+        present: bool [N samples].
 
     Returns:
         Scalar, in nats.
@@ -39,17 +39,14 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor | None 
             "logits must be [samples, classes] and labels [samples], got "
             f"{list(logits.shape)} and {list(labels.shape)}"
         )
-    if present is not None:
-        _check_mask("present", present, len(labels))
-        logits, labels = logits[present], labels[present]
+    _check_mask("present", present, len(labels))
+    logits, labels = logits[present], labels[present]
     # The mean over no rows would be NaN.
     return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
 
 def modality_cross_entropy(
-    logits: Mapping[str, Tensor],
-    labels: Tensor,
-    present: Mapping[str, Tensor] | None = None,
+    logits: Mapping[str, Tensor], labels: Tensor, present: Mapping[str, Tensor]
 ) -> Tensor:
     """Return the sum over modalities of the cross-entropy over the samples that have it.
 
@@ -61,7 +58,7 @@ def modality_cross_entropy(
     Args:
         logits: modality name -> [N samples, K classes]; absent rows may hold NaN.
         labels: class indices, int64 [N samples].
-        present: modality name -> bool [N samples], or None when nothing is absent.
+        present: modality name -> bool [N samples].
 
     Returns:
         Scalar, in nats.
@@ -71,19 +68,15 @@ def modality_cross_entropy(
             mask is not boolean.
     """
     _check_names("logits", logits, {"present": present})
-    return torch.stack(
-        [
-            masked_cross_entropy(values, labels, None if present is None else present[name])
-            for name, values in logits.items()
-        ]
-    ).sum()
+    terms = [masked_cross_entropy(z, labels, present[name]) for name, z in logits.items()]
+    return torch.stack(terms).sum()
 
 
 def duc_loss(
     features: Mapping[str, Tensor],
     effective: Mapping[str, Tensor],
     temperature: float,
-    present: Mapping[str, Tensor] | None = None,
+    present: Mapping[str, Tensor],
     normalize: bool = False,
 ) -> Tensor:
     """Return the dimension-decoupled unidirectional contrastive (DUC) loss over ordered pairs.
@@ -103,7 +96,7 @@ def duc_loss(
             absent rows may hold NaN.
         effective: modality name -> bool [D dimensions], from `effective_dimensions`.
         temperature: what the dot products are divided by; seen: 10 to 50 without `normalize`.
-        present: modality name -> bool [N samples], or None when nothing is absent.
+        present: modality name -> bool [N samples].
         normalize: L2-normalise the vectors, after they are restricted to S.
 
     Returns:
@@ -118,7 +111,7 @@ def duc_loss(
     total = torch.stack([values[:0].sum() for values in features.values()]).sum()
     for teacher, student in permutations(features, 2):
         dimensions = effective[teacher] & ~effective[student]
-        rows = slice(None) if present is None else present[teacher] & present[student]
+        rows = present[teacher] & present[student]
         # Selecting rows, unlike multiplying by 0, keeps the NaN of absent rows out.
         taught = features[student][rows][:, dimensions]
         teaching = features[teacher].detach()[rows][:, dimensions]
@@ -147,7 +140,7 @@ def _check_duc(
     features: Mapping[str, Tensor],
     effective: Mapping[str, Tensor],
     temperature: float,
-    present: Mapping[str, Tensor] | None,
+    present: Mapping[str, Tensor],
 ) -> None:
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
@@ -160,19 +153,17 @@ def _check_duc(
         )
     for name in features:
         _check_mask(f"effective[{name!r}]", effective[name], samples_dimensions[1])
-        if present is not None:
-            _check_mask(f"present[{name!r}]", present[name], samples_dimensions[0])
+        _check_mask(f"present[{name!r}]", present[name], samples_dimensions[0])
 
 
 def _check_names(
-    what: str, values: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor] | None]
+    argument: str, values: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     if not values:
-        raise ValueError(f"{what} must hold at least one modality, got none")
-    for other, given in others.items():
-        missing = [] if given is None else [name for name in values if name not in given]
-        if missing:
-            raise ValueError(f"{other} lacks {missing}; it needs every modality of {what}")
+        raise ValueError(f"{argument} must hold at least one modality, got none")
+    for other, mapping in others.items():
+        if missing := [name for name in values if name not in mapping]:
+            raise ValueError(f"{other} lacks {missing}; it needs every modality of {argument}")
 
 
 def _check_mask(what: str, mask: Tensor, length: int) -> None:

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimml.nn import dimensions
-from dimml.nn.dimensions import dimension_scores, effective_dimensions
+from dimml.nn.dimensions import correct_counts, effective_dimensions
+
+
+def dimension_scores(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    return correct_counts(features, labels, num_classes).double() / len(labels)
 
 
 def literal_scores(features: Tensor, labels: Tensor, num_classes: int) -> list[Fraction]:
@@ -176,7 +180,7 @@ def test_labels_may_have_any_integer_type() -> None:
         (torch.tensor([[1.0], [float("inf")]]), torch.tensor([0, 1]), "only the rows that have"),
     ],
 )
-@pytest.mark.parametrize("function", [dimension_scores, effective_dimensions])
+@pytest.mark.parametrize("function", [correct_counts, effective_dimensions])
 def test_invalid_features_and_labels_are_rejected(function, features, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         function(features, labels, 2)
