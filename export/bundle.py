@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dimml.bundle import new_bundle
 from dimml.errors import UsageError
+from dimml.table import Row
+from export.samples import readable_samples
 
 if TYPE_CHECKING:
-    from dimml.table import Row
     from train.run import Run
 
-PARITY_SAMPLES = 33
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -28,10 +29,10 @@ def export(
         typer.Option(help="Precision of the encoders: fp32, fp16 (for GPUs) or int8 (for CPUs)."),
     ] = "fp32",
 ) -> None:
-    """Turn a run into a bundle, after checking that PyTorch and ONNX agree on real samples.
+    """Turn a run into a bundle, after a check that PyTorch and ONNX agree on real samples.
 
-    An fp16 or int8 bundle is refused if a subset of the modalities loses more than half a point of
-    validation accuracy. The ranges of int8 come from training samples.
+    An fp16 or int8 bundle is rejected if a subset of the modalities loses more than half a point of
+    validation accuracy. Training samples set the ranges of int8.
 
     Examples:
         dimml export runs/digits/run runs/digits/bundle
@@ -47,26 +48,26 @@ def export(
 
 
 def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, Any] | None:
-    """Write the bundle of a run, whole or not at all.
+    """Write the bundle of a run; write nothing on an error.
 
     Returns:
         The comparison with fp32, see `export.precision.convert_bundle`; None for an fp32 bundle.
 
     Raises:
-        ParityError: If PyTorch and ONNX differ; nothing is written.
-        PrecisionError: If the bundle would lose too much accuracy; nothing is written.
-        UsageError: If there is no such precision or no such run, or its method has no bundle.
+        ParityError: If PyTorch and ONNX differ.
+        PrecisionError: If the bundle loses too much accuracy.
+        UsageError: If the precision or the run does not exist, or the method has no bundle.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        raise UsageError(f"unknown precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
     from train.run import load_run
 
     loaded = load_run(run)
     if not loaded.method.exports:
         raise UsageError(
             f"the run in {run} was trained with the method {loaded.recipe.method} "
-            f"({loaded.recipe.options or 'its defaults'}), which is for comparisons and has no "
-            "bundle; train with `method: dimml` without `fusion_head`, or with `method: ume`"
+            f"(options: {loaded.recipe.options or 'defaults'}), which has no bundle; train with "
+            "`method: dimml` without `fusion_head`, or with `method: ume`"
         )
     validation = _read_split(loaded, "validation")
     if precision == "fp32":
@@ -78,11 +79,10 @@ def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, An
 def _write_converted(run: Run, path: Path, precision: str, validation: list[Row]) -> dict[str, Any]:
     import numpy as np
 
-    from dimml.bundle import new_bundle
     from export.precision import convert_bundle
 
     training = _read_split(run, "train")
-    # A table may be sorted by label, and calibration uses the first rows.
+    # Calibration uses the first rows, and a table may be sorted by label.
     order = np.random.default_rng(run.recipe.seed).permutation(len(training))
     with new_bundle(path) as folder, tempfile.TemporaryDirectory(prefix="dimml-fp32-") as scratch:
         source = Path(scratch) / "bundle"
@@ -93,12 +93,11 @@ def _write_converted(run: Run, path: Path, precision: str, validation: list[Row]
 
 def _write_fp32(run: Run, bundle: Path, validation: list[Row]) -> None:
     from export.onnx import write_bundle
-    from export.parity import parity_check
-    from export.samples import readable_samples
+    from export.parity import BATCH_SIZES, parity_check
 
     # A modality that no validation row has is checked on the example of its kind.
     samples = {
-        name: list(islice(readable_samples(kind, validation), PARITY_SAMPLES))
+        name: list(islice(readable_samples(kind, validation), max(BATCH_SIZES)))
         or [kind.preprocess(kind.decode(kind.example()))]
         for name, kind in run.kinds.items()
     }

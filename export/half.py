@@ -1,4 +1,4 @@
-"""Encoders in 16-bit floats for GPUs: half the memory, and the full speed of tensor cores."""
+"""float16 encoders for GPUs: half the memory, and the full speed of tensor cores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 
 def halve_graph(source: Path, target: Path) -> None:
-    """Convert one encoder to float16 weights and sums; its inputs and features stay float32.
+    """Convert one encoder to float16; its inputs and features stay float32.
 
-    The layers before a logarithm stay float32 too: the input of the mel filters spans ten powers of
-    ten, and float16 has nine.
+    The layers before a logarithm stay float32 too, because the power spectrogram spans ten powers
+    of ten and float16 only nine.
 
     Args:
         source: The fp32 graph.
@@ -29,7 +29,7 @@ def halve_graph(source: Path, target: Path) -> None:
 
 
 def _undo_round_trips(half: OnnxModel, whole: onnx.GraphProto) -> None:
-    """Restore the values of float32 nodes, which the converter rounds through float16."""
+    """Feed float32 nodes the original values, which the converter casts to float16 and back."""
     makers = half.output_name_to_node()
     constants = {tensor.name: tensor for tensor in whole.initializer}
     for node in half.get_nodes_by_op_type("Cast"):

@@ -1,4 +1,4 @@
-"""Write torch modules as ONNX graphs, and a trained model as a bundle."""
+"""Write PyTorch modules as ONNX graphs, and a trained model as a bundle."""
 
 from __future__ import annotations
 
@@ -41,20 +41,21 @@ def write_bundle(
     conformal: Conformal | None = None,
     check: Check | None = None,
 ) -> None:
-    """Export a model as a bundle, whole or not at all.
+    """Export a model as a bundle; write nothing on an error.
 
     Args:
-        path: The bundle's folder.
+        path: Folder of the bundle.
         model: A trained and calibrated model.
         kinds: Modality to kind, in slot order.
-        specs: Modality to its specification, whose `graph` and `assets` name the files to write.
+        specs: Modality to specification, whose `graph` and `assets` name the files to write.
         assets: Modality to the content of its assets.
-        name: The bundle's name.
-        labels: Labels in the order of the classifier's outputs.
+        name: Name of the bundle.
+        labels: Labels, in the order of the classifier's outputs.
         created: Date and time, ISO 8601.
-        provenance: What the bundle was made from.
+        provenance: Recipe, seed, data and versions that the model was trained with.
         conformal: Thresholds of the prediction sets.
-        check: Called with the temporary folder; an exception stops the export.
+        check: Called with the complete temporary folder and its manifest before the folder is
+            renamed to `path`; an exception stops the export.
     """
     model.eval()
     with new_bundle(path) as folder:
@@ -80,10 +81,10 @@ def write_bundle(
 
 
 def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
-    """Export one encoder: from the kind's inputs to `features` float32 [N, D].
+    """Export one encoder, which maps the inputs of its kind to `features` float32 [N, D].
 
-    The batch axis is dynamic, and so are the token axis of text and the frame axis of audio of
-    variable length.
+    The batch axis is dynamic, and so are the tokens of text and the frames of audio of variable
+    length.
     """
     item = kind.preprocess(kind.decode(kind.example()))
     inputs = kind.collate([item, item])
@@ -101,7 +102,7 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
 
 
 def export_classifier(model: MultimodalModel, path: Path) -> None:
-    """Export the classifier with its fusion, see `CertaintyFusion`."""
+    """Export the classifier and its fusion, see `CertaintyFusion.forward`."""
     slots = len(model.modalities)
     inputs = {
         "features": torch.randn(2, slots, model.feature_dim),
@@ -119,7 +120,7 @@ def _export(
     output_names: list[str],
     path: Path,
 ) -> None:
-    # The exporter logs every step; `export.parity` checks its result.
+    # The exporter logs and warns about each step; `export.parity` checks the exported graph.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The cross-entropy terms of `dimml.nn.losses`, restated with loops in float64."""
+"""The cross-entropy terms of `dimml.nn.losses` against loops in float64."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ class TestMaskedCrossEntropy:
         torch.testing.assert_close(logits.grad, literal_logits.grad)
 
     def test_cross_entropy_with_full_mask_averages_over_all_rows(self) -> None:
-        everywhere = EVERYWHERE["audio"]
+        all_present = EVERYWHERE["audio"]
         torch.testing.assert_close(
-            masked_cross_entropy(self.logits, self.labels, everywhere),
-            literal_mean_cross_entropy(self.logits, self.labels, everywhere),
+            masked_cross_entropy(self.logits, self.labels, all_present),
+            literal_mean_cross_entropy(self.logits, self.labels, all_present),
         )
 
     def test_absent_rows_may_hold_nan_and_invalid_labels(self) -> None:
@@ -122,16 +122,16 @@ class TestModalityCrossEntropy:
         self, names: tuple[str, ...], missing: bool
     ) -> None:
         values = random_values(names, CLASSES)
-        given = leaves(with_nan_where_absent(values) if missing else values)
-        literal_given = leaves(values)
+        inputs = leaves(with_nan_where_absent(values) if missing else values)
+        literal_inputs = leaves(values)
         present = PRESENT if missing else EVERYWHERE
-        loss = modality_cross_entropy(given, self.labels, present)
+        loss = modality_cross_entropy(inputs, self.labels, present)
         literal = sum(
             literal_mean_cross_entropy(z, self.labels, present[name])
-            for name, z in literal_given.items()
+            for name, z in literal_inputs.items()
         )
         torch.testing.assert_close(loss, literal)
-        torch.testing.assert_close(gradients(loss, given), gradients(literal, literal_given))
+        torch.testing.assert_close(gradients(loss, inputs), gradients(literal, literal_inputs))
 
     def test_modality_without_rows_adds_nothing(self) -> None:
         logits = random_values(NAMES[:2], CLASSES)

@@ -1,4 +1,4 @@
-"""The DUC loss against the formulas of the paper, restated with loops in float64."""
+"""The DUC loss against the formulas of the paper, computed with loops in float64."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ NAN = float("nan")
 NAMES = ("audio", "image", "text")
 SAMPLES, DIMS = 7, 6
 
-# One column per dimension. Between them: shared, private, one-way and empty selections.
+# One column per dimension. Selections between the modalities are shared, one-way and empty.
 EFFECTIVE = {
     "audio": torch.tensor([1, 1, 0, 0, 1, 0], dtype=torch.bool),
     "image": torch.tensor([0, 1, 1, 0, 0, 1], dtype=torch.bool),
-    "text": torch.tensor([1, 1, 0, 0, 0, 0], dtype=torch.bool),  # within audio: S empty one way
+    "text": torch.tensor(
+        [1, 1, 0, 0, 0, 0], dtype=torch.bool
+    ),  # a subset of audio, so S is empty from text to audio
 }
 PRESENT = {
     "audio": torch.tensor([1, 1, 0, 1, 1, 0, 1], dtype=torch.bool),
@@ -61,7 +63,7 @@ def literal_pair(
     temperature: float,
     normalize: bool,
 ) -> Tensor:
-    """L(t->s), one scalar product at a time."""
+    """Return L(t->s), computed from single products."""
 
     def vector(values: Tensor, i: int) -> list[Tensor]:
         restricted = [values[i, d] for d in selected]
@@ -107,19 +109,19 @@ class TestDucLoss:
     ) -> None:
         values = random_values(names, DIMS)
         present = PRESENT if missing else EVERYWHERE
-        given, literal_given = leaves(values), leaves(values)
-        loss = duc_loss(given, EFFECTIVE, temperature, present, normalize)
-        literal = literal_duc(literal_given, EFFECTIVE, temperature, present, normalize)
+        inputs, literal_inputs = leaves(values), leaves(values)
+        loss = duc_loss(inputs, EFFECTIVE, temperature, present, normalize)
+        literal = literal_duc(literal_inputs, EFFECTIVE, temperature, present, normalize)
         assert loss.item() > 0
         torch.testing.assert_close(loss, literal)
-        torch.testing.assert_close(gradients(loss, given), gradients(literal, literal_given))
+        torch.testing.assert_close(gradients(loss, inputs), gradients(literal, literal_inputs))
 
     def test_duc_loss_equals_a_value_computed_by_hand(self) -> None:
-        # One telling dimension; logits are the outer product of (1, -1) and (2, 0) over tau = 2.
+        # One dimension; logits are the outer product of (1, -1) and (2, 0), divided by tau = 2.
         features = {"t": torch.tensor([[2.0], [0.0]]), "s": torch.tensor([[1.0], [-1.0]])}
         effective = {"t": torch.tensor([True]), "s": torch.tensor([False])}
         present = {"t": torch.tensor([True, True]), "s": torch.tensor([True, True])}
-        # Both rows answer log(1 + exp(-1)): logits (1, 0) for row 0 and (-1, 0) for row 1.
+        # The loss of both rows is log(1 + exp(-1)): logits (1, 0) for row 0, (-1, 0) for row 1.
         expected = torch.log1p(torch.exp(torch.tensor(-1.0)))
         torch.testing.assert_close(duc_loss(features, effective, 2.0, present), expected)
 
@@ -184,7 +186,7 @@ class TestDucLoss:
             pytest.param(
                 EFFECTIVE,
                 dict.fromkeys(NAMES, torch.arange(SAMPLES) == 4),
-                id="one common row, with nothing to contrast it to",
+                id="one common row, so no contrast",
             ),
             pytest.param(
                 EFFECTIVE, dict.fromkeys(NAMES, torch.zeros(SAMPLES).bool()), id="all absent"
@@ -221,7 +223,7 @@ class TestDucLoss:
         assert duc_loss(scaled, EFFECTIVE, 0.5, EVERYWHERE) > 2 * plain
 
     def test_zero_vector_gets_no_gradient_when_normalised(self) -> None:
-        # A dead row, as a rectifier makes: 1 / length would send it a gradient of about 1e12.
+        # A ReLU can output a zero row. Division by its length would give gradients of about 1e12.
         values = random_values(NAMES[:2], DIMS)
         values["image"][2] = 0
         features = leaves(values)
@@ -235,7 +237,7 @@ class TestDucLoss:
         assert duc_loss(features, EFFECTIVE, 1.0, EVERYWHERE).isfinite()
 
     def test_duc_loss_in_half_precision_does_not_overflow(self) -> None:
-        # 300 * 300 is beyond the largest half, 65,504; divided by the temperature it is not.
+        # 300 * 300 exceeds the largest float16, 65,504, before the division by the temperature.
         values = {name: 300 * torch.ones(SAMPLES, DIMS).double() for name in NAMES}
         half = {name: value.half() for name, value in values.items()}
         expected = duc_loss(values, EFFECTIVE, 50.0, EVERYWHERE)
