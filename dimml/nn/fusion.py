@@ -177,7 +177,7 @@ class CertaintyFusion(nn.Module):
             "modality_bias": bias,
         }
         checked = {name: self._checked(name, value) for name, value in values.items()}
-        singletons = checked["subset_temperature"][[2**m for m in range(len(bias))]]
+        singletons = checked["subset_temperature"][[2**m for m in range(len(self.modality_bias))]]
         if not bool((singletons == 1).all()):
             raise ValueError(
                 "subset_temperature of one-modality subsets (indices 1, 2, 4, ...) must be 1, got "
