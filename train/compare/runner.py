@@ -46,13 +46,7 @@ DIVERGED = -1.0
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What a comparison runs.
-
-    Attributes:
-        runs: Names of methods or variants.
-        seeds: Seeds of each run; the first one chooses among trials.
-        trials: Number of settings tried per method.
-    """
+    """The methods or variants to run, their seeds, and how many settings the first seed tries."""
 
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
