@@ -125,7 +125,8 @@ def measure_readout(
     """
     held_out = validation_present[conformal_rows(len(validation_present))]
     set_rows = {s: int(rows.sum()) for s, rows, _ in subset_rows(test.modalities, held_out)}
-    subsets, bins, missing = {}, {}, {}
+    subsets: dict[str, dict[str, Any]] = {}
+    bins, missing = {}, {}
     for subset, rows, mask in subset_rows(test.modalities, test.present):
         name, labels = subset_name(subset), test.labels[rows]
         probabilities, _ = readout(test.features[rows], mask)

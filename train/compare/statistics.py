@@ -64,11 +64,12 @@ def paired(
     if not differences:
         return None
     values = np.array(list(differences.values()))
-    result = {"seeds": list(differences), "mean": float(values.mean()), "low": None, "high": None}
+    mean = float(values.mean())
+    result = {"seeds": list(differences), "mean": mean, "low": None, "high": None}
     if len(values) > 1 and np.ptp(values) > ROUNDING_ERROR:
         quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE_LEVEL) / 2)
         half = float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
-        result |= {"low": result["mean"] - half, "high": result["mean"] + half}
+        result |= {"low": mean - half, "high": mean + half}
     return result
 
 

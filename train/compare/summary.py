@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,12 +191,16 @@ def _differences(ours: Sequence[Result], theirs: Sequence[Result], scope: Scope)
         first, second = ({r.seed: figure(r) for r in results} for results in (ours, theirs))
         return paired(first, second)
 
+    def measure(name: str, result: Result) -> float | None:
+        return run_measures(result, scope)[name]
+
+    def accuracy(subset: str, result: Result) -> float | None:
+        value: float | None = result.subsets.get(subset, {}).get("accuracy")
+        return value
+
     return {
-        "measures": {n: difference(lambda r, n=n: run_measures(r, scope)[n]) for n in MEASURES},
-        "subsets": {
-            name: difference(lambda r, name=name: r.subsets.get(name, {}).get("accuracy"))
-            for name in scope.subsets
-        },
+        "measures": {name: difference(partial(measure, name)) for name in MEASURES},
+        "subsets": {name: difference(partial(accuracy, name)) for name in scope.subsets},
     }
 
 
