@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import soundfile
 
-RECIPE = """
+SIGHTINGS_RECIPE = """
 name: sightings
 data: {data}
 feature_dim: 16
@@ -19,7 +19,7 @@ modalities:
 training: {{epochs: 3, warm_up: 1, batch_size: 16}}
 """
 
-CALLS = """
+CALLS_RECIPE = """
 name: calls
 data: {data}
 feature_dim: 16
@@ -32,7 +32,7 @@ training: {{epochs: 3, warm_up: 1, batch_size: 8}}
 
 @pytest.fixture(scope="session")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Red or blue things seen from two sides, with a note; some cells empty."""
+    """Write a recipe and data: photos of red or blue things from two sides, a note, empty cells."""
     folder = tmp_path_factory.mktemp("sightings")
     random = np.random.default_rng(0)
     with (folder / "data.csv").open("w", newline="") as file:
@@ -50,13 +50,13 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 cells[number % 3] = ""
             writer.writerow([number, split, label, *cells])
     path = folder / "recipe.yaml"
-    path.write_text(RECIPE.format(data=folder / "data.csv"))
+    path.write_text(SIGHTINGS_RECIPE.format(data=folder / "data.csv"))
     return path
 
 
 @pytest.fixture(scope="session")
 def calls_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Calls of every length, high or low, some with a note."""
+    """Write a recipe and data: high or low calls of many lengths, some with a note."""
     folder = tmp_path_factory.mktemp("calls")
     random = np.random.default_rng(1)
     with (folder / "data.csv").open("w", newline="") as file:
@@ -71,5 +71,5 @@ def calls_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             split = ("train", "train", "validation", "test")[number // 2 % 4]
             writer.writerow([number, split, label, f"{number}.wav", note])
     path = folder / "recipe.yaml"
-    path.write_text(CALLS.format(data=folder / "data.csv"))
+    path.write_text(CALLS_RECIPE.format(data=folder / "data.csv"))
     return path

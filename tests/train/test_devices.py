@@ -1,4 +1,4 @@
-"""Training on several devices: two processes give what one does on the joined batch."""
+"""Training on several devices: two processes equal one process on the joined batch."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two gloo processes and one found of the same batches."""
-    out = tmp_path_factory.mktemp("devices") / "found.pt"
+    """Return the losses and weights of two gloo processes and of one, on the same batches."""
+    out = tmp_path_factory.mktemp("devices") / "results.pt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, SCRIPT, str(out)], check=True, env=environment, timeout=120)
-    found: dict[str, Any] = torch.load(out, weights_only=True)
-    return found
+    results: dict[str, Any] = torch.load(out, weights_only=True)
+    return results
 
 
-def test_the_losses_are_those_of_the_joined_batch(joined: dict[str, Any]) -> None:
+def test_losses_on_two_devices_equal_those_of_the_joined_batch(joined: dict[str, Any]) -> None:
     assert set(joined["one"]["losses"]) >= {"train_isolated", "train_shared", "train_duc"}
     for name, expected in joined["one"]["losses"].items():
         assert joined["two"]["losses"][name] == pytest.approx(expected, rel=1e-5), name
 
 
-def test_the_trained_weights_are_equal(joined: dict[str, Any]) -> None:
+def test_weights_after_training_on_two_devices_equal_those_of_one(joined: dict[str, Any]) -> None:
     for name, expected in joined["one"]["weights"].items():
         torch.testing.assert_close(
             joined["two"]["weights"][name], expected, rtol=1e-3, atol=1e-5, msg=name
@@ -47,7 +47,7 @@ def test_the_trained_weights_are_equal(joined: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 24])
-def test_devices_share_out_every_batch_equally(length: int) -> None:
+def test_devices_get_equal_parts_of_every_batch(length: int) -> None:
     size, devices = 10, 2
     shares = [list(EpochSampler(length, 3, True, (n, devices, size))) for n in range(devices)]
     samplers = [EpochSampler(length, 3, True, (n, devices, size)) for n in range(devices)]
@@ -61,7 +61,7 @@ def test_devices_share_out_every_batch_equally(length: int) -> None:
         assert len(batch) - len(set(each[0]) | set(each[1])) == len(batch) % devices
 
 
-def test_the_command_trains_with_two_processes(recipe_file: Path, tmp_path: Path) -> None:
+def test_train_command_uses_two_processes(recipe_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dimml", "train", str(recipe_file), "--out"]
     settings = ["training.epochs=1", "training.batch_size=8", "training.devices=2"]
     arguments = [word for setting in settings for word in ("--set", setting)]
@@ -80,9 +80,7 @@ def test_the_command_trains_with_two_processes(recipe_file: Path, tmp_path: Path
     assert json.loads((tmp_path / "run" / "run.json").read_text())["best"]["epoch"] == 0
 
 
-def test_half_precision_trains_and_keeps_weights_of_32_bits(
-    recipe_file: Path, tmp_path: Path
-) -> None:
+def test_training_in_half_precision_keeps_32_bit_weights(recipe_file: Path, tmp_path: Path) -> None:
     settings = ["training.epochs=1", "training.precision=bf16-mixed"]
     train_run(load_recipe(recipe_file, settings), tmp_path / "run", resume=False)
     weights = load_file(tmp_path / "run" / "model.safetensors")
@@ -92,17 +90,21 @@ def test_half_precision_trains_and_keeps_weights_of_32_bits(
 
 
 class TestRefusals:
-    def test_a_batch_that_cannot_be_shared(self, recipe_file: Path) -> None:
+    def test_batch_that_devices_cannot_share_is_rejected(self, recipe_file: Path) -> None:
         with pytest.raises(RecipeError, match=r"batch of 9 .* 2 equal parts.*batch_size"):
             load_recipe(recipe_file, ["training.batch_size=9", "training.devices=2"])
 
-    def test_a_method_that_steps_by_itself(self, recipe_file: Path, tmp_path: Path) -> None:
+    def test_alternating_method_on_two_devices_is_rejected(
+        self, recipe_file: Path, tmp_path: Path
+    ) -> None:
         settings = ["method=mla", "training.batch_size=8", "training.devices=2"]
         with pytest.raises(UsageError, match=r"training\.devices=1"):
             train_run(load_recipe(recipe_file, settings), tmp_path / "run", resume=False)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_precision_that_only_a_gpu_has(self, recipe_file: Path, tmp_path: Path) -> None:
+    def test_precision_that_needs_a_gpu_is_rejected(
+        self, recipe_file: Path, tmp_path: Path
+    ) -> None:
         recipe = load_recipe(recipe_file, ["training.precision=16-mixed"])
         with pytest.raises(UsageError, match=r"needs a GPU.*bf16-mixed"):
             train_run(recipe, tmp_path / "run", resume=False)

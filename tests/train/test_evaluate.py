@@ -1,4 +1,4 @@
-"""Evaluation: each subset over the rows that have at least it, in numbers restated here."""
+"""Evaluation of every subset, compared with figures that this file computes by definition."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ LABELS = ("zero", "one", "two", "three")
 WORDS = ("a", "seven", "one two three", "number b c d")
 
 
-def restated(probabilities: Sequence[Sequence[float]], labels: Sequence[int]) -> dict[str, float]:
-    """The four numbers by their definitions."""
+def figures_by_definition(
+    probabilities: Sequence[Sequence[float]], labels: Sequence[int]
+) -> dict[str, float]:
+    """Return the four figures by their definitions."""
     p, y = np.asarray(probabilities), np.asarray(labels)
-    said, confidence = p.argmax(axis=1), p.max(axis=1)
-    right = said == y
+    answers, confidence = p.argmax(axis=1), p.max(axis=1)
+    right = answers == y
     f1 = []
-    for label in sorted(set(said) | set(y)):
+    for label in sorted(set(answers) | set(y)):
         hits = (right & (y == label)).sum()
-        f1.append(2 * hits / ((said == label).sum() + (y == label).sum()))
+        f1.append(2 * hits / ((answers == label).sum() + (y == label).sum()))
     bins = np.minimum(np.floor(confidence * 15), 14)
     return {
         "samples": len(y),
@@ -46,29 +48,29 @@ def restated(probabilities: Sequence[Sequence[float]], labels: Sequence[int]) ->
 class TestMeasure:
     @pytest.mark.parametrize("sharpness", [0.3, 1.0, 5.0])
     @pytest.mark.parametrize("samples", [1, 7, 400])
-    def test_is_as_defined(self, samples: int, sharpness: float) -> None:
+    def test_figures_follow_their_definitions(self, samples: int, sharpness: float) -> None:
         random = np.random.default_rng(samples)
         scores = np.exp(sharpness * random.standard_normal((samples, 6)))
         probabilities = (scores / scores.sum(axis=1, keepdims=True)).tolist()
         labels = random.integers(0, 6, samples).tolist()
-        found = measure(list(zip(probabilities, labels, strict=True)))
-        assert found == pytest.approx(restated(probabilities, labels), abs=1e-5)
+        measured = measure(list(zip(probabilities, labels, strict=True)))
+        assert measured == pytest.approx(figures_by_definition(probabilities, labels), abs=1e-5)
 
-    def test_a_certain_answer_falls_into_the_last_of_fifteen_bins(self) -> None:
+    def test_certain_answer_falls_into_the_last_of_fifteen_bins(self) -> None:
         # In one bin: one right of two, 0.975 sure. In two: (|0 - 1| + |1 - 0.95|) / 2 = 0.525.
-        found = measure([([1.0, 0.0], 1), ([0.95, 0.05], 0)])
-        assert found["ece"] == pytest.approx(0.475, abs=1e-6)
+        measured = measure([([1.0, 0.0], 1), ([0.95, 0.05], 0)])
+        assert measured["ece"] == pytest.approx(0.475, abs=1e-6)
 
-    def test_a_certain_answer_that_is_wrong_has_a_finite_loss(self) -> None:
+    def test_certain_wrong_answer_has_a_finite_loss(self) -> None:
         assert measure([([1.0, 0.0], 1)])["nll"] == pytest.approx(-np.log(1e-12), rel=1e-4)
 
-    def test_a_class_that_does_not_occur_takes_no_part_in_the_macro_f1(self) -> None:
+    def test_macro_f1_leaves_out_a_class_that_does_not_occur(self) -> None:
         assert measure([([0.9, 0.1, 0.0], 0), ([0.2, 0.8, 0.0], 1)])["macro_f1"] == 1
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """80 test rows, most with gaps, a few with broken files; one row of another split."""
+    """Write 80 test rows, most with gaps and a few with broken files, and one train row."""
     folder = tmp_path_factory.mktemp("evaluated")
     random = np.random.default_rng(0)
     (folder / "broken.png").write_bytes(b"junk")
@@ -85,7 +87,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cells.append(WORDS[number % 4])
             if number % 20 == 0:
                 cells[0] = "broken.png"
-            # The last label stays unused.
+            # No row has the last label.
             writer.writerow([number, "test", LABELS[number % 3], *cells])
         writer.writerow([80, "train", "zero", "", "", "seven"])
     return folder / "data.csv"
@@ -98,22 +100,22 @@ def report(free_names_bundle: Path, data: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows(data: Path) -> list[dict[str, str]]:
-    """The test rows, with absolute paths and without what is empty or broken."""
+    """Return the test rows with absolute paths, without empty and broken cells."""
     with data.open(newline="") as file:
-        found = [row for row in csv.DictReader(file) if row["split"] == "test"]
+        measured = [row for row in csv.DictReader(file) if row["split"] == "test"]
     return [
         {
             key: str(data.parent / value) if key in ("front", "rear") else value
             for key, value in row.items()
             if value not in ("", "broken.png")
         }
-        for row in found
+        for row in measured
     ]
 
 
 class TestEvaluateBundle:
     @pytest.mark.parametrize("subset", list(subsets(NAMES)), ids=subset_name)
-    def test_a_subset_is_measured_on_the_rows_that_have_at_least_it_all_else_masked(
+    def test_subset_is_measured_on_rows_that_have_it_with_the_rest_masked(
         self,
         free_names_bundle: Path,
         report: dict[str, Any],
@@ -125,10 +127,12 @@ class TestEvaluateBundle:
         predictor = Predictor.load(free_names_bundle, "cpu")
         answers = [predictor.predict({name: row[name] for name in subset}) for row in kept]
         probabilities = [list(answer.probabilities.values()) for answer in answers]
-        wanted = restated(probabilities, [LABELS.index(row["label"]) for row in kept])
-        assert report["subsets"][subset_name(subset)] == pytest.approx(wanted, abs=1e-4)
+        expected = figures_by_definition(
+            probabilities, [LABELS.index(row["label"]) for row in kept]
+        )
+        assert report["subsets"][subset_name(subset)] == pytest.approx(expected, abs=1e-4)
 
-    def test_the_report_has_the_form_of_evaluation_json(
+    def test_report_has_the_keys_of_evaluation_json(
         self, free_names_bundle: Path, report: dict[str, Any]
     ) -> None:
         assert (report["split"], report["samples"]) == ("test", 80)
@@ -141,17 +145,17 @@ class TestEvaluateBundle:
         assert max(counts[:2]) < 80
         assert counts[-1] < min(counts[:2])
 
-    def test_cells_that_cannot_be_read_are_counted_and_said(
+    def test_unreadable_cells_are_counted_and_reported(
         self, free_names_bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         report = evaluate_bundle(free_names_bundle, data, "test")
-        said = capsys.readouterr().err
+        stderr = capsys.readouterr().err
         assert report["unreadable"] == 4
         assert "80 samples, 4 unreadable cells" in table(report)
-        assert "test: 4 unreadable cells count as absent; the first: 0: front: unsup" in said
-        assert "evaluating test: 80 in" in said
+        assert "test: 4 unreadable cells count as absent; the first: 0: front: unsup" in stderr
+        assert "evaluating test: 80 in" in stderr
 
-    def test_a_split_of_which_no_row_can_be_read_is_refused_and_nothing_written(
+    def test_split_without_a_readable_row_is_rejected_and_nothing_is_written(
         self, free_names_bundle: Path, tmp_path: Path
     ) -> None:
         path = tmp_path / "data.csv"
@@ -161,12 +165,10 @@ class TestEvaluateBundle:
             evaluate(free_names_bundle, path)
         assert {file: file.stat().st_mtime_ns for file in free_names_bundle.iterdir()} == before
 
-    def test_a_subset_that_no_row_has_is_left_out(
-        self, free_names_bundle: Path, data: Path
-    ) -> None:
+    def test_subset_that_no_row_has_is_left_out(self, free_names_bundle: Path, data: Path) -> None:
         assert list(evaluate_bundle(free_names_bundle, data, "train")["subsets"]) == ["note"]
 
-    def test_a_label_the_bundle_does_not_know_is_refused(
+    def test_label_that_the_bundle_does_not_know_is_rejected(
         self, free_names_bundle: Path, tmp_path: Path
     ) -> None:
         path = tmp_path / "data.csv"
@@ -174,22 +176,22 @@ class TestEvaluateBundle:
         with pytest.raises(ManifestError, match=r"\['nine'\]; it knows zero, one, two, three"):
             evaluate_bundle(free_names_bundle, path, "test")
 
-    def test_a_modality_without_a_column_is_said(
+    def test_modality_without_a_column_is_reported(
         self, free_names_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / "data.csv"
         path.write_text("split,label,note,fron\ntest,zero,seven,a.png\n")
         evaluate_bundle(free_names_bundle, path, "test")
-        said = capsys.readouterr().err
-        assert "warning: " in said
-        assert "no column for front (did you mean fron?), rear; its columns are" in said
+        stderr = capsys.readouterr().err
+        assert "warning: " in stderr
+        assert "no column for front (did you mean fron?), rear; its columns are" in stderr
 
-    def test_a_split_without_rows_is_refused(self, free_names_bundle: Path, data: Path) -> None:
+    def test_split_without_rows_is_rejected(self, free_names_bundle: Path, data: Path) -> None:
         with pytest.raises(ManifestError, match="no labelled row in its validation split"):
             evaluate_bundle(free_names_bundle, data, "validation")
 
 
-def test_the_model_card_shows_every_number(free_names_bundle: Path, report: dict[str, Any]) -> None:
+def test_model_card_shows_every_figure(free_names_bundle: Path, report: dict[str, Any]) -> None:
     card = model_card(free_names_bundle, report)
     assert card.endswith(table(report) + "\n")
     for name, row in report["subsets"].items():

@@ -19,11 +19,11 @@ LABELS = torch.tensor([0, 1, 1, 1])
 
 
 def test_scores_are_accuracy_nll_and_ece() -> None:
-    found = scores(PROBABILITIES, LABELS)
-    assert found["accuracy"] == 0.75
+    result = scores(PROBABILITIES, LABELS)
+    assert result["accuracy"] == 0.75
     nll = -torch.tensor([0.9, 0.2, 0.7, 0.55]).log().mean()
-    assert found["nll"] == pytest.approx(float(nll))
-    assert found["ece"] == pytest.approx((0.1 + 0.8 + 0.3 + 0.45) / 4, abs=1e-6)
+    assert result["nll"] == pytest.approx(float(nll))
+    assert result["ece"] == pytest.approx((0.1 + 0.8 + 0.3 + 0.45) / 4, abs=1e-6)
 
 
 def test_risk_coverage_area_is_the_mean_risk_of_confident_answers() -> None:
@@ -45,20 +45,20 @@ def test_prediction_sets_are_never_empty() -> None:
 
 def test_reliability_counts_every_answer_once() -> None:
     certain = torch.tensor([[0.0, 1.0]])
-    found = reliability(torch.cat([PROBABILITIES, certain]), torch.ones(5).long())
-    assert sum(found["count"]) == 5
-    assert found["count"][14] == 1
-    assert found["accuracy"][14] == 1
-    assert found["confidence"][8] == pytest.approx(0.55)
-    assert found["accuracy"][0] is None
-    assert {len(values) for values in found.values()} == {15}
+    result = reliability(torch.cat([PROBABILITIES, certain]), torch.ones(5).long())
+    assert sum(result["count"]) == 5
+    assert result["count"][14] == 1
+    assert result["accuracy"][14] == 1
+    assert result["confidence"][8] == pytest.approx(0.55)
+    assert result["accuracy"][0] is None
+    assert {len(values) for values in result.values()} == {15}
 
 
 def test_expected_ece_equals_the_mean_deviation_of_a_binomial() -> None:
     # One bin: E|k/n - p| = sqrt(2 p (1 - p) / (pi n)) of a normal, 0.0319 for n = 100, p = 0.8.
-    found = expected_ece({"confidence": [None, 0.8], "count": [0, 100]})
-    assert found == pytest.approx(0.0319, abs=0.004)
-    assert found == expected_ece({"confidence": [None, 0.8], "count": [0, 100]})
+    result = expected_ece({"confidence": [None, 0.8], "count": [0, 100]})
+    assert result == pytest.approx(0.0319, abs=0.004)
+    assert result == expected_ece({"confidence": [None, 0.8], "count": [0, 100]})
 
 
 def test_expected_ece_shrinks_with_samples() -> None:
@@ -76,7 +76,7 @@ def test_no_samples_give_no_expected_ece(table: dict[str, Any]) -> None:
 def test_reliability_bins_are_pooled_by_count() -> None:
     first = {"confidence": [None, 0.8], "accuracy": [None, 0.6], "count": [0, 10]}
     second = {"confidence": [0.1, 0.9], "accuracy": [0.0, 1.0], "count": [5, 30]}
-    found = pooled_reliability([first, second])
-    assert found["count"] == [5, 40]
-    assert found["confidence"] == pytest.approx([0.1, 0.875])
-    assert found["accuracy"] == pytest.approx([0.0, 0.9])
+    result = pooled_reliability([first, second])
+    assert result["count"] == [5, 40]
+    assert result["confidence"] == pytest.approx([0.1, 0.875])
+    assert result["accuracy"] == pytest.approx([0.0, 0.9])

@@ -1,4 +1,4 @@
-"""The recipe: strict, and every refusal says where, what was meant and what is accepted."""
+"""Recipes are strict: each error names the place, the nearest key and the accepted keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_recipe_is_what_its_file_says_and_defaults_elsewhere(recipe: Path) -> None:
+def test_recipe_has_the_values_of_its_file_and_defaults(recipe: Path) -> None:
     loaded = load_recipe(recipe)
     assert list(loaded.modalities) == ["encoder", "front", "note"]
     assert loaded.modalities["front"].encoder.preset == "resnet18"
@@ -40,7 +40,7 @@ def test_a_recipe_is_what_its_file_says_and_defaults_elsewhere(recipe: Path) -> 
     assert loaded.training.batch_size == Recipe.model_fields["training"].default.batch_size
 
 
-def test_the_recipes_of_the_project_are_valid() -> None:
+def test_recipes_of_the_project_are_valid() -> None:
     paths = sorted((Path(__file__).parents[2] / "train" / "recipes").glob("*.yaml"))
     assert [load_recipe(path).name for path in paths] == [path.stem for path in paths]
     assert paths
@@ -48,7 +48,7 @@ def test_the_recipes_of_the_project_are_valid() -> None:
 
 class TestUnknownKeys:
     @pytest.mark.parametrize(
-        ("key", "meant"),
+        ("key", "nearest"),
         [
             ("feature_dims", "feature_dim"),
             ("training.lerning_rate", "learning_rate"),
@@ -59,21 +59,21 @@ class TestUnknownKeys:
             ("modalities.encoder.encoder.n_mel", "n_mels"),
         ],
     )
-    def test_name_their_nearest_match_at_every_level(
-        self, recipe: Path, key: str, meant: str
+    def test_error_of_an_unknown_key_names_the_nearest_key_at_every_level(
+        self, recipe: Path, key: str, nearest: str
     ) -> None:
         with pytest.raises(RecipeError) as raised:
             load_recipe(recipe, [f"{key}=1"])
         heading, line = str(raised.value).split("\n")
         assert heading == f"{recipe} is not a valid recipe:"
-        assert line.startswith(f"  {key}: unknown key; did you mean {meant}? accepted: ")
-        assert meant in line.rpartition("accepted: ")[2].split(", ")
+        assert line.startswith(f"  {key}: unknown key; did you mean {nearest}? accepted: ")
+        assert nearest in line.rpartition("accepted: ")[2].split(", ")
 
-    def test_name_what_is_accepted_where_nothing_is_near(self, recipe: Path) -> None:
+    def test_error_of_an_unknown_key_lists_the_accepted_keys(self, recipe: Path) -> None:
         with pytest.raises(RecipeError, match=r"zzz: unknown key; accepted: warm_up, .*, epochs, "):
             load_recipe(recipe, ["training.zzz=1"])
 
-    def test_are_listed_all_at_once(self, recipe: Path) -> None:
+    def test_all_unknown_keys_are_reported_at_once(self, recipe: Path) -> None:
         keys = ["nam", "training.epoch", "modalities.front.preprocessing.sise"]
         with pytest.raises(RecipeError) as raised:
             load_recipe(recipe, [f"{key}=1" for key in keys])
@@ -114,29 +114,29 @@ class TestSet:
             ),
         ],
     )
-    def test_replaces_what_the_file_says(
+    def test_set_replaces_the_value_of_the_file(
         self, recipe: Path, setting: str, where: tuple[str, ...], value: object
     ) -> None:
-        def found(overrides: list[str]) -> Any:
+        def value_at(overrides: list[str]) -> Any:
             place: Any = load_recipe(recipe, overrides).model_dump(mode="json")
             for key in where:
                 place = place.get(key, {})
             return place
 
-        assert found([]) != value
-        assert found([setting]) == value
+        assert value_at([]) != value
+        assert value_at([setting]) == value
 
-    def test_inside_a_short_form_keeps_what_that_says(self, recipe: Path) -> None:
+    def test_set_inside_a_short_form_keeps_the_short_form(self, recipe: Path) -> None:
         settings = ["modalities.note.augment=0", "modalities.front.encoder.n_mels=8"]
         modalities = load_recipe(recipe, settings).modalities
         assert modalities["note"].kind == "text"
         assert modalities["front"].encoder.preset == "resnet18"
 
-    def test_the_last_of_two_wins(self, recipe: Path) -> None:
+    def test_last_of_two_equal_settings_wins(self, recipe: Path) -> None:
         assert load_recipe(recipe, ["seed=1", "seed=2"]).seed == 2
 
     @pytest.mark.parametrize(
-        ("setting", "said"),
+        ("setting", "message"),
         [
             ("seed", "write key=value"),
             ("name.more=1", "not inside a mapping"),
@@ -145,14 +145,16 @@ class TestSet:
             ("seed=!!python/object/apply:os.getcwd []", "the value is not YAML"),
         ],
     )
-    def test_is_refused_as_it_was_written(self, recipe: Path, setting: str, said: str) -> None:
-        with pytest.raises(RecipeError, match=said) as raised:
+    def test_error_of_an_invalid_setting_quotes_the_setting(
+        self, recipe: Path, setting: str, message: str
+    ) -> None:
+        with pytest.raises(RecipeError, match=message) as raised:
             load_recipe(recipe, [setting])
         assert f"--set {setting}: " in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("training.epochs=many", "training.epochs: Input should be a valid integer"),
         ("training.epochs=", "training.epochs: Input should be a valid integer"),
@@ -176,25 +178,23 @@ class TestSet:
         ("modalities.front.kind=film", "modalities.front.kind: Input should be 'audio'"),
     ],
 )
-def test_a_value_of_a_wrong_type_is_refused_where_it_stands(
-    recipe: Path, setting: str, said: str
+def test_error_of_an_invalid_value_names_its_place(
+    recipe: Path, setting: str, message: str
 ) -> None:
     with pytest.raises(RecipeError) as raised:
         load_recipe(recipe, [setting])
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert len(str(raised.value).split("\n")) == 2
 
 
 class TestFiles:
     @pytest.mark.parametrize("content", ["", "# nothing\n", "- a\n- b\n", "seven"])
-    def test_an_empty_one_and_one_that_is_no_mapping_are_refused(
-        self, recipe: Path, content: str
-    ) -> None:
+    def test_file_without_a_mapping_is_rejected(self, recipe: Path, content: str) -> None:
         recipe.write_text(content)
         with pytest.raises(RecipeError, match="a recipe is a mapping of keys to values"):
             load_recipe(recipe)
 
-    def test_a_python_tag_is_refused_and_not_run(self, recipe: Path, tmp_path: Path) -> None:
+    def test_python_tag_is_rejected_and_not_run(self, recipe: Path, tmp_path: Path) -> None:
         ran = tmp_path / "ran"
         recipe.write_text(f"name: !!python/object/apply:os.mkdir [{str(ran)!r}]\n")
         with pytest.raises(RecipeError, match="is not YAML: could not determine a constructor"):
@@ -202,12 +202,12 @@ class TestFiles:
         assert not ran.exists()
 
     @pytest.mark.parametrize("content", [b"name: [", b"\xff\xfe\x00", b"a: b: c"])
-    def test_what_is_not_yaml_is_refused(self, recipe: Path, content: bytes) -> None:
+    def test_file_that_is_not_yaml_is_rejected(self, recipe: Path, content: bytes) -> None:
         recipe.write_bytes(content)
         with pytest.raises(RecipeError, match=r"recipe\.yaml"):
             load_recipe(recipe)
 
-    def test_a_missing_one_and_a_folder_are_refused(self, tmp_path: Path) -> None:
+    def test_missing_file_and_folder_are_rejected(self, tmp_path: Path) -> None:
         for path in (tmp_path / "nowhere.yaml", tmp_path):
             with pytest.raises(RecipeError, match="cannot read the recipe"):
                 load_recipe(path)

@@ -18,14 +18,14 @@ EPOCHS = 40
 
 @pytest.fixture(scope="module")
 def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing stopped."""
+    """Train a run without a stop, and return its folder."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     subprocess.run([*_command(recipe_file), str(folder)], check=True, capture_output=True)
     return folder
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+def test_resumed_run_equals_an_uninterrupted_run(
     recipe_file: Path, whole: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     command, run = _command(recipe_file), tmp_path / "run"
@@ -33,24 +33,22 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
         [*command, str(run)],
         stderr=subprocess.PIPE,
         text=True,
-        # A job in the background of a script ignores Ctrl-C, and its children inherit that.
+        # The children of a background job of a script inherit that the job ignores Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     _wait_for_rows(run / "metrics.csv", 2, stopped)
     stopped.send_signal(stop)
-    _, said = stopped.communicate(timeout=60)
+    _, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 3
-    assert "--resume" in said
-    assert "Traceback" not in said
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
     subprocess.run([*command, str(run), "--resume"], check=True, capture_output=True)
 
     for name in ("metrics.csv", "model.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_resume_asks_for_the_settings_the_run_was_started_with(
-    recipe_file: Path, tmp_path: Path
-) -> None:
+def test_resume_with_other_settings_is_rejected(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file, ["training.epochs=1"])
     train_run(recipe, tmp_path / "run", resume=False)
     (tmp_path / "run" / "run.json").unlink()
@@ -61,7 +59,7 @@ def test_resume_asks_for_the_settings_the_run_was_started_with(
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
-def test_a_damaged_checkpoint_is_named(recipe_file: Path, tmp_path: Path, name: str) -> None:
+def test_error_names_a_damaged_checkpoint(recipe_file: Path, tmp_path: Path, name: str) -> None:
     recipe, run = load_recipe(recipe_file, ["training.epochs=1"]), tmp_path / "run"
     train_run(recipe, run, resume=False)
     (run / "run.json").unlink()
@@ -74,7 +72,7 @@ def test_a_damaged_checkpoint_is_named(recipe_file: Path, tmp_path: Path, name: 
         train_run(recipe, run, resume=True)
 
 
-def test_files_that_changed_since_a_run_was_started_are_refused(
+def test_resume_after_a_file_of_the_data_changed_is_rejected(
     recipe_file: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(recipe_file.parent, tmp_path / "data")
@@ -89,7 +87,7 @@ def test_files_that_changed_since_a_run_was_started_are_refused(
         train_run(recipe, tmp_path / "run", resume=True)
 
 
-def test_nothing_to_resume_is_said(recipe_file: Path, tmp_path: Path) -> None:
+def test_resume_of_an_empty_folder_is_rejected(recipe_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to resume"):
         train_run(load_recipe(recipe_file), tmp_path / "run", resume=True)
 

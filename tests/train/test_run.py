@@ -17,7 +17,7 @@ from train.recipe import load_recipe
 from train.run import load_run, train_run
 
 
-def test_free_names_train_export_evaluate_and_serve(
+def test_free_modality_names_work_from_training_to_serving(
     recipe_file: Path, tmp_path: Path, open_client: Any
 ) -> None:
     recipe = load_recipe(recipe_file)
@@ -36,7 +36,7 @@ def test_free_names_train_export_evaluate_and_serve(
         front = (recipe.data.parent / "front1.png").read_bytes()
         answer = client.post("/predict", files={"front": front, "note": (None, "it was red")})
         modalities = answer.json()["modalities"]
-        assert {name: said["present"] for name, said in modalities.items()} == {
+        assert {name: answer["present"] for name, answer in modalities.items()} == {
             "front": True,
             "rear": False,
             "note": True,
@@ -44,7 +44,7 @@ def test_free_names_train_export_evaluate_and_serve(
         assert client.post("/predict", data={"text": "it was red"}).status_code == 422
 
 
-def test_parity_refuses_a_model_that_differs(
+def test_export_rejects_a_model_without_parity(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_run(load_recipe(recipe_file, ["training.epochs=1"]), tmp_path / "run", resume=False)
@@ -54,7 +54,7 @@ def test_parity_refuses_a_model_that_differs(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_run_knows_its_table_from_any_folder(
+def test_run_finds_its_table_from_any_folder(
     calls_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "away").mkdir()
@@ -79,12 +79,12 @@ def test_a_run_knows_its_table_from_any_folder(
     assert f"trained on {tmp_path / 'data.csv'}, which no longer exists" in raised.value.message
 
 
-def test_an_unknown_key_names_its_nearest_match(recipe_file: Path) -> None:
+def test_error_of_an_unknown_key_names_the_nearest_key(recipe_file: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean learning_rate"):
         load_recipe(recipe_file, ["training.lerning_rate=1"])
 
 
-def test_recordings_of_every_length_train_and_answer(calls_recipe: Path, tmp_path: Path) -> None:
+def test_recordings_of_any_length_train_and_predict(calls_recipe: Path, tmp_path: Path) -> None:
     recipe = load_recipe(calls_recipe)
     train_run(recipe, tmp_path / "run", resume=False)
     export_run(tmp_path / "run", tmp_path / "bundle")
@@ -100,7 +100,7 @@ def test_recordings_of_every_length_train_and_answer(calls_recipe: Path, tmp_pat
         assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
 
 
-def test_a_run_from_pretrained_weights_exports_without_them(
+def test_run_with_pretrained_weights_exports_without_the_original_weights(
     recipe_file: Path, tmp_path: Path
 ) -> None:
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
@@ -117,7 +117,7 @@ def test_a_run_from_pretrained_weights_exports_without_them(
     assert prediction.modalities["front"].present
 
 
-def test_an_ensemble_exports_and_gives_equal_weights(recipe_file: Path, tmp_path: Path) -> None:
+def test_exported_ensemble_weights_modalities_equally(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file, ["training.epochs=1", "method=ume"])
     train_run(recipe, tmp_path / "run", resume=False)
     export_run(tmp_path / "run", tmp_path / "bundle")
@@ -125,18 +125,18 @@ def test_an_ensemble_exports_and_gives_equal_weights(recipe_file: Path, tmp_path
     predictor = Predictor.load(tmp_path / "bundle", "cpu")
     front = recipe.data.parent / "front1.png"
     prediction = predictor.predict({"front": front, "note": "it was red"})
-    weights = {name: said.weight for name, said in prediction.modalities.items()}
+    weights = {name: answer.weight for name, answer in prediction.modalities.items()}
     assert weights == pytest.approx({"front": 0.5, "rear": 0.0, "note": 0.5}, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["dimml", "ume"])
-def test_rows_without_a_label_change_the_detached_method_alone(
+def test_unlabelled_rows_change_only_the_detached_method(
     method: str, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = (recipe_file.parent / "data.csv").read_text().splitlines()
     weights = []
     for front in ("front1.png", "front9.png"):
-        # Every other row of the train split loses its label, and has that photo.
+        # Every other row of the train split loses its label and gets this photo.
         rows = [line.split(",") for line in lines[1:]]
         for number, row in enumerate(rows):
             if row[1] == "train" and number % 16 > 7:
@@ -152,7 +152,7 @@ def test_rows_without_a_label_change_the_detached_method_alone(
     assert same is (method == "ume")
 
 
-def test_labelled_rows_that_cannot_be_read_make_no_classifier(
+def test_train_split_with_too_few_readable_rows_is_rejected(
     recipe_file: Path, tmp_path: Path
 ) -> None:
     head, *lines = (recipe_file.parent / "data.csv").read_text().splitlines()
@@ -175,9 +175,7 @@ def test_labelled_rows_that_cannot_be_read_make_no_classifier(
         train_run(load_recipe(recipe_file, [f"data={table}"]), tmp_path / "run", resume=False)
 
 
-def test_a_method_to_compare_with_trains_and_has_no_bundle(
-    recipe_file: Path, tmp_path: Path
-) -> None:
+def test_method_without_export_trains_and_has_no_bundle(recipe_file: Path, tmp_path: Path) -> None:
     changes = ["training.epochs=1", "method=joint", "options={fill: mean}"]
     train_run(load_recipe(recipe_file, changes), tmp_path / "run", resume=False)
     run = load_run(tmp_path / "run")
@@ -188,7 +186,7 @@ def test_a_method_to_compare_with_trains_and_has_no_bundle(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_options_are_those_of_the_method(recipe_file: Path) -> None:
+def test_option_of_another_method_is_rejected(recipe_file: Path) -> None:
     with pytest.raises(RecipeError, match=r"options\.rat: unknown key; did you mean rate"):
         load_recipe(recipe_file, ["method=joint_dropout", "options={rat: 0.5}"])
     with pytest.raises(RecipeError, match=r"options\.shared: unknown key"):

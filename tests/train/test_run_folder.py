@@ -1,4 +1,4 @@
-"""A run's folder: what is refused, what a refusal leaves, and what a stop does."""
+"""The folder of a run: rejected folders and data, what an error leaves behind, and stops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def recipe_of(data: Path, **changes: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a table and a run, stopped by SIGTERM while calibrating and then moved."""
+    """Return a folder with a table and a run that SIGTERM stopped in calibration, then moved."""
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "data.csv").write_text(HEADER + ROWS)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -52,14 +52,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it for each test, which is the current folder."""
+    """Return a copy of the folder of the stopped run, and make it the current folder."""
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 class TestRefusals:
-    def test_a_folder_that_another_process_trains_into(self, folder: Path) -> None:
+    def test_folder_that_another_process_trains_into_is_rejected(self, folder: Path) -> None:
         with (
             locked_folder(folder / "run", "training into", "another"),
             pytest.raises(UsageError, match="another process is training into"),
@@ -68,27 +68,29 @@ class TestRefusals:
         assert (folder / "run" / "last.ckpt").exists()
 
     @pytest.mark.parametrize("out", ["data.csv", "data.csv/run"])
-    def test_a_file_for_a_folder(self, folder: Path, out: str) -> None:
+    def test_file_in_place_of_the_folder_is_rejected(self, folder: Path, out: str) -> None:
         with pytest.raises(UsageError, match=r"data\.csv is a file, where a folder is needed"):
             train_run(recipe_of(Path("data.csv")), folder / out, resume=False)
 
     @pytest.mark.parametrize(
-        ("content", "said"),
+        ("content", "message"),
         [
             (HEADER.replace("note", "not") + ROWS, "no column for note"),
-            (HEADER + ROWS.replace("it is", "x").replace("thing", ","), "cannot be read"),
+            (HEADER + ROWS.replace("it is", "x").replace("thing", ","), "line 2 has 6 cells"),
             (HEADER.replace("note", "image") + ROWS, "no row of the train split can be read"),
         ],
     )
-    def test_leave_no_folder(self, tmp_path: Path, content: str, said: str) -> None:
+    def test_rejected_data_leave_no_folder(
+        self, tmp_path: Path, content: str, message: str
+    ) -> None:
         (tmp_path / "data.csv").write_text(content)
         modalities = {"image": "image"} if "image" in content else {"title": "text", "note": "text"}
         recipe = recipe_of(tmp_path / "data.csv", modalities=modalities)
-        with pytest.raises(ManifestError, match=said):
+        with pytest.raises(ManifestError, match=message):
             train_run(recipe, tmp_path / "runs" / "things" / "run", resume=False)
         assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
 
-    def test_leave_a_folder_as_it_was(self, tmp_path: Path) -> None:
+    def test_rejected_data_leave_an_existing_folder_unchanged(self, tmp_path: Path) -> None:
         (tmp_path / "data.csv").write_text(HEADER)
         (run := tmp_path / "run").mkdir()
         with pytest.raises(ManifestError):
@@ -96,20 +98,20 @@ class TestRefusals:
         assert list(run.iterdir()) == []
 
     @pytest.mark.parametrize(
-        ("file", "said"),
+        ("file", "message"),
         [
             ("nope.json", r"modalities\.note\.tokenizer: cannot read nope\.json \(No such file"),
             ("empty.json", r"note: tokenizer\.json cannot be read"),
         ],
     )
-    def test_a_tokenizer_that_cannot_be_read(self, folder: Path, file: str, said: str) -> None:
+    def test_unreadable_tokenizer_is_rejected(self, folder: Path, file: str, message: str) -> None:
         (folder / "empty.json").touch()
         modalities = {"title": "text", "note": {"kind": "text", "tokenizer": file}}
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             train_run(recipe_of(Path("data.csv"), modalities=modalities), folder / "new", False)
         assert not (folder / "new").exists()
 
-    def test_a_table_that_is_not_there_says_where_it_was_looked_for(self, folder: Path) -> None:
+    def test_error_of_a_missing_table_names_the_current_folder(self, folder: Path) -> None:
         with pytest.raises(ManifestError) as raised:
             train_run(recipe_of(Path("products.csv")), folder / "new", resume=False)
         assert "products.csv (No such file or directory)" in raised.value.message
@@ -118,15 +120,13 @@ class TestRefusals:
 
 class TestResume:
     @pytest.mark.parametrize(("old", "new"), [("it is red", "it was red"), (",red,", ",pink,")])
-    def test_is_refused_where_the_data_changed(self, folder: Path, old: str, new: str) -> None:
+    def test_resume_with_changed_data_is_rejected(self, folder: Path, old: str, new: str) -> None:
         (folder / "data.csv").write_text(HEADER + ROWS.replace(old, new))
         with pytest.raises(UsageError, match="the data changed since the run in run was started"):
             train_run(recipe_of(Path("data.csv")), Path("run"), resume=True)
         assert not (folder / "run" / "run.json").exists()
 
-    def test_goes_on_with_the_best_epoch_where_folder_and_data_were_moved(
-        self, folder: Path
-    ) -> None:
+    def test_resume_after_a_move_keeps_the_best_epoch(self, folder: Path) -> None:
         train_run(recipe_of(Path("data.csv")), folder / "run", resume=True)
         with (folder / "run" / "metrics.csv").open() as file:
             scores = [float(row["val_accuracy"]) for row in csv.DictReader(file)]
@@ -138,7 +138,7 @@ class TestResume:
 
 
 class TestStop:
-    def test_before_there_is_anything_to_resume_is_ctrl_c_itself(
+    def test_stop_before_the_first_epoch_raises_keyboard_interrupt(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Run by test_devices.py: trains on one device and on two, and writes what each found."""
+"""Train on one device and on two, and write the losses and weights. Run by `test_devices.py`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from train.module import TrainingModule
 from train.recipe import Recipe, TrainingConfig
 
 COUNT, SIZE, CLASSES = 24, 8, 3
-TINY = 1e-4
-"""So small that each layer's gradients are sent by themselves, as those of large models are."""
+BUCKET_MEBIBYTES = 1e-4
+"""A bucket size so small that each layer sends its own gradients, as in a large model."""
 
 
 class Linear(nn.Linear):
-    """An encoder without batch normalisation, which each device computes for itself."""
+    """An encoder without batch normalisation, which each device would compute by itself."""
 
     def forward(self, values: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(values)
@@ -37,7 +37,7 @@ class Rows(torch.utils.data.Dataset[int]):
 
 
 def collate(rows: list[int]) -> Batch:
-    """Three modalities; of the last, a device's share of a batch often has no sample."""
+    """Return a batch of three modalities; often no row of a device has the last one."""
     values = torch.randn(COUNT, 3, 5, generator=torch.Generator().manual_seed(1))
     present = torch.ones(COUNT, 3, dtype=torch.bool)
     present[:, 2] = torch.arange(COUNT) % 6 == 0
@@ -75,7 +75,9 @@ def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy=DDPStrategy(find_unused_parameters=True, start_method="spawn", bucket_cap_mb=TINY)
+        strategy=DDPStrategy(
+            find_unused_parameters=True, start_method="spawn", bucket_cap_mb=BUCKET_MEBIBYTES
+        )
         if devices > 1
         else "auto",
         use_distributed_sampler=False,
@@ -96,9 +98,9 @@ def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
 if __name__ == "__main__":
     two_losses, two_weights, start = train(2)
     one_losses, one_weights, _ = train(1)
-    found = {
+    results = {
         "one": {"losses": one_losses, "weights": one_weights},
         "two": {"losses": two_losses, "weights": two_weights},
         "start": start,
     }
-    torch.save(found, Path(sys.argv[1]))
+    torch.save(results, Path(sys.argv[1]))

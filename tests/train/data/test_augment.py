@@ -1,4 +1,4 @@
-"""Augmentation: a changed copy, alike in form, repeatable, and nothing at strength 0."""
+"""Augmentation: a repeatable change that keeps names, shapes and types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.data.augment import augment
 
 STRENGTHS = [0.1, 0.5, 1.0]
 SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102}
-"""Where BERT's own vocabulary has them: not at the start, as in the tokenizers we train."""
+"""The ids in BERT's vocabulary, which does not start with them as our tokenizers do."""
 VOCABULARY = 300
 
 
@@ -67,24 +67,24 @@ def assert_equal(first: Arrays, second: Arrays) -> None:
 @pytest.mark.parametrize("case", SAMPLES)
 @pytest.mark.parametrize("strength", [0.0, *STRENGTHS])
 class TestEverySample:
-    def test_keeps_names_shapes_and_types(self, case: str, strength: float) -> None:
+    def test_augmentation_keeps_names_shapes_and_types(self, case: str, strength: float) -> None:
         result = changed(SAMPLES[case], strength, random())
         assert {name: (a.shape, a.dtype) for name, a in result.items()} == {
             name: (a.shape, a.dtype) for name, a in SAMPLES[case].items()
         }
 
-    def test_is_not_changed_in_place(self, case: str, strength: float) -> None:
-        given = {name: array.copy() for name, array in SAMPLES[case].items()}
-        for array in given.values():
-            array.flags.writeable = False
-        result = changed(given, strength, random())
-        assert_equal(given, SAMPLES[case])
-        result[next(iter(result))][...] = 7
-        assert_equal(given, SAMPLES[case])
-
-    def test_is_changed_alike_by_a_generator_of_the_same_seed(
+    def test_augmentation_does_not_change_the_sample_in_place(
         self, case: str, strength: float
     ) -> None:
+        sample = {name: array.copy() for name, array in SAMPLES[case].items()}
+        for array in sample.values():
+            array.flags.writeable = False
+        result = changed(sample, strength, random())
+        assert_equal(sample, SAMPLES[case])
+        result[next(iter(result))][...] = 7
+        assert_equal(sample, SAMPLES[case])
+
+    def test_equal_generators_give_equal_augmentation(self, case: str, strength: float) -> None:
         np.random.seed(1)
         first = changed(SAMPLES[case], strength, random())
         np.random.seed(2)
@@ -92,7 +92,7 @@ class TestEverySample:
 
 
 @pytest.mark.parametrize("case", SAMPLES)
-def test_strength_0_keeps_every_sample_as_it_is(case: str) -> None:
+def test_strength_0_changes_nothing(case: str) -> None:
     generator = random()
     for _ in range(20):
         assert_equal(changed(SAMPLES[case], 0.0, generator), SAMPLES[case])
@@ -100,18 +100,16 @@ def test_strength_0_keeps_every_sample_as_it_is(case: str) -> None:
 
 @pytest.mark.parametrize("case", CHANGEABLE)
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_any_other_strength_changes_samples_and_each_in_its_own_way(
-    case: str, strength: float
-) -> None:
+def test_positive_strength_changes_each_sample_differently(case: str, strength: float) -> None:
     generator = random()
     name = next(iter(SAMPLES[case]))
-    drawn = [changed(SAMPLES[case], strength, generator)[name].tobytes() for _ in range(20)]
-    assert len(set(drawn)) > 5
+    results = [changed(SAMPLES[case], strength, generator)[name].tobytes() for _ in range(20)]
+    assert len(set(results)) > 5
 
 
 @pytest.mark.parametrize("case", ["spectrogram", "colour image"])
-def test_the_stronger_the_more_is_changed(case: str) -> None:
-    """Counted in values that the sample does not hold once: what masks and blanks write."""
+def test_higher_strength_changes_more(case: str) -> None:
+    """Count the values of the sample that masks and blanks overwrite."""
     name = next(iter(SAMPLES[case]))
     original = np.unique(SAMPLES[case][name])
 
@@ -126,7 +124,7 @@ def test_the_stronger_the_more_is_changed(case: str) -> None:
     assert 0 < lost(0.3) < lost(1.0) < 0.5
 
 
-def test_every_frame_of_a_clip_is_changed_alike() -> None:
+def test_all_frames_of_a_clip_change_alike() -> None:
     frame = SAMPLES["colour image"]["pixels"]
     clip = changed({"pixels": np.stack([frame, frame, frame])}, 1.0, random())["pixels"]
     np.testing.assert_array_equal(clip[0], clip[1])
@@ -134,10 +132,10 @@ def test_every_frame_of_a_clip_is_changed_alike() -> None:
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_special_tokens_stay_and_some_others_become_unknown(strength: float) -> None:
+def test_special_tokens_stay_and_some_other_tokens_become_unknown(strength: float) -> None:
     ids = np.array([*SPECIAL.values()] * 50 + [*range(103, VOCABULARY)] * 3, np.int64)
-    given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    result = changed(given, strength, random())["input_ids"]
+    sample = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    result = changed(sample, strength, random())["input_ids"]
     special = np.isin(ids, list(SPECIAL.values()))
     np.testing.assert_array_equal(result[special], ids[special])
     replaced = result[~special] != ids[~special]
@@ -146,6 +144,6 @@ def test_special_tokens_stay_and_some_others_become_unknown(strength: float) -> 
     assert replaced.any()
 
 
-def test_text_of_a_tokenizer_without_an_unknown_token_is_kept() -> None:
+def test_text_stays_if_the_tokenizer_has_no_unknown_token() -> None:
     kind = text_kind(unknown="")
     assert_equal(augment(kind, SAMPLES["text"], 1.0, random()), SAMPLES["text"])

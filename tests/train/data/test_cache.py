@@ -31,28 +31,28 @@ def row(number: int, label: str | None = "high", **sample: object) -> Row:
     return Row(str(number), "train", label, {"call": None, "shot": None, **sample})
 
 
-def test_what_is_read_back_is_what_was_preprocessed(tmp_path: Path) -> None:
+def test_cached_samples_equal_preprocessed_samples(tmp_path: Path) -> None:
     shot = np.arange(16, dtype=np.uint8).reshape(4, 4)
     rows = [row(0, call=tone(0.5)), row(1, "low", call=tone(0.9), shot=shot), row(2, shot=shot)]
     split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
 
     assert split.labels.tolist() == [0, 1, 0]
     assert [sorted(split[index]) for index in range(3)] == [["call"], ["call", "shot"], ["shot"]]
-    for index, given in enumerate(rows):
+    for index, original in enumerate(rows):
         for name, arrays in split[index].items():
             kind = kinds()[name]
-            for key, array in kind.preprocess(kind.decode(given.sample[name])).items():
+            for key, array in kind.preprocess(kind.decode(original.sample[name])).items():
                 np.testing.assert_array_equal(arrays[key], array)
 
 
-def test_a_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row(0, call=tone(0.5))]
     cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
     monkeypatch.setattr("train.data.cache._write", lambda *_: pytest.fail("decoded again"))
     assert len(cached_split(rows, kinds(), LABELS, "train", tmp_path, "")) == 1
 
 
-def test_a_changed_file_or_setting_is_decoded_anew(tmp_path: Path) -> None:
+def test_changed_file_or_setting_is_decoded_again(tmp_path: Path) -> None:
     path = tmp_path / "shot.png"
     shot = kinds()["shot"]
     path.write_bytes(shot.example())
@@ -64,7 +64,7 @@ def test_a_changed_file_or_setting_is_decoded_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_of_each_split_the_versions_last_used_are_kept(tmp_path: Path) -> None:
+def test_versions_last_used_are_kept_for_each_split(tmp_path: Path) -> None:
     def use(settings: str, name: str = "train") -> set[Path]:
         before = set(tmp_path.iterdir())
         cached_split([row(0, call=tone(0.1))], kinds(), LABELS, name, tmp_path, settings)
@@ -78,10 +78,13 @@ def test_of_each_split_the_versions_last_used_are_kept(tmp_path: Path) -> None:
     assert not second & set(tmp_path.iterdir())
 
 
-def test_an_unreadable_cell_is_absent_and_reported_every_time(
+def test_unreadable_cell_is_absent_and_reported_every_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [row(7, call=b"not audio", shot=np.zeros((4, 4), np.uint8)), row(8, call=b"nor this")]
+    rows = [
+        row(7, call=b"not audio", shot=np.zeros((4, 4), np.uint8)),
+        row(8, call=b"not audio either"),
+    ]
     for _ in range(2):
         split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
         assert list(split[0]) == ["shot"]
@@ -89,13 +92,13 @@ def test_an_unreadable_cell_is_absent_and_reported_every_time(
         assert "2 unreadable cells count as absent; the first: 7:" in capsys.readouterr().err
 
 
-def test_a_split_of_which_no_row_can_be_read_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_split_without_a_readable_row_is_rejected_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no row of the test split can be read; the first: 7:"):
         cached_split([row(7, call=b"junk")], kinds(), LABELS, "test", tmp_path / "a" / "b", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recordings_of_a_training_batch_are_cut_to_its_shortest_and_never_padded(
+def test_recordings_of_a_training_batch_are_cut_to_the_shortest_and_not_padded(
     tmp_path: Path,
 ) -> None:
     rows = [row(number, call=tone(0.4 + 0.1 * number)) for number in range(4)]
@@ -112,7 +115,7 @@ def test_recordings_of_a_training_batch_are_cut_to_its_shortest_and_never_padded
     ]
 
 
-def test_a_row_without_a_label_is_kept_and_one_that_is_repeated_is_augmented_anew(
+def test_unlabelled_row_is_kept_and_repeated_row_is_augmented_again(
     tmp_path: Path,
 ) -> None:
     rows = [row(0, call=tone(0.5)), row(1, None, call=tone(0.9))]

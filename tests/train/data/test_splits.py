@@ -1,4 +1,4 @@
-"""Which tables training and evaluation take, and what is said of those they do not."""
+"""Tables that training and evaluation accept or reject, and the rows of an epoch."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ GOOD = (
 )
 
 
-def refusal(folder: Path, content: str) -> str:
+def rejection(folder: Path, content: str) -> str:
     (folder / "table.csv").write_text(content)
     with pytest.raises(ManifestError) as raised:
         read_training_splits(folder / "table.csv", KINDS)
     return raised.value.message
 
 
-def test_the_smallest_table_that_training_takes(tmp_path: Path) -> None:
+def test_smallest_table_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(GOOD)
     rows = read_training_splits(tmp_path / "table.csv", KINDS)
-    assert {split: [row.id for row in found] for split, found in rows.items()} == {
+    assert {split: [row.id for row in split_rows] for split, split_rows in rows.items()} == {
         "train": ["1", "2"],
         "validation": ["3"],
     }
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (",photo,", ",phot,", "no column for photo (did you mean phot?); its columns are id, spl"),
         ("2,train,hat", "2,train,shoe", "has one label, shoe; a classifier needs at least two"),
@@ -49,13 +49,13 @@ def test_the_smallest_table_that_training_takes(tmp_path: Path) -> None:
         ("validation,hat", "validation,", "none of its rows has both a label and a modality"),
     ],
 )
-def test_a_table_that_makes_no_classifier_is_refused(
-    tmp_path: Path, old: str, new: str, said: str
+def test_table_that_cannot_train_a_classifier_is_rejected(
+    tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    assert said in refusal(tmp_path, GOOD.replace(old, new))
+    assert message in rejection(tmp_path, GOOD.replace(old, new))
 
 
-def test_a_row_without_a_label_needs_two_modalities(tmp_path: Path) -> None:
+def test_unlabelled_row_needs_two_modalities(tmp_path: Path) -> None:
     more = "4,train,,c.png,three\n5,train,,,four\n6,validation,,d.png,five\n"
     (tmp_path / "table.csv").write_text(GOOD + more)
     rows = read_training_splits(tmp_path / "table.csv", KINDS)
@@ -64,11 +64,11 @@ def test_a_row_without_a_label_needs_two_modalities(tmp_path: Path) -> None:
     assert [row.id for row in rows["validation"]] == ["3"]
 
 
-def test_rows_without_a_label_make_no_classifier(tmp_path: Path) -> None:
+def test_table_without_enough_labels_is_rejected(tmp_path: Path) -> None:
     bare = GOOD.replace("train,shoe", "train,").replace("train,hat", "train,")
-    assert "no labelled row in its train split" in refusal(tmp_path, bare)
+    assert "no labelled row in its train split" in rejection(tmp_path, bare)
     photos = GOOD.replace("b.png", "") + "4,train,,c.png,three\n5,train,,d.png,four\n"
-    assert "photo: fewer than two labelled rows" in refusal(tmp_path, photos)
+    assert "photo: fewer than two labelled rows" in rejection(tmp_path, photos)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_rows_without_a_label_make_no_classifier(tmp_path: Path) -> None:
         ([-1, 0, -1, -1, -1, 1, -1], [1, 5, 1, 5, 0, 2, 3, 4, 6], [1, 5, 1, 5, 1, 5, 1, 5, 1]),
     ],
 )
-def test_rows_with_a_label_are_about_half_of_equally_many(
+def test_labelled_rows_make_up_half_of_an_epoch_of_fixed_length(
     labels: list[int], mixed: list[int], labelled: list[int]
 ) -> None:
     assert training_rows(np.array(labels), unlabelled=True).tolist() == mixed
     assert training_rows(np.array(labels), unlabelled=False).tolist() == labelled
 
 
-def test_an_evaluation_takes_a_table_that_lacks_a_modality(tmp_path: Path) -> None:
+def test_evaluation_accepts_a_table_that_lacks_a_modality(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("split,label,title\ntest,shoe,one\n")
     [row] = read_split(tmp_path / "table.csv", KINDS, "test")
     assert row.sample == {"photo": None, "title": "one"}

@@ -21,7 +21,7 @@ WARM_UP = 2
 
 @pytest.fixture
 def make() -> Callable[..., tuple[MultimodalModel, Method]]:
-    """A method of a name, with options, and its model, whose encoders are linear."""
+    """Return a function that builds a method with options, and a model with linear encoders."""
 
     def build(name: str, **options: Any) -> tuple[MultimodalModel, Method]:
         torch.manual_seed(0)
@@ -34,7 +34,7 @@ def make() -> Callable[..., tuple[MultimodalModel, Method]]:
 
 @pytest.fixture
 def batch() -> EncodedRows:
-    """Features [64, 3, 6] with NaN where absent, present [64, 3] and labels [64]."""
+    """Return rows with features [64, 3, 6] that are NaN where absent."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, CLASSES, (64,), generator=generator)
     features = torch.randn(64, len(NAMES), WIDTH, generator=generator)

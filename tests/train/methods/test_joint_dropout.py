@@ -10,7 +10,7 @@ from train.calibration import EncodedRows
 Make = Callable[..., Any]
 
 
-def test_training_loses_modalities_and_answering_does_not(make: Make, batch: EncodedRows) -> None:
+def test_training_drops_modalities_and_the_answer_does_not(make: Make, batch: EncodedRows) -> None:
     model, method = make("joint_dropout", rate=0.5)
     features, present, labels = batch
     leaf = features.clone().requires_grad_()
@@ -23,7 +23,7 @@ def test_training_loses_modalities_and_answering_does_not(make: Make, batch: Enc
     assert one.equal(two)
 
 
-def test_at_a_rate_of_0_it_is_joint_training(make: Make, batch: EncodedRows) -> None:
+def test_rate_0_equals_joint_training(make: Make, batch: EncodedRows) -> None:
     losses = [
         method.objective(model, batch, 0)["joint"]
         for model, method in (make("joint"), make("joint_dropout", rate=0.0))

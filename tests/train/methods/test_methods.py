@@ -1,4 +1,4 @@
-"""What holds of every method in the table."""
+"""Properties of every method in `METHODS`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 def gradients(
     make: Callable[..., Any], name: str, options: dict[str, Any], batch: EncodedRows
 ) -> Any:
-    """The terms of the loss, and every gradient after one step, of features that were `batch`'s."""
+    """Return the terms of the loss and every gradient after one step on a batch."""
     model, method = make(name, **options)
     model.effective[0, :3], model.effective[1, 3:] = True, True
     features = batch[0].clone().requires_grad_()
@@ -37,33 +37,33 @@ def gradients(
     if method.alternates:
         optimizer = torch.optim.SGD(parameters, 0.1)
         terms = method.alternate(model, batch._replace(features=features), optimizer)
-        found = [parameter.detach().clone() for parameter in parameters]
+        grads = [parameter.detach().clone() for parameter in parameters]
     else:
         terms = method.objective(model, batch._replace(features=features), EPOCH)
         torch.stack(list(terms.values())).sum().backward()
-        found = [p.grad for p in parameters if p.grad is not None]
+        grads = [p.grad for p in parameters if p.grad is not None]
     assert features.grad is not None
-    return terms, [*found, features.grad]
+    return terms, [*grads, features.grad]
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 class TestEveryMethod:
-    def test_what_an_absent_modality_holds_changes_no_loss_and_no_gradient(
+    def test_content_of_absent_modalities_changes_no_loss_and_no_gradient(
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         features, present, _ = batch
         other = features.nan_to_num(nan=7.0)
-        terms, found = gradients(make, name, options, batch)
-        terms_again, found_again = gradients(make, name, options, batch._replace(features=other))
+        terms, grads = gradients(make, name, options, batch)
+        terms_again, grads_again = gradients(make, name, options, batch._replace(features=other))
         assert terms.keys() == terms_again.keys()
         for one, two in zip(
-            [*terms.values(), *found], [*terms_again.values(), *found_again], strict=True
+            [*terms.values(), *grads], [*terms_again.values(), *grads_again], strict=True
         ):
             assert one.isfinite().all()
             assert one.equal(two)
-        assert not found[-1][~present].any()
+        assert not grads[-1][~present].any()
 
-    def test_answers_any_subset_whatever_the_absent_slots_hold(
+    def test_any_subset_is_answered_whatever_absent_slots_hold(
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
@@ -84,7 +84,7 @@ class TestEveryMethod:
                     assert not weights[~mask].any()
                     assert weights.sum(dim=1).allclose(torch.ones(len(labels)))
 
-    def test_an_answer_does_not_depend_on_the_rest_of_the_batch(
+    def test_answer_does_not_depend_on_the_rest_of_the_batch(
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
@@ -94,18 +94,18 @@ class TestEveryMethod:
         alone, _ = readout(batch[0][5:6], batch[1][5:6])
         assert together[5:6].allclose(alone, atol=1e-6)
 
-    def test_a_row_that_has_nothing_teaches_nothing(
+    def test_row_without_modalities_has_no_gradient(
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         features, present, labels = batch
         present = present.clone()
         present[0] = False
-        terms, found = gradients(make, name, options, EncodedRows(features, present, labels))
-        assert all(bool(value.isfinite().all()) for value in [*terms.values(), *found])
-        assert not found[-1][0].any()
+        terms, grads = gradients(make, name, options, EncodedRows(features, present, labels))
+        assert all(bool(value.isfinite().all()) for value in [*terms.values(), *grads])
+        assert not grads[-1][0].any()
 
 
-def test_every_method_has_as_many_settings_to_try() -> None:
+def test_all_methods_have_the_same_number_of_trials() -> None:
     grids = [method_class(name).TRIALS for name in METHODS]
     assert {len(grid) for grid in grids} == {3}
     for name in METHODS:

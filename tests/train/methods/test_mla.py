@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_turn_changes_nothing_of_what_the_head_says_of_the_others(
+def test_turn_keeps_the_logits_of_the_other_modalities(
     make: Make, batch: EncodedRows, optimizer: Any
 ) -> None:
     model, _ = make("mla")
@@ -30,7 +30,7 @@ def test_a_turn_changes_nothing_of_what_the_head_says_of_the_others(
     assert not head(clean[:, 0]).allclose(before[1], atol=1e-2)
 
 
-def test_alone_in_a_batch_a_modality_takes_the_plain_step(make: Make, batch: EncodedRows) -> None:
+def test_modality_alone_in_a_batch_takes_the_plain_step(make: Make, batch: EncodedRows) -> None:
     features, present, labels = batch
     alone = present & torch.tensor([True, False, False])
     heads = []
@@ -47,7 +47,7 @@ def test_alone_in_a_batch_a_modality_takes_the_plain_step(make: Make, batch: Enc
     assert heads[0].allclose(heads[1])
 
 
-def test_each_encoder_is_left_the_gradient_of_its_turn(make: Make, batch: EncodedRows) -> None:
+def test_each_encoder_gets_the_gradient_of_its_turn(make: Make, batch: EncodedRows) -> None:
     model, method = make("mla")
     features, present, labels = batch
     leaf = features.clone().requires_grad_()
@@ -57,7 +57,7 @@ def test_each_encoder_is_left_the_gradient_of_its_turn(make: Make, batch: Encode
     assert list(terms) == ["audio", "image", "text"]
     assert not model.fusion.classifier.weight.equal(untouched)
     assert model.fusion.classifier.weight.grad is None
-    # The first turn is with the head as it was.
+    # The first turn uses the head before any step.
     again = features[:, 0].nan_to_num().requires_grad_()
     rows = present[:, 0]
     first = functional.linear(again, untouched, make("mla")[0].fusion.classifier.bias)
@@ -67,10 +67,10 @@ def test_each_encoder_is_left_the_gradient_of_its_turn(make: Make, batch: Encode
     assert leaf.grad[:, 0].allclose(again.grad, atol=1e-6)
 
 
-def test_who_is_sure_weighs_more() -> None:
+def test_modality_with_low_entropy_weighs_more() -> None:
     logits = torch.tensor([[[9.0, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]])
     present = torch.tensor([[True, True, False]])
     weights = entropy_weights(logits, present)
-    sure = -float((logits[0, 0].softmax(0) * logits[0, 0].log_softmax(0)).sum())
+    entropy = -float((logits[0, 0].softmax(0) * logits[0, 0].log_softmax(0)).sum())
     assert weights[0, 2] == 0
-    assert float(weights[0, 0] / weights[0, 1]) == pytest.approx(math.exp(math.log(3) - sure))
+    assert float(weights[0, 0] / weights[0, 1]) == pytest.approx(math.exp(math.log(3) - entropy))

@@ -14,20 +14,20 @@ Make = Callable[..., Any]
 
 
 def contributions(strengths: list[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [20, M, 4] that favour the label by a strength each, present and labels."""
+    """Return logits [20, M, 4] that favour the label by a strength each, present, and labels."""
     labels = torch.arange(20) % 4
     logits = torch.tensor(strengths).view(1, -1, 1) * torch.eye(4)[labels].unsqueeze(1)
     return logits, torch.ones(20, len(strengths), dtype=torch.bool), labels
 
 
-def test_only_what_is_ahead_is_slowed_and_more_so_the_further_it_is() -> None:
+def test_only_the_leading_modality_is_slowed_in_proportion_to_its_lead() -> None:
     near = coefficients(*contributions([1.0, 0.5]), alpha=0.5)
     far = coefficients(*contributions([5.0, 0.5]), alpha=0.5)
     assert far[0] < near[0] < 1
     assert near[1] == far[1] == 1
 
 
-def test_the_coefficient_follows_the_formula() -> None:
+def test_coefficient_follows_the_formula() -> None:
     logits, present, labels = contributions([3.0, 1.0, 0.0])
     scores = [float(s.exp() / (s.exp() + 3)) for s in torch.tensor([3.0, 1.0, 0.0])]
     ratio = scores[0] / ((scores[1] + scores[2]) / 2)
@@ -35,14 +35,14 @@ def test_the_coefficient_follows_the_formula() -> None:
     assert coefficients(logits, present, labels, 0.3)[0] == pytest.approx(expected)
 
 
-def test_nothing_is_slowed_where_there_is_nothing_to_compare() -> None:
+def test_modality_without_others_is_not_slowed() -> None:
     logits, present, labels = contributions([3.0, 1.0])
     present[:, 1] = False
     assert coefficients(logits, present, labels, 0.3) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_the_gradient_of_the_stronger_encoder_shrinks(make: Make, noise: bool) -> None:
+def test_gradient_of_the_stronger_encoder_shrinks(make: Make, noise: bool) -> None:
     model, method = make("ogm_ge", alpha=0.8, noise=noise)
     logits, present, labels = contributions([9.0, 0.5, 0.5])
     torch.nn.init.zeros_(method.head.weight)
@@ -56,7 +56,7 @@ def test_the_gradient_of_the_stronger_encoder_shrinks(make: Make, noise: bool) -
     model.encoders[1].weight.grad[0, 0] = 3.0
     method.adjust_gradients(model)
     assert float(model.encoders[0].weight.grad.mean()) < 0.3
-    # Of one value in all places, without deviation, nothing is added.
+    # Equal gradients have no deviation, so the noise adds nothing.
     assert model.encoders[2].weight.grad.eq(1).all()
     assert model.encoders[1].weight.grad.ne(1).sum() == (30 if noise else 1)
     assert model.encoders[0].bias.grad.eq(1).all()

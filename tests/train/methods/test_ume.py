@@ -10,7 +10,7 @@ from train.calibration import EncodedRows
 Make = Callable[..., Any]
 
 
-def test_present_modalities_count_alike(make: Make, batch: EncodedRows) -> None:
+def test_present_modalities_have_equal_weights(make: Make, batch: EncodedRows) -> None:
     model, method = make("ume")
     features, present, _ = batch
     readout = method.readout(model)
@@ -21,7 +21,7 @@ def test_present_modalities_count_alike(make: Make, batch: EncodedRows) -> None:
     assert weights.allclose(expected.to(weights.dtype), atol=1e-5)
 
 
-def test_a_second_row_weights_them_by_certainty(make: Make, batch: EncodedRows) -> None:
+def test_reference_row_weights_by_certainty(make: Make, batch: EncodedRows) -> None:
     model, method = make("ume")
     rows = {"ume": method.readout(model), **method.references(model, lambda: batch)}
     shares = {}
@@ -33,7 +33,7 @@ def test_a_second_row_weights_them_by_certainty(make: Make, batch: EncodedRows) 
     assert float((shares["ume"] - shares["ume+fusion"])[two].abs().max()) > 0.001
 
 
-def test_each_head_learns_from_its_own_modality_alone(make: Make, batch: EncodedRows) -> None:
+def test_each_head_learns_only_from_its_modality(make: Make, batch: EncodedRows) -> None:
     model, method = make("ume")
     features, present, labels = batch
     only_image = present & torch.tensor([False, True, False])
