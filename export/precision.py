@@ -20,7 +20,7 @@ from dimml.runtime.providers import choose_provider
 from dimml.table import Row
 from export.half import halve_graph
 from export.quantize import CalibrationSamples, quantize_graph
-from train.evaluate import subset_answers
+from train.evaluate import answer_subsets
 from train.markdown import table
 
 MAX_DROP = 0.005
@@ -102,9 +102,9 @@ def compare_bundles(
         `max_difference`, the largest absolute difference of a probability.
     """
     answers = [
-        subset_answers(
+        answer_subsets(
             Predictor.load(path, provider, threads=available_cores()), rows, f"evaluating {name}"
-        )
+        )[0]
         for name, path in (("fp32", fp32), (precision, other))
     ]
     measured = {}

@@ -13,6 +13,11 @@ from train.methods import METHODS, VARIANTS
 
 RUNS = ", ".join([*METHODS, *VARIANTS])
 VARIANT_RUNS = ", ".join(VARIANTS)
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="A key=value that replaces the recipe's value.")
+]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def data(
@@ -35,16 +40,11 @@ def data(
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME/run.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting key=value that replaces the recipe's."),
-    ] = None,
+    settings: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the run's description as JSON.")
-    ] = False,
+    as_json: PrintJson = False,
 ) -> None:
     """Train a recipe. Ctrl-C stops the run (exit 3); --resume continues it.
 
@@ -67,7 +67,7 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     manifest: Annotated[Path, typer.Argument(help="Table of labelled samples.")],
     split: Annotated[str, typer.Option(help="Name of the split.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: PrintJson = False,
 ) -> None:
     """Measure a bundle on every subset of its modalities, and write evaluation.json into it.
 
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def compare(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    recipe: RecipeFile,
     methods: Annotated[
         str, typer.Option(help=f"Names joined by commas: {RUNS}; default all but {VARIANT_RUNS}.")
     ] = "",
@@ -102,14 +102,11 @@ def compare(
             help="Folder; default runs/NAME/compare. Decoded data go into `cache` beside it."
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting key=value that replaces the recipe's."),
-    ] = None,
+    settings: Overrides = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Discard results of other settings.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: PrintJson = False,
 ) -> None:
     """Compare training methods under missing and corrupted modalities.
 

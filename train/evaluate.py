@@ -19,6 +19,7 @@ from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import print_status, track
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row, column_names, missing_columns
+from train import markdown
 from train.data.splits import read_split, report_unreadable
 from train.metrics import scores
 
@@ -40,7 +41,7 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     rows = read_split(manifest, kinds, split)
     if missing := missing_columns(column_names(manifest), kinds):
         print_status(f"warning: {missing.message(manifest)}; these modalities count as absent")
-    answers, problems = _answer_subsets(predictor, rows, f"evaluating {split}")
+    answers, problems = answer_subsets(predictor, rows, f"evaluating {split}")
     report_unreadable(split, problems)
     if not any(answers.values()):
         raise ManifestError(f"no row of the {split} split can be read; the first: {problems[0]}")
@@ -53,9 +54,9 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     }
 
 
-def subset_answers(
+def answer_subsets(
     predictor: Predictor, rows: Sequence[Row], description: str
-) -> dict[str, list[tuple[list[float], int]]]:
+) -> tuple[dict[str, list[tuple[list[float], int]]], list[str]]:
     """Answer each subset of modalities, over the rows that have the subset.
 
     Args:
@@ -64,18 +65,12 @@ def subset_answers(
         description: The text of the progress.
 
     Returns:
-        For each subset, the probabilities [classes] and the true class of its rows, in order.
+        For each subset, the probabilities [classes] and the true class of its rows, in order; and
+        a line per cell that cannot be read.
 
     Raises:
         ManifestError: If the bundle does not know the label of a row.
     """
-    return _answer_subsets(predictor, rows, description)[0]
-
-
-def _answer_subsets(
-    predictor: Predictor, rows: Sequence[Row], description: str
-) -> tuple[dict[str, list[tuple[list[float], int]]], list[str]]:
-    """Return the result of `subset_answers`, and a line per cell that cannot be read."""
     index = {label: number for number, label in enumerate(predictor.labels)}
     if unknown := sorted({str(row.label) for row in rows} - set(index)):
         raise ManifestError(
@@ -115,16 +110,14 @@ def _unreadable_cells(row: Row, item: PreparedSample | InputError) -> list[str]:
 def table(report: dict[str, Any]) -> str:
     """Return the report as a Markdown table."""
     unreadable = f", {report['unreadable']} unreadable cells" if report["unreadable"] else ""
-    lines = [
-        f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}",
-        "",
-        "| subset | samples | accuracy | macro-F1 | NLL | ECE |",
-        "|---|---|---|---|---|---|",
+    head = f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}"
+    figures = ("accuracy", "macro_f1", "nll", "ece")
+    rows = [
+        (name, str(row["samples"]), *(f"{row[figure]:.4f}" for figure in figures))
+        for name, row in report["subsets"].items()
     ]
-    for name, row in report["subsets"].items():
-        figures = " | ".join(f"{row[key]:.4f}" for key in ("accuracy", "macro_f1", "nll", "ece"))
-        lines.append(f"| {name} | {row['samples']} | {figures} |")
-    return "\n".join(lines)
+    titles = ("subset", "samples", "accuracy", "macro-F1", "NLL", "ECE")
+    return f"{head}\n\n{markdown.table(titles, rows, numbers=False)}"
 
 
 def model_card(path: Path, report: dict[str, Any]) -> str:
@@ -154,13 +147,8 @@ def measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
     labels = torch.tensor([y for _, y in pairs])
     figures = scores(probabilities, labels)
     macro_f1 = multiclass_f1_score(probabilities, labels, probabilities.shape[1], average="macro")
-    return {
-        "samples": len(pairs),
-        "accuracy": figures["accuracy"],
-        "macro_f1": float(macro_f1),
-        "nll": figures["nll"],
-        "ece": figures["ece"],
-    }
+    accuracy = figures.pop("accuracy")
+    return {"samples": len(pairs), "accuracy": accuracy, "macro_f1": float(macro_f1), **figures}
 
 
 def _restrict(item: PreparedSample, subset: Sequence[str]) -> PreparedSample:

@@ -70,8 +70,7 @@ class FusionReadout(Readout):
 
     @torch.no_grad()
     def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
-        logits = self.fusion.classifier(rows.features)
-        calibrate(self.fusion, modalities, logits, rows.present, rows.labels, self._rule)
+        calibrate(self.fusion, modalities, rows, self._rule)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -81,7 +81,8 @@ def read_split(path: Path, kinds: Mapping[str, str], split: str, pairs: bool = F
             rows.append(row)
     if all(row.label is None for row in rows):
         raise ManifestError(
-            f"{path} has no labelled row in its {split} split: {_explain_no_rows(path, kinds, split)}"
+            f"{path} has no labelled row in its {split} split: "
+            f"{_explain_no_rows(path, kinds, split)}"
         )
     return rows
 
