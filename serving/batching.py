@@ -56,12 +56,18 @@ class Batcher(Generic[Item, Result]):
             so that one that breaks it does not fail its neighbours.
         most: items in a batch.
         capacity: items that may wait beside a full batch.
+        report_depth: Called with the number of waiting items when a batch is taken.
     """
 
     def __init__(
-        self, compute: Callable[[Sequence[Item]], Sequence[Result]], most: int, capacity: int
+        self,
+        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        most: int,
+        capacity: int,
+        report_depth: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._compute = compute
+        self._report_depth = report_depth
         self._most = most
         self._capacity = capacity
         self._queue: deque[_Waiting[Item, Result]] = deque()
@@ -144,6 +150,7 @@ class Batcher(Generic[Item, Result]):
                 waiting.future.set_exception(Abandoned())
                 continue
             batch.append(waiting)
+        self._report_depth(len(self._queue))
         return batch
 
     def _adapt(self) -> None:

@@ -1,7 +1,8 @@
-"""`dimml serve`: a bundle over HTTP, until stopped."""
+"""`dimml serve`: serve a bundle over HTTP until stopped."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import socket
@@ -11,79 +12,26 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from dimml.errors import DimmlError, UsageError
 from dimml.progress import print_status
+from serving.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
     from dimml.bundle import Bundle
 
-_POLL_SECONDS = 0.1
+READY_CHECK_SECONDS = 0.1
 _PLACEHOLDERS = {"audio": "FILE.wav", "image": "FILE.png"}
-_MACHINE, _CAPS, _ACCESS = "Machine", "Caps", "Access and log"
-
-
-def _option(text: str, panel: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, show_default=False)
 
 
 def serve(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     host: Annotated[str, typer.Option(help="IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 3000,
-    providers: Annotated[
-        str | None, _option("auto (CUDA where it can be had), cuda, tensorrt or cpu.", _MACHINE)
-    ] = None,
-    gpu_memory: Annotated[
-        int | None, _option("Bytes of GPU memory for each graph; default: no limit.", _MACHINE)
-    ] = None,
-    tf32: Annotated[
-        bool | None, _option("Let a GPU compute float32 in TF32; default: off.", _MACHINE)
-    ] = None,
-    cuda_graphs: Annotated[
-        bool | None,
-        _option("Record GPU kernels for the shapes warmed up with; default: off.", _MACHINE),
-    ] = None,
-    workers: Annotated[
-        int | None, _option("Processes; default: one per core, or per GPU.", _MACHINE)
-    ] = None,
-    threads: Annotated[
-        int | None, _option("Threads per worker; default: cores per worker.", _MACHINE)
-    ] = None,
-    max_batch: Annotated[
-        int | None, _option("Requests computed together; default: 16, on CUDA 64.", _MACHINE)
-    ] = None,
-    queue: Annotated[
-        int | None, _option("Requests that may wait per worker; default: a batch.", _MACHINE)
-    ] = None,
-    timeout: Annotated[float | None, _option("Seconds until a 504; default: 60.", _CAPS)] = None,
-    max_body_bytes: Annotated[
-        int | None, _option("Of a request; default: 20,000,000.", _CAPS)
-    ] = None,
-    max_part_bytes: Annotated[
-        int | None, _option("Of a file or text in it; default: 20,000,000.", _CAPS)
-    ] = None,
-    max_parts: Annotated[int | None, _option("Of a form; default: 16.", _CAPS)] = None,
-    max_pixels: Annotated[int | None, _option("Of an image; default: 40,000,000.", _CAPS)] = None,
-    max_seconds: Annotated[
-        float | None, _option("Of a recording, decoded; default: 600.", _CAPS)
-    ] = None,
-    max_characters: Annotated[int | None, _option("Of a text; default: 20,000.", _CAPS)] = None,
-    api_keys_file: Annotated[
-        Path | None, _option("API keys, one a line; or set DIMML_API_KEYS.", _ACCESS)
-    ] = None,
-    allow_anonymous: Annotated[
-        bool | None, _option("Answer other machines though there are no keys.", _ACCESS)
-    ] = None,
-    rate_limit: Annotated[
-        float | None, _option("Requests per second and key; default: none.", _ACCESS)
-    ] = None,
-    request_log: Annotated[
-        bool | None, _option("A JSON line per request; default: on.", _ACCESS)
-    ] = None,
+    **settings: Any,
 ) -> None:
     """Serve a bundle over HTTP until stopped with Ctrl-C.
 
@@ -94,35 +42,61 @@ def serve(
 
         dimml serve runs/digits/bundle --host 0.0.0.0 --api-keys-file keys.txt --workers 2
     """
-    for name, value in locals().copy().items():
-        if name not in ("host", "port") and value is not None:
-            # Workers have another current folder.
+    for name, value in {"bundle": bundle, **settings}.items():
+        if value is not None:
+            # Workers run in another current folder.
             value = value.absolute() if isinstance(value, Path) else value
-            os.environ[f"DIMML_{name.upper()}"] = str(value)
+            os.environ[f"{PREFIX}{name.upper()}"] = str(value)
     loaded = _check()
     address = _check_address(host, port)
-    # BentoML wipes the metrics folder of its home as it starts: two servers need two homes.
+    # BentoML empties the metrics folder of its home at start, so two servers need two homes.
     with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
         os.environ.update(BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="true")
         _run(loaded, address, port)
 
 
+def _add_settings_options() -> None:
+    """Give `serve` an option for every setting that declares a flag."""
+    signature = inspect.signature(serve, eval_str=True)
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for name, field in Settings.model_fields.items():
+        if not isinstance(flag := field.json_schema_extra, dict):
+            continue
+        help_text, panel = str(flag["help"]), str(flag["panel"])
+        option = typer.Option(help=help_text, rich_help_panel=panel, show_default=False)
+        annotation = Annotated[_option_type(field.annotation) | None, option]  # type: ignore[valid-type]
+        keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
+    # Typer reads both.
+    serve.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    serve.__annotations__ = {p.name: p.annotation for p in parameters}
+
+
+def _option_type(annotation: Any) -> Any:
+    """Return X of X or `X | None`, and str of a Literal, whose words `Settings` checks."""
+    candidates = [annotation, *get_args(annotation)]
+    types = [t for t in candidates if isinstance(t, type) and t is not type(None)]
+    return types[0] if types else str
+
+
+_add_settings_options()
+
+
 def _check() -> Bundle:
-    """Refuses what no worker could serve, before any starts."""
+    """Reject what no worker could serve, before the first worker starts."""
     from dimml.bundle import Bundle
-    from serving.capacity import settle
-    from serving.http.access import Keys
-    from serving.settings import load_settings
+    from serving.capacity import set_worker_provider
+    from serving.http.admission import Keys
 
     settings = load_settings()
     Keys(settings)
     bundle = Bundle.load(settings.bundle)
-    settle(settings)
+    set_worker_provider(settings)
     return bundle
 
 
 def _check_address(host: str, port: int) -> str:
-    """The IP address of `host`, which can be listened on."""
+    """Return the IP address of `host`, after checking that the port is free."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -145,7 +119,7 @@ def _run(bundle: Bundle, address: str, port: int) -> None:
 
     service: Any = Dimml
 
-    # Workers import the service anew, and must find this one whatever the current folder holds.
+    # Workers import the service again, and must find this one whatever the current folder holds.
     service.working_dir = str(SOURCE_ROOT)
     url = _url(address, port)
     threading.Thread(target=_announce, args=(bundle, url), daemon=True).start()
@@ -161,9 +135,9 @@ def _url(address: str, port: int) -> str:
 
 
 def _announce(bundle: Bundle, url: str) -> None:
-    """Waits until the service answers, then says how to ask it."""
+    """Wait until the service is ready, then print how to call it."""
     while not _is_ready(url):
-        time.sleep(_POLL_SECONDS)
+        time.sleep(READY_CHECK_SECONDS)
     print_status(f"Serving {bundle.id} on {url}. Try:")
     for line in _examples(bundle, url):
         print_status("  " + line)
@@ -178,9 +152,9 @@ def _is_ready(url: str) -> bool:
 
 
 def _examples(bundle: Bundle, url: str) -> list[str]:
-    """Two `curl` command lines with the bundle's own modalities."""
+    """Return two `curl` command lines with the bundle's own modalities."""
     kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
-    sample = sample_of(bundle)
+    sample = example_sample(bundle)
     parts = [f"-F {shlex.quote(_part(name, sample[name]))}" for name in kinds]
     texts = [name for name, kind in kinds.items() if kind == "text"]
     first = " ".join(["curl", *parts, f"{url}/predict"])
@@ -193,8 +167,8 @@ def _part(name: str, value: Any) -> str:
     return f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
 
 
-def sample_of(bundle: Bundle) -> dict[str, Any]:
-    """A sample of the bundle's data where that lies beside it, else placeholders."""
+def example_sample(bundle: Bundle) -> dict[str, Any]:
+    """Return a test sample of the data beside the bundle, or placeholders."""
     kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
     table = bundle.path.parent / "data" / "manifest.parquet"
     if table.is_file():

@@ -15,7 +15,7 @@ from dimml.bundle import Bundle
 from dimml.errors import DimmlError
 from dimml.progress import print_status
 from dimml.samples import subsets
-from serving.cli import sample_of
+from serving.cli import example_sample
 
 START_SECONDS = 60
 
@@ -23,7 +23,7 @@ START_SECONDS = 60
 def main(path: Path) -> None:
     """Serves a bundle on a free port and asks it what each subset of one sample says."""
     bundle = Bundle.load(path)
-    sample = sample_of(bundle)
+    sample = example_sample(bundle)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "dimml", "serve", str(path), "--port", str(port)]

@@ -1,10 +1,10 @@
-"""Settings of the service: environment variables with the prefix `DIMML_`."""
+"""Settings of the service: environment variables with the prefix `DIMML_`, and flags."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -20,90 +20,153 @@ SOURCE_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_BUNDLE = "runs/digits/bundle"
 PREFIX = "DIMML_"
 
+MACHINE, LIMITS, ACCESS = "Machine", "Caps", "Access and log"
+"""The panels of `dimml serve --help`."""
+
+
+def _setting(default: Any, accepted: str, flag: tuple[str, str] | None, **bounds: Any) -> Any:
+    """Declare a setting.
+
+    Args:
+        default: The value without a variable or flag.
+        accepted: Completes the sentence "accepted: ..." of an error message.
+        flag: Panel and help text of the flag of `dimml serve`; None if there is no flag.
+        bounds: Limits of the value, as `pydantic.Field` takes them.
+    """
+    extra: Any = {"panel": flag[0], "help": flag[1]} if flag else None
+    return Field(default, description=accepted, json_schema_extra=extra, **bounds)
+
 
 class Settings(BaseSettings):
-    """What can be set, e.g. `bundle` by `DIMML_BUNDLE`. An empty variable counts as unset.
+    """The settings of a service: `DIMML_MAX_PIXELS`, or `dimml serve --max-pixels`.
 
-    Attributes:
-        bundle: the bundle's folder, absolute.
-        providers: where the graphs run.
-        gpu_memory: bytes that each graph of a worker may take of its GPU; None for no limit.
-        tf32: whether a GPU may compute float32 products from 10 bits of mantissa.
-        cuda_graphs: whether kernels are recorded for the shapes that a worker warms up with.
-        workers, threads, max_batch, queue: None for what `serving.capacity` derives.
-        timeout: seconds after which a request is answered 504.
-        max_body_bytes: of one request.
-        max_part_bytes: of one file or text in it.
-        max_parts: of one form; a modality of several frames may have more.
-        max_pixels: of one image.
-        max_seconds: of one recording, as decoded.
-        max_characters: of one text.
-        api_keys: that open the service, separated by commas.
-        api_keys_file: a file of keys, one a line, read again when it changes.
-        allow_anonymous: whether other machines are answered though there are no keys.
-        rate_limit: requests per second and key, over all workers; None for no limit.
-        request_log: whether each request is a JSON line on standard output.
+    An empty variable counts as unset.
     """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    # A description completes the sentence "accepted: ..." of an error message.
-    bundle: Annotated[Path, Field(description="the folder of a bundle")] = (
-        SOURCE_ROOT / DEFAULT_BUNDLE
+    bundle: Path = _setting(SOURCE_ROOT / DEFAULT_BUNDLE, "the folder of a bundle", None)
+    providers: Literal["auto", "cuda", "tensorrt", "cpu"] = _setting(
+        "auto",
+        "auto (CUDA where it can be had), cuda, tensorrt or cpu",
+        (MACHINE, "auto (CUDA where it can be had), cuda, tensorrt or cpu."),
     )
-    providers: Annotated[
-        Literal["auto", "cuda", "tensorrt", "cpu"],
-        Field(description="auto (CUDA where it can be had), cuda, tensorrt or cpu"),
-    ] = "auto"
-    gpu_memory: Annotated[int, Field(ge=2**20, le=2**40)] | None = Field(
-        default=None, description="bytes of GPU memory for each graph, 1048576 or more"
+    gpu_memory: int | None = _setting(
+        None,
+        "bytes of GPU memory for each graph, 1048576 or more",
+        (MACHINE, "Bytes of GPU memory for each graph; default: no limit."),
+        ge=2**20,
+        le=2**40,
     )
-    tf32: Annotated[bool, Field(description="1 or 0")] = False
-    cuda_graphs: Annotated[bool, Field(description="1 or 0")] = False
-    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, description="a number of processes, 1 to 256"
+    tf32: bool = _setting(
+        False, "1 or 0", (MACHINE, "Let a GPU compute float32 in TF32; default: off.")
     )
-    threads: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None, description="a number of threads per worker, 1 to 64"
+    cuda_graphs: bool = _setting(
+        False,
+        "1 or 0",
+        (MACHINE, "Record GPU kernels for the shapes warmed up with; default: off."),
     )
-    max_batch: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        default=None, description="a number of requests, 1 to 1024"
+    workers: int | None = _setting(
+        None,
+        "a number of processes, 1 to 256",
+        (MACHINE, "Processes; default: one per core, or per GPU."),
+        ge=1,
+        le=256,
     )
-    queue: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="a number of requests that may wait in a worker, 1 to 100000"
+    threads: int | None = _setting(
+        None,
+        "a number of threads per worker, 1 to 64",
+        (MACHINE, "Threads per worker; default: cores per worker."),
+        ge=1,
+        le=64,
     )
-    timeout: Annotated[
-        float, Field(gt=0, le=3600, description="seconds, more than 0 and up to 3600")
-    ] = 60.0
-    max_body_bytes: Annotated[
-        int, Field(ge=1_000, le=2**31, description="a number of bytes, 1000 to 2147483648")
-    ] = 20_000_000
-    max_part_bytes: Annotated[
-        int, Field(ge=1, le=2**31, description="a number of bytes, 1 to 2147483648")
-    ] = 20_000_000
-    max_parts: Annotated[int, Field(ge=1, le=1000, description="a number of parts, 1 to 1000")] = 16
-    max_pixels: Annotated[
-        int, Field(ge=1, le=10**9, description="a number of pixels, 1 to 1000000000")
-    ] = 40_000_000
-    max_seconds: Annotated[
-        float, Field(gt=0, le=86_400, description="seconds, more than 0 and up to 86400")
-    ] = 600.0
-    max_characters: Annotated[
-        int, Field(ge=1, le=10**7, description="a number of characters, 1 to 10000000")
-    ] = 20_000
-    api_keys: Annotated[
-        pydantic.SecretStr, Field(description="keys of 16 characters or more, separated by commas")
-    ] = pydantic.SecretStr("")
-    api_keys_file: Path | None = Field(
-        default=None, description="a file of keys of 16 characters or more, one a line"
+    max_batch: int | None = _setting(
+        None,
+        "a number of requests, 1 to 1024",
+        (MACHINE, "Requests computed together; default: 16, on CUDA 64."),
+        ge=1,
+        le=1024,
     )
-    allow_anonymous: Annotated[bool, Field(description="1 or 0")] = False
-    rate_limit: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
-        default=None, description="requests per second and key, more than 0"
+    queue: int | None = _setting(
+        None,
+        "a number of requests that may wait in a worker, 1 to 100000",
+        (MACHINE, "Requests that may wait per worker; default: a batch."),
+        ge=1,
+        le=100_000,
     )
-    request_log: Annotated[bool, Field(description="1 or 0")] = True
+    timeout: float = _setting(
+        60.0,
+        "seconds, more than 0 and up to 3600",
+        (LIMITS, "Seconds until a 504; default: 60."),
+        gt=0,
+        le=3600,
+    )
+    max_body_bytes: int = _setting(
+        20_000_000,
+        "a number of bytes, 1000 to 2147483648",
+        (LIMITS, "Bytes of a request; default: 20,000,000."),
+        ge=1_000,
+        le=2**31,
+    )
+    max_part_bytes: int = _setting(
+        20_000_000,
+        "a number of bytes, 1 to 2147483648",
+        (LIMITS, "Bytes of a file or text in a request; default: 20,000,000."),
+        ge=1,
+        le=2**31,
+    )
+    max_parts: int = _setting(
+        16,
+        "a number of parts, 1 to 1000",
+        (LIMITS, "Parts of a form, beside further frames; default: 16."),
+        ge=1,
+        le=1000,
+    )
+    max_pixels: int = _setting(
+        40_000_000,
+        "a number of pixels, 1 to 1000000000",
+        (LIMITS, "Pixels of an image; default: 40,000,000."),
+        ge=1,
+        le=10**9,
+    )
+    max_seconds: float = _setting(
+        600.0,
+        "seconds, more than 0 and up to 86400",
+        (LIMITS, "Seconds of a decoded recording; default: 600."),
+        gt=0,
+        le=86_400,
+    )
+    max_characters: int = _setting(
+        20_000,
+        "a number of characters, 1 to 10000000",
+        (LIMITS, "Characters of a text; default: 20,000."),
+        ge=1,
+        le=10**7,
+    )
+    # A flag would show the keys in the list of processes.
+    api_keys: pydantic.SecretStr = _setting(
+        pydantic.SecretStr(""), "keys of 16 characters or more, separated by commas", None
+    )
+    api_keys_file: Path | None = _setting(
+        None,
+        "a file of keys of 16 characters or more, one a line",
+        (ACCESS, "API keys, one a line; or set DIMML_API_KEYS."),
+    )
+    allow_anonymous: bool = _setting(
+        False, "1 or 0", (ACCESS, "Answer other machines although there are no keys.")
+    )
+    rate_limit: float | None = _setting(
+        None,
+        "requests per second and key, more than 0",
+        (ACCESS, "Requests per second and key; default: none."),
+        gt=0,
+        le=10**6,
+    )
+    request_log: bool = _setting(
+        True, "1 or 0", (ACCESS, "Write a JSON line per request; default: on.")
+    )
 
     @pydantic.field_validator("bundle")
     @classmethod
@@ -112,10 +175,10 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Reads the environment.
+    """Read the settings from the environment.
 
     Raises:
-        UsageError: a variable is not valid; the message names it and what is accepted.
+        UsageError: If a variable is invalid; the message names it and what is accepted.
     """
     try:
         return Settings()
@@ -125,7 +188,7 @@ def load_settings() -> Settings:
 
 @cache
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
+    """Return the settings of this process, read once."""
     return load_settings()
 
 

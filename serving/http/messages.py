@@ -1,53 +1,23 @@
-"""What goes over the wire: the request as BentoML hands it on, and the bodies of answers."""
+"""The messages of `POST /predict`: its request as BentoML hands it on, and its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import bentoml
-import orjson
 import pydantic
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 
 from dimml.errors import InputError
 from serving.capacity import get_capacity
+from serving.http.errors import Code
 from serving.http.parsing import RawRequest
 from serving.settings import get_settings
 
 RECORD = "dimml"
-"""Key of the request's log record in its ASGI scope."""
-
-Code = Literal[
-    "no_modality",
-    "unreadable",
-    "too_large",
-    "unsupported_type",
-    "unknown_field",
-    "invalid_request",
-    "unauthorized",
-    "not_found",
-    "overloaded",
-    "timeout",
-    "internal",
-]
-
-STATUSES: dict[str, int] = {
-    "no_modality": 400,
-    "unreadable": 400,
-    "unknown_field": 422,
-    "invalid_request": 422,
-    "unsupported_type": 415,
-    "too_large": 413,
-    "unauthorized": 401,
-    "overloaded": 503,
-}
-"""The status of each code."""
-
-OVERLOADED = "as many requests as may wait are waiting; try again shortly"
-RETRY_AFTER_SECONDS = 1
+"""The key of a request's log record in its ASGI scope."""
 
 REQUEST_SCHEMA: dict[str, Any] = {
     "title": "PredictRequest",
@@ -58,7 +28,7 @@ REQUEST_SCHEMA: dict[str, Any] = {
 
 
 class ModalityAnswer(pydantic.BaseModel):
-    """What one modality said; an absent one has weight 0 and no label."""
+    """The answer of one modality; an absent modality has weight 0 and no label."""
 
     present: bool
     label: str | None
@@ -79,7 +49,7 @@ class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
 
 
 class Problem(pydantic.BaseModel):
-    """What was wrong, what is accepted, and the field it is about."""
+    """What was wrong, what is accepted, and the field concerned."""
 
     code: Code
     message: str
@@ -94,12 +64,12 @@ class ErrorAnswer(pydantic.BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request that has been read: what to compute, and what its handler needs beside it.
+    """A request whose body has been read.
 
     Attributes:
-        request: to compute.
-        record: what the request log will say of it.
-        is_gone: whether the client has left.
+        request: The request to compute.
+        record: The record of the request for the log.
+        is_gone: Returns whether the client has disconnected.
     """
 
     request: RawRequest
@@ -108,22 +78,23 @@ class Submission:
 
 
 class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
-    """Reads a request without BentoML's own parser.
+    """Reads a request in place of BentoML's parser.
 
-    That one answers 500 to malformed input, fetches URLs that stand where a file belongs and has
-    no limit. Parsing proper needs the bundle, so the handler does it (`serving.http.parsing`).
+    BentoML's parser answers 500 to malformed input, fetches URLs that stand in place of files, and
+    has no limits. The body is parsed later, in the batch (`serving.http.parsing`).
     """
 
-    # BentoML then passes what `from_http_request` returns on as the one positional argument.
+    # BentoML passes the result of `from_http_request` on as the single positional argument.
     __root_input__: ClassVar[bool] = True
 
     @classmethod
     async def from_http_request(
         cls, request: Request, serde: object
     ) -> Submission | InputError | None:
-        """The request, or what is wrong with it before its content is looked at.
+        """Read the body of a request.
 
-        None where too many bodies are being read to take in this one.
+        Returns:
+            The request, what is wrong with it, or None if too many bodies are being read.
         """
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
@@ -131,7 +102,7 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
         limit = get_settings().max_body_bytes
         try:
             body = await _read_body(request, limit)
-        except _TooManyBodies:
+        except _TooManyBodiesError:
             return None
         except ClientDisconnect:
             return InputError("invalid_request", "the connection closed before the body's end")
@@ -143,63 +114,39 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
 
     @classmethod
     def mime_type(cls) -> str:
-        """What BentoML's own documentation of the service names."""
+        """Return the content type that BentoML's own documentation shows."""
         return "multipart/form-data"
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The schema without a bundle; `/openapi.json` has the modalities of the one served."""
+        """Return a schema for any bundle; `/openapi.json` has the modalities of the one served."""
         return dict(REQUEST_SCHEMA)
 
     @classmethod
     def openapi_components(cls, name: str) -> dict[str, Any]:
-        """None: the schema above refers to nothing."""
+        """Return no components, because the schema refers to none."""
         return {}
 
 
-def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response."""
-    body = content if isinstance(content, bytes) else orjson.dumps(content)
-    return Response(body, status, headers, "application/json")
-
-
-def error_body(code: str, message: str, field: str | None = None) -> bytes:
-    """The body of an error, see `ErrorAnswer`."""
-    return orjson.dumps({"error": {"code": code, "message": message, "field": field}})
-
-
-def overloaded_answer() -> Response:
-    """The response where as many requests as may wait do."""
-    return json_answer(
-        error_body("overloaded", OVERLOADED), 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    )
-
-
-def error_answer(error: InputError) -> Response:
-    """The response to a request that cannot be predicted."""
-    body = error_body(error.code, error.message, error.field)
-    return json_answer(body, STATUSES[error.code])
-
-
-class _TooManyBodies(Exception):  # noqa: N818 (it is no error)
-    """The bodies being read take as much memory as they may together."""
+class _TooManyBodiesError(Exception):
+    """The bodies that are being read would take more memory than they may together."""
 
 
 @dataclass
-class _Held:
-    """Bytes of bodies that are still being read, in this process."""
+class _BodiesInProgress:
+    """The bytes of all bodies that this process is reading."""
 
     bytes: int = 0
 
 
-_HELD = _Held()
+_IN_PROGRESS = _BodiesInProgress()
 
 
 async def _read_body(request: Request, limit: int) -> bytes | None:
-    """The body, or None where it is over the limit; a declared length is not trusted."""
+    """Return the body, or None if it is over the limit; a declared length is not trusted."""
     declared = request.headers.get("content-length", "0")
     too_large = declared.isdecimal() and int(declared) > limit
-    most = get_capacity().queue * limit
+    max_in_progress = get_capacity().queue * limit
     chunks: list[bytes] = []
     received = kept = 0
     try:
@@ -209,13 +156,13 @@ async def _read_body(request: Request, limit: int) -> bytes | None:
             if not too_large:
                 chunks.append(chunk)
                 kept += len(chunk)
-                _HELD.bytes += len(chunk)
-                if _HELD.bytes > most:
-                    raise _TooManyBodies
+                _IN_PROGRESS.bytes += len(chunk)
+                if _IN_PROGRESS.bytes > max_in_progress:
+                    raise _TooManyBodiesError
             elif received > 2 * limit:
                 break
     finally:
-        _HELD.bytes -= kept
-    # What is over the limit is read and dropped for a while, because a client that is cut off
-    # while it sends sees a reset connection instead of the answer.
+        _IN_PROGRESS.bytes -= kept
+    # Up to twice the limit is read and dropped: a client that is cut off while it sends sees a
+    # reset connection instead of the answer.
     return None if too_large else b"".join(chunks)

@@ -1,77 +1,69 @@
-"""Around every request: who may ask, a time limit, errors in our shape, counts and a log line."""
+"""The outermost layer of every request: admission, time limit, errors, counts and a log line."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from bentoml import get_current_service
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http.access import Keys, RateLimit, digest, is_loopback, key_of
-from serving.http.messages import (
-    RECORD,
-    RETRY_AFTER_SECONDS,
-    PredictRequest,
-    error_body,
-)
+from dimml.errors import InputError
+from serving.batching import Batcher
+from serving.http.admission import Admission
+from serving.http.errors import RATE_EXCEEDED, RETRY_AFTER_SECONDS, status_body
+from serving.http.messages import RECORD, PredictRequest, Submission
 from serving.http.parsing import printable
 from serving.http.request_log import RequestLog, new_record
 from serving.metrics import LATENCY, REQUESTS
-from serving.settings import Settings, get_settings
+from serving.settings import Settings
 
 logger = logging.getLogger("bentoml.dimml")
 
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
-"""Answered to anybody at any time, and neither counted nor logged."""
+"""Answered to every client at any time, and neither counted nor logged."""
 
-CLOSE_EVERY = 8
-BUSY = 3
+CLOSE_EVERY_REQUESTS = 8
+BUSY_REQUESTS = 3
+"""Requests in flight above which some answers close their connection."""
+
+PredictHandler = Callable[[Submission | InputError | None], Awaitable[Response]]
 _KEPT_HEADERS = (b"allow", b"retry-after", b"www-authenticate")
-_STANDARD = {
-    400: ("invalid_request", "the request was refused"),
-    404: ("not_found", "there is nothing at {path}; /openapi.json lists what there is"),
-    405: ("invalid_request", "{path} does not answer {method}; the Allow header says what it does"),
-    413: ("too_large", "the request is too large"),
-    415: ("unsupported_type", "the Content-Type is not accepted"),
-    429: ("overloaded", "too many requests at once; try again shortly"),
-    500: ("internal", "the service failed; its log says why"),
-    503: ("overloaded", "the service is not able to answer now; try again shortly"),
-    504: ("timeout", "no answer within {limit:g} s"),
-}
-"""Code and message of the errors that come from elsewhere than the handlers of this package."""
-_NO_KEY = (
-    "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-    "this API key is not accepted",
-    "without API keys, only clients on the service's own machine are answered; its operator sets "
-    "DIMML_API_KEYS, or DIMML_ALLOW_ANONYMOUS=1",
-)
 
 
 class ServiceMiddleware:
-    """Wraps the application that BentoML builds."""
+    """Wraps the application that BentoML builds.
 
-    def __init__(self, app: ASGIApp) -> None:
+    `POST /predict` does not go through that application: BentoML's router takes a third of the time
+    of a small request. The middleware reads the request with the same `PredictRequest`, and calls
+    the same handler, as BentoML would. The service hands both over when it starts, see `open`.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.settings = get_settings()
-        self.keys = Keys(self.settings)
-        self.rate_limit = _rate_limit(self.settings)
-        self.log: RequestLog | None = None
-        self.in_flight = 0
-        self.begun = 0
+        self.admission = Admission(settings)
+        self._timeout_seconds = settings.timeout
+        self._rate_limit = settings.rate_limit
+        self._has_log = settings.request_log
+        self._predict: PredictHandler | None = None
+        self._in_flight = 0
+        self._started = 0
+
+    def open(self, predict: PredictHandler, batcher: Batcher[Any, Any]) -> None:
+        """Take the handler and the queue of predictions from the service, which has started."""
+        self._predict = predict
+        self.admission.batcher = batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
             return
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
@@ -79,147 +71,126 @@ class ServiceMiddleware:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         record = scope[RECORD] = new_record(scope, headers)
-        answer = _Answer(scope, send, self.settings.timeout)
-        self.in_flight += 1
+        reply = _Reply(scope, send, self._timeout_seconds)
+        self._in_flight += 1
         try:
-            if not await self._refuse(scope, headers, answer):
-                await self._run(scope, receive, answer)
+            if not await self._refuse(scope, headers, reply):
+                await self._run(scope, receive, reply)
         except Exception:
             logger.exception("request %s failed", record["id"])
-            await answer.fail(500)
+            await reply.fail(500)
         finally:
-            self.in_flight -= 1
-            seconds = time.perf_counter() - started
-            self._count(answer, record, seconds)
+            self._in_flight -= 1
+            self._count(reply, record, time.perf_counter() - started)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.log = RequestLog() if self.settings.request_log else None
+    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        log = self.admission.log = RequestLog() if self._has_log else None
         try:
             await self.app(scope, receive, send)
         finally:
-            if self.log:
-                self.log.close()
+            if log:
+                log.close()
 
-    async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], answer: _Answer) -> bool:
-        """Answers what need not be looked at, whatever is still to come of its body."""
-        key, problem = self._key(headers, scope.get("client"))
-        if problem is None:
-            return await self._limit(scope, key, answer)
-        challenge = [(b"www-authenticate", b"Bearer")]
-        await answer.refuse(401, error_body("unauthorized", problem), challenge)
-        return True
-
-    def may_ask(self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
-        """Whether a client has the key that it needs, if it needs one."""
-        return self._key(headers, client)[1] is None
-
-    def _key(
-        self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
-    ) -> tuple[bytes | None, str | None]:
-        """The digest of a client's key, and why it is not answered."""
-        given = key_of(headers)
-        key = self.keys.find(given) if given is not None else None
-        if self.keys.are_set and key is None:
-            return None, _NO_KEY[0 if given is None else 1]
-        if not (self.keys.are_set or self.settings.allow_anonymous or is_loopback(client)):
-            return None, _NO_KEY[2]
-        return key, None
-
-    async def _limit(self, scope: Scope, key: bytes | None, answer: _Answer) -> bool:
-        if self.rate_limit:
-            wait = self.rate_limit.wait(key or _digest_of_client(scope))
-            if wait > 0:
-                message = (
-                    f"over {self.settings.rate_limit:g} requests per second; wait {wait:.1f} s"
-                )
-                body = error_body("overloaded", message)
-                await answer.refuse(429, body, [_retry_after(math.ceil(wait))])
-                return True
+    async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], reply: _Reply) -> bool:
+        """Answer a request without a key, or over the rate limit, before its body is read."""
+        client = scope.get("client")
+        key, problem = self.admission.check_key(headers, client)
+        if problem is not None:
+            challenge = [(b"www-authenticate", b"Bearer")]
+            await reply.refuse(401, status_body(401, problem), challenge)
+            return True
+        if (seconds := self.admission.seconds_to_wait(key, client)) > 0:
+            body = status_body(429, RATE_EXCEEDED, rate=self._rate_limit, seconds=seconds)
+            await reply.refuse(429, body, [_retry_after(math.ceil(seconds))])
+            return True
         return False
 
-    async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        # Workers share one listening socket, and a burst of connections can land on one of them.
-        self.begun += 1
-        answer.closes = self.in_flight > BUSY and self.begun % CLOSE_EVERY == 0
+    async def _run(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
+        # Workers share one listening socket, so a burst of connections can land on one of them;
+        # clients whose connection closes connect again, perhaps to another worker.
+        self._started += 1
+        is_busy = self._in_flight > BUSY_REQUESTS
+        reply.closes = is_busy and self._started % CLOSE_EVERY_REQUESTS == 0
+        is_prediction = scope["path"] == "/predict" and scope["method"] == "POST"
         try:
-            async with asyncio.timeout(self.settings.timeout) as limit:
-                answer.limit = limit
-                is_prediction = scope["path"] == "/predict" and scope["method"] == "POST"
-                app = _predict if is_prediction else self.app
-                await app(scope, receive, answer.send)
+            async with asyncio.timeout(self._timeout_seconds) as limit:
+                reply.limit = limit
+                if is_prediction and self._predict is not None:
+                    request = Request(scope, receive)
+                    submission = await PredictRequest.from_http_request(request, None)
+                    response = await self._predict(submission)
+                    await response(scope, receive, reply.send)
+                else:
+                    await self.app(scope, receive, reply.send)
         except TimeoutError:
             if not limit.expired():
                 raise
-            await answer.fail(504)
+            await reply.fail(504)
 
-    def _count(self, answer: _Answer, record: dict[str, Any], seconds: float) -> None:
-        if not answer.status:
+    def _count(self, reply: _Reply, record: dict[str, Any], seconds: float) -> None:
+        if not reply.status:
             return
-        REQUESTS.labels(answer.status).inc()
+        REQUESTS.labels(reply.status).inc()
         LATENCY.observe(seconds)
-        if self.log:
-            record["status"] = answer.status
+        if self.admission.log:
+            record["status"] = reply.status
             record["ms"] = round(1000 * seconds, 3)
-            record["bytes_out"] = answer.bytes
-            self.log.add(record)
+            record["bytes_out"] = reply.bytes
+            self.admission.log.add(record)
 
 
-class _Answer:
-    """The messages of one answer: successes pass, errors that are not ours are put in our shape."""
+class _Reply:
+    """The messages of one answer: successes pass, and errors of other code get our shape."""
 
-    def __init__(self, scope: Scope, send: Send, timeout: float) -> None:
+    def __init__(self, scope: Scope, send: Send, timeout_seconds: float) -> None:
         self.limit: asyncio.Timeout | None = None
         self.status = 0
         self.bytes = 0
         self.closes = False
         self._scope = scope
         self._send = send
-        self._timeout = timeout
-        self._finished = False
-        self._held: Message | None = None
+        self._timeout_seconds = timeout_seconds
+        self._is_finished = False
+        self._error_start: Message | None = None
         self._body = b""
 
     async def send(self, message: Message) -> None:
-        """Takes one message of the application."""
-        if self._finished:
+        """Take one message of the application."""
+        if self._is_finished:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.status >= 400:
-                self._held = message
+                # The body decides whether the error has our shape already.
+                self._error_start = message
                 return
             await self._start(message)
             return
-        if self._held is None:
+        if self._error_start is None:
             self.bytes += len(message.get("body", b""))
             await self._send(message)
             return
         self._body += message.get("body", b"")
         if not message.get("more_body"):
-            await self._send_error(self._held)
+            await self._send_error(self._error_start)
 
     async def refuse(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Answers an error of our own without asking the application."""
+        """Answer an error without calling the application."""
         self.status, self._body = status, body
-        length = (b"content-length", str(len(body)).encode())
-        kind = (b"content-type", b"application/json")
-        start = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*headers, length, kind],
-        }
+        all_headers = [*headers, *_content_headers(body)]
+        start = {"type": "http.response.start", "status": status, "headers": all_headers}
         await self._send_error(start)
 
     async def fail(self, status: int) -> None:
-        """Answers in place of the application, unless it has begun to."""
-        if self._finished or (self.status and self._held is None):
+        """Answer an error in place of the application, unless its answer has begun."""
+        if self._is_finished or (self.status and self._error_start is None):
             return
         self.status, self._body = status, b""
         await self._send_error({"type": "http.response.start", "status": status, "headers": []})
 
     async def _start(self, message: Message) -> None:
         if self.limit:
-            # What has begun may take its time.
+            # The time limit is for the start of an answer, not for sending all of it.
             self.limit.reschedule(None)
         headers = [*message["headers"], (b"x-request-id", self._scope[RECORD]["id"].encode())]
         if self.closes:
@@ -227,45 +198,27 @@ class _Answer:
         await self._send({**message, "headers": headers})
 
     async def _send_error(self, start: Message) -> None:
-        self._finished = True
+        self._is_finished = True
         self.limit = None
-        if not _is_ours(self._body):
-            self._body = self._standard_body()
-            start = {**start, "headers": [*_kept(start, self.status), *_describe(self._body)]}
+        if not _has_our_shape(self._body):
+            self._body = status_body(
+                self.status,
+                path=printable(self._scope["path"]),
+                method=printable(self._scope["method"]),
+                limit=self._timeout_seconds,
+            )
+            headers = [*_kept_headers(start, self.status), *_content_headers(self._body)]
+            start = {**start, "headers": headers}
         self.bytes = len(self._body)
         await self._start(start)
         await self._send({"type": "http.response.body", "body": self._body})
-
-    def _standard_body(self) -> bytes:
-        code, message = _STANDARD.get(self.status) or _STANDARD[400 if self.status < 500 else 500]
-        path, method = printable(self._scope["path"]), printable(self._scope["method"])
-        return error_body(code, message.format(path=path, method=method, limit=self._timeout))
-
-
-async def _predict(scope: Scope, receive: Receive, send: Send) -> None:
-    """What BentoML's router would come to, in two thirds of the time."""
-    submission = await PredictRequest.from_http_request(Request(scope, receive), None)
-    response = await get_current_service().respond(submission)
-    await response(scope, receive, send)
-
-
-def _rate_limit(settings: Settings) -> RateLimit | None:
-    if settings.rate_limit is None:
-        return None
-    # BentoML's metrics folder: the workers of one service share it, and it is emptied at start.
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return RateLimit(settings.rate_limit, Path(folder, "rate-limit.bin") if folder else None)
-
-
-def _digest_of_client(scope: Scope) -> bytes:
-    return digest((scope["client"][0] if scope.get("client") else "").encode())
 
 
 def _retry_after(seconds: int) -> tuple[bytes, bytes]:
     return (b"retry-after", str(seconds).encode())
 
 
-def _is_ours(body: bytes) -> bool:
+def _has_our_shape(body: bytes) -> bool:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -274,13 +227,13 @@ def _is_ours(body: bytes) -> bool:
     return isinstance(error, dict) and "code" in error
 
 
-def _kept(start: Message, status: int) -> list[tuple[bytes, bytes]]:
+def _kept_headers(start: Message, status: int) -> list[tuple[bytes, bytes]]:
     kept = [(name, value) for name, value in start["headers"] if name.lower() in _KEPT_HEADERS]
     if status in (429, 503) and b"retry-after" not in dict(kept):
         kept.append(_retry_after(RETRY_AFTER_SECONDS))
     return kept
 
 
-def _describe(body: bytes) -> list[tuple[bytes, bytes]]:
+def _content_headers(body: bytes) -> list[tuple[bytes, bytes]]:
     length = (b"content-length", str(len(body)).encode())
     return [length, (b"content-type", b"application/json")]

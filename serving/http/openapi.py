@@ -1,34 +1,103 @@
-"""The OpenAPI 3.1 document of the service, with the modalities of the bundle it serves."""
+"""The service described: `GET /bundle` and the OpenAPI 3.1 document, for the bundle it serves."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+import dimml
+from dimml.modalities import Kind, Limits
+from dimml.modalities.image import FORMATS
+from dimml.predictor import Predictor
+from serving.capacity import Capacity
+from serving.http.errors import STATUSES
 from serving.http.messages import ErrorAnswer, PredictAnswer
-from serving.http.parsing import JSON, MULTIPART, URLENCODED, Fields
+from serving.http.parsing import JSON, MAX_PARTS, MULTIPART, URLENCODED, Fields, ModalityField
+from serving.settings import Settings
+
+INPUTS = {
+    "audio": "a file: WAV, FLAC, OGG or MP3",
+    "image": f"a file: {', '.join(FORMATS)}",
+    "text": "plain text in UTF-8",
+}
+"""What to send for each kind of modality."""
 
 _REFERENCE = "#/components/schemas/"
-_ERRORS = {
-    "400": "No modality, or one that cannot be read",
-    "401": "No API key, or one that is not accepted",
-    "413": "The body, an image, a recording or a text is over its limit",
-    "415": "A file or body of another type than is accepted",
-    "422": "A request of the wrong shape",
-    "429": "Over the rate limit of a key; Retry-After says when to come back",
-    "500": "The service failed",
-    "503": "As many requests as may wait do; Retry-After says when to come back",
-    "504": "No answer in time",
-}
 
 
-def document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    """The document.
+def sample_limits(settings: Settings) -> Limits:
+    """Return the limits of one sample."""
+    return Limits(
+        bytes=settings.max_part_bytes,
+        pixels=settings.max_pixels,
+        seconds=settings.max_seconds,
+        characters=settings.max_characters,
+        frames=4 * MAX_PARTS,
+    )
+
+
+def request_fields(predictor: Predictor) -> Fields:
+    """Return what the parser needs to know of each modality."""
+    specs = predictor.bundle.manifest.modalities
+    return {
+        name: ModalityField(
+            is_text=specs[name].kind == "text",
+            most=kind.limits.frames if _takes_frames(kind, specs[name].preprocessing) else 1,
+        )
+        for name, kind in predictor.kinds.items()
+    }
+
+
+def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> dict[str, Any]:
+    """Return the answer of `GET /bundle`."""
+    bundle = predictor.bundle
+    return {
+        "bundle": bundle.id,
+        "name": bundle.manifest.name,
+        "precision": bundle.manifest.precision,
+        "labels": list(predictor.labels),
+        "modalities": {name: _modality(predictor, name) for name in predictor.kinds},
+        "limits": {
+            "bytes": settings.max_body_bytes,
+            "part_bytes": settings.max_part_bytes,
+            "parts": settings.max_parts,
+            "pixels": settings.max_pixels,
+            "seconds": settings.max_seconds,
+            "characters": settings.max_characters,
+            "timeout_seconds": settings.timeout,
+            "requests_per_second": settings.rate_limit,
+        },
+        "provider": predictor.provider,
+        "plan": {**asdict(capacity), "provider": predictor.provider},
+        "dimml": dimml.__version__,
+    }
+
+
+def _modality(predictor: Predictor, name: str) -> dict[str, Any]:
+    spec, kind = predictor.bundle.manifest.modalities[name], predictor.kinds[name]
+    text = INPUTS.get(spec.kind, "a file")
+    if _takes_frames(kind, spec.preprocessing):
+        text += f", or up to {kind.limits.frames} of them, in order"
+    return {"kind": spec.kind, "input": text, "preprocessing": _config(kind, spec.preprocessing)}
+
+
+def _config(kind: Kind, preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing with the defaults that the manifest leaves out."""
+    return kind.Config.model_validate(preprocessing).model_dump(mode="json")
+
+
+def _takes_frames(kind: Kind, preprocessing: dict[str, Any]) -> bool:
+    return _config(kind, preprocessing).get("frames") is not None
+
+
+def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    """Return the OpenAPI document.
 
     Args:
-        description: the answer of `GET /bundle`.
-        fields: what each modality takes.
+        description: The answer of `GET /bundle`.
+        fields: What each modality takes.
     """
     _, schemas = models_json_schema(
         [(PredictAnswer, "serialization"), (ErrorAnswer, "serialization")],
@@ -55,13 +124,17 @@ def document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
 
 
 def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    errors = {status: _answer(text, "ErrorAnswer") for status, text in _ERRORS.items()}
+    errors = {
+        str(status): _response(error.prediction, "ErrorAnswer")
+        for status, error in STATUSES.items()
+        if error.prediction
+    }
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",
         "parameters": [_on_unreadable()],
         "requestBody": {"required": True, "content": _bodies(description, fields)},
-        "responses": {"200": _answer("The prediction", "PredictAnswer"), **errors},
+        "responses": {"200": _response("The prediction", "PredictAnswer"), **errors},
     }
 
 
@@ -69,7 +142,7 @@ def _on_unreadable() -> dict[str, Any]:
     return {
         "name": "on_unreadable",
         "in": "query",
-        "description": "absent: what cannot be read is left out, and the rest answers",
+        "description": "absent: modalities that cannot be read are left out, and the others answer",
         "schema": {"enum": ["error", "absent"], "default": "error"},
     }
 
@@ -83,7 +156,7 @@ def _bodies(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
             parts[name] = texts[name] = text
             values[name] = {**text, "type": ["string", "null"]}
             continue
-        # `format` is what today's tools offer a file picker for.
+        # Tools show a file picker for this `format`.
         file = {**text, "contentMediaType": "application/octet-stream", "format": "binary"}
         encoded = {**text, "type": ["string", "null"], "contentEncoding": "base64"}
         parts[name] = _one_or_several(file, field.most)
@@ -92,10 +165,10 @@ def _bodies(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {**bodies, URLENCODED: _object(texts)} if texts else bodies
 
 
-def _one_or_several(schema: dict[str, Any], most: int) -> dict[str, Any]:
-    if most == 1:
+def _one_or_several(schema: dict[str, Any], max_items: int) -> dict[str, Any]:
+    if max_items == 1:
         return schema
-    return {"anyOf": [schema, {"type": "array", "items": schema, "maxItems": most}]}
+    return {"anyOf": [schema, {"type": "array", "items": schema, "maxItems": max_items}]}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +176,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"schema": schema}
 
 
-def _answer(description: str, schema: str) -> dict[str, Any]:
+def _response(description: str, schema: str) -> dict[str, Any]:
     content = {JSON: {"schema": {"$ref": _REFERENCE + schema}}}
     return {"description": description, "content": content}
 

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.http.messages import error_body
+from serving.http.errors import error_body
 from serving.http.middleware import ServiceMiddleware
 from serving.settings import get_settings
 
@@ -25,7 +25,9 @@ def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def ask(app: ASGIApp) -> Any:
     client = TestClient(
-        ServiceMiddleware(app), raise_server_exceptions=False, client=("127.0.0.1", 1)
+        ServiceMiddleware(app, get_settings()),
+        raise_server_exceptions=False,
+        client=("127.0.0.1", 1),
     )
     return client.get("/some/path")
 

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from serving.http import protocol
-from serving.http.protocol import MAX_AHEAD, MAX_HEAD_BYTES, LimitedProtocol
+from serving.http.protocol import MAX_HEAD_BYTES, MAX_PIPELINED_REQUESTS, LimitedProtocol
 
 PART = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nseven\r\n--x--\r\n'
 POST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
@@ -80,7 +80,7 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
         b"dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
         FINE,
     ),
-    "pipelined": (GET * MAX_AHEAD, FINE * MAX_AHEAD),
+    "pipelined": (GET * MAX_PIPELINED_REQUESTS, FINE * MAX_PIPELINED_REQUESTS),
     "pipelined with bodies": (2 * (sized(len(PART)) + GET), 4 * FINE),
     "long URL": (GET.replace(b"livez", b"a" * MAX_HEAD_BYTES), TOO_LARGE),
     "10,000 headers": (GET[:-2] + b"X-a: b\r\n" * 10_000 + b"\r\n", TOO_LARGE),
@@ -287,7 +287,7 @@ class TestWaiting:
 
 def test_who_does_not_take_refusals_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = [(b"content-length", b"200")], b"x" * 200
-    monkeypatch.setattr(LimitedProtocol, "shed", staticmethod(lambda *_: refusal))
+    monkeypatch.setattr(LimitedProtocol, "refuse", staticmethod(lambda *_: refusal))
 
     async def act(peer: Peer) -> None:
         peer.writer.write(b"POST /predict HTTP/1.1\r\n\r\n" * 1_000_000)
