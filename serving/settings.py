@@ -23,18 +23,27 @@ PREFIX = "DIMML_"
 MACHINE, LIMITS, ACCESS = "Machine", "Caps", "Access and log"
 """The panels of `dimml serve --help`."""
 
+PROVIDER_CHOICES = "auto (CUDA where it can be had), cuda, tensorrt or cpu"
+BYTES = "a number of bytes"
 
-def _setting(default: Any, accepted: str, flag: tuple[str, str] | None, **bounds: Any) -> Any:
+
+def _setting(default: Any, accepted: str, panel: str = "", text: str = "", **bounds: Any) -> Any:
     """Declare a setting.
 
     Args:
         default: The value without a variable or flag.
         accepted: Completes the sentence "accepted: ..." of an error message.
-        flag: Panel and help text of the flag of `dimml serve`; None if there is no flag.
+        panel: The panel of the flag of `dimml serve`; without a panel, there is no flag.
+        text: The help text of the flag.
         bounds: Limits of the value, as `pydantic.Field` takes them.
     """
-    extra: Any = {"panel": flag[0], "help": flag[1]} if flag else None
-    return Field(default, description=accepted, json_schema_extra=extra, **bounds)
+    flag: Any = {"panel": panel, "help": text} if panel else None
+    return Field(default, description=accepted, json_schema_extra=flag, **bounds)
+
+
+def _number(default: Any, what: str, low: int, high: int, panel: str, text: str) -> Any:
+    """Declare a whole number from `low` to `high`, see `_setting`."""
+    return _setting(default, f"{what}, {low} to {high}", panel, text, ge=low, le=high)
 
 
 class Settings(BaseSettings):
@@ -47,125 +56,110 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    bundle: Path = _setting(SOURCE_ROOT / DEFAULT_BUNDLE, "the folder of a bundle", None)
+    bundle: Path = _setting(SOURCE_ROOT / DEFAULT_BUNDLE, "the folder of a bundle")
     providers: Literal["auto", "cuda", "tensorrt", "cpu"] = _setting(
-        "auto",
-        "auto (CUDA where it can be had), cuda, tensorrt or cpu",
-        (MACHINE, "auto (CUDA where it can be had), cuda, tensorrt or cpu."),
+        "auto", PROVIDER_CHOICES, MACHINE, f"{PROVIDER_CHOICES}."
     )
     gpu_memory: int | None = _setting(
         None,
-        "bytes of GPU memory for each graph, 1048576 or more",
-        (MACHINE, "Bytes of GPU memory for each graph; default: no limit."),
+        f"bytes of GPU memory for each graph, {2**20} or more",
+        MACHINE,
+        "Bytes of GPU memory for each graph; default: no limit.",
         ge=2**20,
         le=2**40,
     )
     tf32: bool = _setting(
-        False, "1 or 0", (MACHINE, "Let a GPU compute float32 in TF32; default: off.")
+        False, "1 or 0", MACHINE, "Let a GPU compute float32 in TF32; default: off."
     )
     cuda_graphs: bool = _setting(
-        False,
-        "1 or 0",
-        (MACHINE, "Record GPU kernels for the shapes warmed up with; default: off."),
+        False, "1 or 0", MACHINE, "Record GPU kernels for the shapes warmed up with; default: off."
     )
-    workers: int | None = _setting(
-        None,
-        "a number of processes, 1 to 256",
-        (MACHINE, "Processes; default: one per core, or per GPU."),
-        ge=1,
-        le=256,
+    workers: int | None = _number(
+        None, "a number of processes", 1, 256, MACHINE, "Processes; default: one per core, or GPU."
     )
-    threads: int | None = _setting(
+    threads: int | None = _number(
         None,
-        "a number of threads per worker, 1 to 64",
-        (MACHINE, "Threads per worker; default: cores per worker."),
-        ge=1,
-        le=64,
+        "a number of threads per worker",
+        1,
+        64,
+        MACHINE,
+        "Threads per worker; default: cores per worker.",
     )
-    max_batch: int | None = _setting(
+    max_batch: int | None = _number(
         None,
-        "a number of requests, 1 to 1024",
-        (MACHINE, "Requests computed together; default: 16, on CUDA 64."),
-        ge=1,
-        le=1024,
+        "a number of requests",
+        1,
+        1024,
+        MACHINE,
+        "Requests computed together; default: 16, on CUDA 64.",
     )
-    queue: int | None = _setting(
+    queue: int | None = _number(
         None,
-        "a number of requests that may wait in a worker, 1 to 100000",
-        (MACHINE, "Requests that may wait per worker; default: a batch."),
-        ge=1,
-        le=100_000,
+        "a number of requests that may wait in a worker",
+        1,
+        100_000,
+        MACHINE,
+        "Requests that may wait per worker; default: a batch.",
     )
     timeout: float = _setting(
         60.0,
         "seconds, more than 0 and up to 3600",
-        (LIMITS, "Seconds until a 504; default: 60."),
+        LIMITS,
+        "Seconds until a 504; default: 60.",
         gt=0,
         le=3600,
     )
-    max_body_bytes: int = _setting(
-        20_000_000,
-        "a number of bytes, 1000 to 2147483648",
-        (LIMITS, "Bytes of a request; default: 20,000,000."),
-        ge=1_000,
-        le=2**31,
+    max_body_bytes: int = _number(
+        20_000_000, BYTES, 1_000, 2**31, LIMITS, "Bytes of a request; default: 20,000,000."
     )
-    max_part_bytes: int = _setting(
-        20_000_000,
-        "a number of bytes, 1 to 2147483648",
-        (LIMITS, "Bytes of a file or text in a request; default: 20,000,000."),
-        ge=1,
-        le=2**31,
+    max_part_bytes: int = _number(
+        20_000_000, BYTES, 1, 2**31, LIMITS, "Bytes of a file or text; default: 20,000,000."
     )
-    max_parts: int = _setting(
-        16,
-        "a number of parts, 1 to 1000",
-        (LIMITS, "Parts of a form, beside further frames; default: 16."),
-        ge=1,
-        le=1000,
+    max_parts: int = _number(
+        16, "a number of parts", 1, 1000, LIMITS, "Parts of a form, beside frames; default: 16."
     )
-    max_pixels: int = _setting(
+    max_pixels: int = _number(
         40_000_000,
-        "a number of pixels, 1 to 1000000000",
-        (LIMITS, "Pixels of an image; default: 40,000,000."),
-        ge=1,
-        le=10**9,
+        "a number of pixels",
+        1,
+        10**9,
+        LIMITS,
+        "Pixels of an image; default: 40,000,000.",
     )
     max_seconds: float = _setting(
         600.0,
         "seconds, more than 0 and up to 86400",
-        (LIMITS, "Seconds of a decoded recording; default: 600."),
+        LIMITS,
+        "Seconds of a decoded recording; default: 600.",
         gt=0,
         le=86_400,
     )
-    max_characters: int = _setting(
-        20_000,
-        "a number of characters, 1 to 10000000",
-        (LIMITS, "Characters of a text; default: 20,000."),
-        ge=1,
-        le=10**7,
+    max_characters: int = _number(
+        20_000, "a number of characters", 1, 10**7, LIMITS, "Characters of a text; default: 20,000."
     )
     # A flag would show the keys in the list of processes.
     api_keys: pydantic.SecretStr = _setting(
-        pydantic.SecretStr(""), "keys of 16 characters or more, separated by commas", None
+        pydantic.SecretStr(""), "keys of 16 characters or more, separated by commas"
     )
     api_keys_file: Path | None = _setting(
         None,
         "a file of keys of 16 characters or more, one a line",
-        (ACCESS, "API keys, one a line; or set DIMML_API_KEYS."),
+        ACCESS,
+        "API keys, one a line; or set DIMML_API_KEYS.",
     )
     allow_anonymous: bool = _setting(
-        False, "1 or 0", (ACCESS, "Answer other machines although there are no keys.")
+        False, "1 or 0", ACCESS, "Answer other machines although there are no keys."
     )
     rate_limit: float | None = _setting(
         None,
         "requests per second and key, more than 0",
-        (ACCESS, "Requests per second and key; default: none."),
+        ACCESS,
+        "Requests per second and key; default: none.",
         gt=0,
         le=10**6,
     )
     request_log: bool = _setting(
-        True, "1 or 0", (ACCESS, "Write a JSON line per request; default: on.")
+        True, "1 or 0", ACCESS, "Write a JSON line per request; default: on."
     )
 
     @pydantic.field_validator("bundle")
