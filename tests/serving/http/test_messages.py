@@ -32,14 +32,14 @@ class Client:
     """Sends a body in pieces.
 
     Attributes:
-        message: The parsed request, or None if the body is refused.
+        submission: The future parsed request, or None if the service refuses the body.
     """
 
     def __init__(self) -> None:
         self._pieces: asyncio.Queue[Message] = asyncio.Queue()
         scope = {"type": "http", "headers": [], "query_string": b""}
         request = Request(scope, self._pieces.get)
-        self.message = asyncio.ensure_future(PredictRequest.from_http_request(request, None))
+        self.submission = asyncio.ensure_future(PredictRequest.from_http_request(request, None))
 
     async def send(self, size: int, *, more: bool = True) -> None:
         await self._pieces.put({"type": "http.request", "body": b"x" * size, "more_body": more})
@@ -51,17 +51,17 @@ def test_bodies_being_read_share_one_limit() -> None:
         slow, second = Client(), Client()
         await slow.send(600)
         await second.send(600)
-        assert second.message.result() is None
+        assert second.submission.result() is None
         third = Client()
         await third.send(300, more=False)
         await slow.send(300, more=False)
         for client, size in ((third, 300), (slow, 900)):
-            submission = client.message.result()
+            submission = client.submission.result()
             assert isinstance(submission, Submission)
             assert len(submission.request.body) == size
         last = Client()
         await last.send(MAX_BODY_BYTES, more=False)
-        assert isinstance(last.message.result(), Submission)
+        assert isinstance(last.submission.result(), Submission)
 
     asyncio.run(run())
 
@@ -70,10 +70,10 @@ def test_client_that_leaves_returns_its_share_of_the_limit() -> None:
     async def run() -> None:
         leaving = Client()
         await leaving.send(900)
-        leaving.message.cancel()
+        leaving.submission.cancel()
         await asyncio.sleep(0.01)
         other = Client()
         await other.send(900, more=False)
-        assert isinstance(other.message.result(), Submission)
+        assert isinstance(other.submission.result(), Submission)
 
     asyncio.run(run())
