@@ -111,7 +111,7 @@ def _check() -> Bundle:
     """Refuses what no worker could serve, before any starts."""
     from dimml.bundle import Bundle
     from serving.capacity import settle
-    from serving.http.access import Keys
+    from serving.http.admission import Keys
     from serving.settings import load_settings
 
     settings = load_settings()

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
 from serving.capacity import Capacity, get_capacity, gpu_of, settle
-from serving.http.access import Keys
+from serving.http.admission import Keys, Shedder
 from serving.http.messages import (
     PredictAnswer,
     PredictRequest,
@@ -34,7 +34,6 @@ from serving.http.messages import (
 from serving.http.middleware import ServiceMiddleware
 from serving.http.parsing import RawRequest
 from serving.http.protocol import install
-from serving.http.shedding import Shedder
 from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
 from serving.settings import Settings, get_settings
 
@@ -67,7 +66,7 @@ def _load(settings: Settings) -> Predictor:
     """The predictor, warmed up; workers share out the GPUs."""
     from dimml.machine import cuda_devices
     from dimml.predictor import Predictor
-    from serving.http.describe import limits_of
+    from serving.http.openapi import limits_of
 
     worker, plan = bentoml.server_context.worker_index, get_capacity()
     device = ((worker or 1) - 1) % max(1, cuda_devices())
@@ -135,8 +134,7 @@ class Dimml:
     """Predicts from any non-empty subset of a bundle's modalities."""
 
     def __init__(self) -> None:
-        from serving.http.describe import describe, fields_of
-        from serving.http.openapi import document
+        from serving.http.openapi import describe, document, fields_of
         from serving.pipeline import Pipeline
 
         sys.setswitchinterval(SWITCH_SECONDS)

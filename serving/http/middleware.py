@@ -16,7 +16,7 @@ from bentoml import get_current_service
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http.access import Keys, RateLimit, digest, is_loopback, key_of
+from serving.http.admission import Keys, RateLimit, digest, is_loopback, key_of
 from serving.http.messages import (
     RECORD,
     RETRY_AFTER_SECONDS,

@@ -48,7 +48,7 @@ def install(shed: Shed) -> None:
     BentoML starts uvicorn itself and leaves no room for the option.
 
     Args:
-        shed: asked of each request as its head ends, see `serving.http.shedding`.
+        shed: asked of each request as its head ends, see `serving.http.admission`.
     """
     LimitedProtocol.shed = staticmethod(shed)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.http.protocol:LimitedProtocol"

@@ -14,7 +14,7 @@ import serving.http.multipart
 import serving.http.protocol
 import serving.metrics
 from dimml.machine import SOURCE_ROOT
-from serving.http.describe import limits_of
+from serving.http.openapi import limits_of
 from serving.settings import Settings
 
 DOCUMENTS = ("docs/operations.md", "docs/grafana.json")

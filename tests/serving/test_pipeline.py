@@ -9,7 +9,7 @@ import pytest
 
 from dimml import Prediction, Predictor
 from dimml.predictor import LARGE
-from serving.http.describe import fields_of
+from serving.http.openapi import fields_of
 from serving.http.parsing import URLENCODED, RawRequest
 from serving.pipeline import Pipeline
 from serving.settings import Settings

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import serving.http.access
+import serving.http.admission
 from dimml.errors import UsageError
 from dimml.machine import SOURCE_ROOT
-from serving.http.access import Keys, RateLimit, digest, is_loopback, key_of
+from serving.http.admission import Keys, RateLimit, digest, is_loopback, key_of
 from serving.settings import Settings
 
 KEY, OTHER = b"k" * 16, b"o" * 40
@@ -58,7 +58,7 @@ class TestKeys:
     def test_a_changed_file_is_read_again_and_a_vanished_one_changes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(serving.http.access, "RECHECK_SECONDS", 0.0)
+        monkeypatch.setattr(serving.http.admission, "RECHECK_SECONDS", 0.0)
         path = tmp_path / "keys"
         path.write_text(KEY.decode())
         found = keys(api_keys_file=path)
@@ -111,7 +111,7 @@ class TestRateLimit:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [1000.0]
-        monkeypatch.setattr("serving.http.access.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("serving.http.admission.time.monotonic", lambda: now[0])
         return now
 
     def test_a_burst_of_a_second_then_the_rate(self, clock: list[float]) -> None:
@@ -136,7 +136,7 @@ class TestRateLimit:
 
     def test_it_holds_over_all_processes(self, tmp_path: Path) -> None:
         program = (
-            "import sys; from pathlib import Path; from serving.http.access import *\n"
+            "import sys; from pathlib import Path; from serving.http.admission import *\n"
             "limit = RateLimit(20, Path(sys.argv[1]))\n"
             "print(sum(limit.wait(digest(b'key')) == 0 for _ in range(100)))"
         )
