@@ -15,7 +15,7 @@ __all__ = ["DimmlError", "InputError", "ModalityOutput", "Prediction", "Predicto
 
 
 def __getattr__(name: str) -> Any:
-    # The command line must answer `--help` before onnxruntime and its company are loaded.
+    # `dimml --help` imports this package and must not wait for onnxruntime.
     if name == "Predictor":
         from dimml.predictor import Predictor
 

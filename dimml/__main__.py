@@ -1,4 +1,4 @@
-"""`python -m dimml`: the same as the `dimml` command."""
+"""Run the `dimml` command as `python -m dimml`."""
 
 from dimml.cli import main
 

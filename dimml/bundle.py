@@ -1,40 +1,57 @@
-"""The bundle: a folder that holds everything a prediction depends on.
+"""The bundle: a folder with everything that a prediction depends on.
 
-`manifest.json`, one ONNX graph per modality, `classifier.onnx`, and the assets of the modalities
-(tokenizers). `evaluation.json` and `README.md` stand beside them: they report on the bundle, so
-they are not part of what its identity covers.
+A bundle holds `manifest.json`, one ONNX graph per modality, `classifier.onnx` and the assets of the
+modalities, such as tokenizers. `evaluation.json` and `README.md` describe the bundle. The id of the
+bundle does not cover these two files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import pydantic
 
-from dimml.errors import BundleError, UsageError
+from dimml.errors import BundleError
+from dimml.files import new_folder
 from dimml.modalities import KINDS, Kind, Limits
 from dimml.onnx_check import check_graph
+from dimml.samples import MAX_MODALITIES
 
 MANIFEST = "manifest.json"
 CLASSIFIER = "classifier.onnx"
 EVALUATION = "evaluation.json"
 FORMAT: Final = "dimml-bundle"
-VERSION: Final = 1
-MAX_MODALITIES = 10
+FORMAT_VERSION: Final = 1
+
+RESERVED_NAMES: dict[str, tuple[str, ...]] = {
+    "columns of a table": ("id", "split", "label"),
+    "columns of scores": (
+        *("confidence", "prediction_set", "probabilities"),
+        *("error_code", "error_field", "error_message"),
+    ),
+    "options of `dimml predict`": ("bundle", "help", "json", "on_unreadable", "providers"),
+    "files of a bundle": ("classifier", "evaluation", "manifest", "readme"),
+    "devices on Windows": (
+        *("aux", "con", "nul", "prn"),
+        *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)),
+    ),
+}
+"""Names that a modality cannot have, grouped by what already uses them."""
+
+SCORE_SUFFIXES = ("present", "label", "confidence", "weight")
+"""Scores have a column `<modality>_<suffix>` for each of these."""
 
 FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
-"""A plain name: nothing that leads out of the bundle's folder."""
+"""A plain file name, which cannot lead out of the folder of the bundle."""
 
 ModalityName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
-"""Modality names are free, and must do as a file name, a form field and a column prefix."""
+"""A modality name, which also serves as a file name, a form field and a column prefix."""
 
 
 class _Model(pydantic.BaseModel):
@@ -42,15 +59,15 @@ class _Model(pydantic.BaseModel):
 
 
 class ModalitySpec(_Model):
-    """One modality: its kind, its graph and how its input is prepared.
+    """The kind, the graph and the preprocessing of one modality.
 
     Attributes:
-        kind: a key of `dimml.modalities.KINDS`.
-        graph: file of the encoder graph.
-        inputs: names of the graph's inputs.
-        preprocessing: the kind's configuration.
-        encoder: the preset the encoder was built from.
-        assets: asset name (as the kind calls it) to file.
+        kind: A key of `dimml.modalities.KINDS`.
+        graph: File of the encoder graph.
+        inputs: Names of the inputs of the graph.
+        preprocessing: Configuration of the kind.
+        encoder: Preset that the encoder was built from.
+        assets: Asset name of the kind to file.
     """
 
     kind: str
@@ -64,12 +81,12 @@ class ModalitySpec(_Model):
 class Conformal(_Model):
     """Split-conformal thresholds, one per subset of present modalities.
 
-    A label is in the prediction set when its probability is at least 1 - threshold; the most
-    probable one always is. A subset without a threshold answers with every label.
+    The prediction set holds the most probable label and every label with a probability of at least
+    1 - threshold. For a subset without a threshold, the prediction set holds every label.
 
     Attributes:
-        coverage: the share of prediction sets that hold the true label, 0..1.
-        thresholds: subset name to threshold on 1 - probability of the true label.
+        coverage: Share of prediction sets that contain the true label, 0..1.
+        thresholds: Subset name to threshold on 1 - probability of the true label.
     """
 
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)]
@@ -77,17 +94,17 @@ class Conformal(_Model):
 
 
 class FileEntry(_Model):
-    """Checksum and size of one file."""
+    """The checksum and the size of one file."""
 
     sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: Annotated[int, pydantic.Field(ge=0)]
 
 
 class Manifest(_Model):
-    """`manifest.json`. The order of `modalities` is the order of the classifier's slots."""
+    """The content of `manifest.json`. The classifier has its slots in the order of `modalities`."""
 
     format: Literal["dimml-bundle"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1] = FORMAT_VERSION
     name: Annotated[str, pydantic.Field(min_length=1, max_length=64)]
     created: str
     labels: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
@@ -103,32 +120,30 @@ class Manifest(_Model):
 
     @property
     def graphs(self) -> list[str]:
-        """The files that hold graphs: an encoder per modality, then the classifier."""
+        """The graph files: one encoder per modality, then the classifier."""
         return [*(spec.graph for spec in self.modalities.values()), self.classifier]
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self) -> Manifest:
+    def _check_consistency(self) -> Manifest:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be distinct")
+        files = self.graphs
         for name, spec in self.modalities.items():
             if spec.kind not in KINDS:
                 raise ValueError(f"{name}: unknown kind {spec.kind!r}; known: {', '.join(KINDS)}")
-        used = [*self.graphs]
-        for spec in self.modalities.values():
-            used += spec.assets.values()
-        missing = sorted(set(used) - set(self.files))
-        if missing:
+            files += spec.assets.values()
+        if missing := sorted(set(files) - set(self.files)):
             raise ValueError(f"no checksum for {', '.join(missing)}")
         return self
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose files were checked against its manifest.
+    """A bundle on disk whose files match its manifest.
 
     Attributes:
-        path: the folder.
-        manifest: its validated manifest.
+        path: Folder of the bundle.
+        manifest: Validated manifest.
         id: "<name>@<first 12 hexadecimal digits of the manifest's sha256>".
     """
 
@@ -138,11 +153,11 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
-        """Reads and verifies a bundle.
+        """Read a bundle and verify its files.
 
         Raises:
-            BundleError: it is no bundle, is of an unknown version, a file is missing or is not the
-                one that was exported, or a graph reaches outside its file, see `check_graph`.
+            BundleError: If the folder is not a bundle, the version is unknown, a file is missing or
+                was changed after the export, or `check_graph` rejects a graph.
         """
         folder = Path(path)
         try:
@@ -150,36 +165,37 @@ class Bundle:
         except OSError as error:
             raise BundleError(
                 f"{folder} is not a bundle: it has no readable {MANIFEST} ({error.strerror}); "
-                "make one with `dimml export RUN BUNDLE`"
+                "create one with `dimml export RUN BUNDLE`"
             ) from error
+        # A link could point outside the folder, so a copy of the bundle could lack its target.
         if (folder / MANIFEST).is_symlink():
             raise BundleError(f"{folder / MANIFEST} is a link: copy the bundle again")
-        manifest = _parse(folder, content)
+        manifest = _parse_manifest(folder, content)
         for name, entry in manifest.files.items():
-            _verify(folder / name, entry)
+            _verify_file(folder / name, entry)
         for graph in manifest.graphs:
             check_graph(folder / graph)
         return cls(folder, manifest, f"{manifest.name}@{hashlib.sha256(content).hexdigest()[:12]}")
 
     def kinds(self, limits: Limits | None = None) -> dict[str, Kind]:
-        """The modalities' preprocessing, in manifest order."""
+        """Return the preprocessing of each modality, in manifest order."""
         return {
             name: build_kind(name, spec, self.assets(spec), limits)
             for name, spec in self.manifest.modalities.items()
         }
 
     def assets(self, spec: ModalitySpec) -> dict[str, bytes]:
-        """The content of a modality's assets."""
+        """Return the content of the assets of a modality."""
         return {asset: (self.path / file).read_bytes() for asset, file in spec.assets.items()}
 
 
 def build_kind(
     name: str, spec: ModalitySpec, assets: Mapping[str, bytes], limits: Limits | None
 ) -> Kind:
-    """A modality's kind as its specification configures it.
+    """Build the kind of a modality from its specification.
 
     Raises:
-        BundleError: the preprocessing is not valid for the kind.
+        BundleError: If the preprocessing is not valid for the kind.
     """
     try:
         return KINDS[spec.kind](name, spec.preprocessing, assets, limits)
@@ -187,56 +203,37 @@ def build_kind(
         raise BundleError(f"modality {name}: invalid preprocessing: {error}") from error
 
 
+def reserved_name_problem(name: str, modalities: list[str]) -> str | None:
+    """Return why a modality cannot have this name, or None if it can.
+
+    Args:
+        name: Name of the modality.
+        modalities: Names of all modalities of the bundle.
+    """
+    for owner, names in RESERVED_NAMES.items():
+        if name in names:
+            return f"the name is reserved: {owner} are {', '.join(names)}; choose another name"
+    stem, _, suffix = name.rpartition("_")
+    if suffix in SCORE_SUFFIXES and stem in modalities:
+        columns = ", ".join(f"{stem}_{suffix}" for suffix in SCORE_SUFFIXES)
+        return f"the name is reserved: scores of {stem} are {columns}; choose another name"
+    return None
+
+
 def file_entry(path: Path) -> FileEntry:
-    """Checksum and size of a file."""
+    """Compute the checksum and the size of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(sha256=digest, bytes=path.stat().st_size)
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary sibling folder that takes the name `path` when the block succeeds.
-
-    An existing bundle at `path` is replaced; whatever fails, `path` is either as it was or
-    complete.
-
-    Raises:
-        UsageError: `path` exists and is neither empty nor a bundle, so it is not ours to replace.
-    """
-    # A link keeps pointing to the bundle: what it points to is replaced.
-    path = path.resolve()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file; name a folder")
-    if path.exists() and any(path.iterdir()) and not _is_bundle(path):
-        raise UsageError(f"{path} exists and is not a bundle: remove it or name another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            _replace(path, temporary)
-        else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(path: Path, new: Path) -> None:
-    """Puts the folder `new` in the place of the folder `path`."""
-    retired = new.with_name(new.name + ".old")
-    path.rename(retired)
-    try:
-        new.rename(path)
-    except OSError:
-        retired.rename(path)
-        raise
-    shutil.rmtree(retired)
+def new_bundle(path: Path) -> AbstractContextManager[Path]:
+    """Return a context manager that writes a bundle or replaces one, see `new_folder`."""
+    return new_folder(path, "a bundle", _is_bundle)
 
 
 def _is_bundle(folder: Path) -> bool:
-    # Other tools write a `manifest.json` too, and their folders are not ours to replace.
+    # Other tools write a `manifest.json` too, and their folders must not be replaced.
     try:
         document = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -244,33 +241,35 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(document, dict) and document.get("format") == FORMAT
 
 
-def _parse(folder: Path, content: bytes) -> Manifest:
+def _parse_manifest(folder: Path, content: bytes) -> Manifest:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"{folder / MANIFEST} is not JSON ({error}): copy the bundle again or export it anew"
+            f"{folder / MANIFEST} is not JSON ({error}): copy or export the bundle again"
         ) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise BundleError(f'{folder / MANIFEST} is not a bundle\'s: its "format" is not "{FORMAT}"')
-    if document.get("version") != VERSION:
+        raise BundleError(
+            f'{folder / MANIFEST} is not the manifest of a bundle: its "format" is not "{FORMAT}"'
+        )
+    if document.get("version") != FORMAT_VERSION:
         raise BundleError(
             f"{folder} is a bundle of format version {document.get('version')}; this dimml reads "
-            f"version {VERSION}: export it again or install a matching dimml"
+            f"version {FORMAT_VERSION}: export the bundle again or install a matching dimml"
         )
     try:
         return Manifest.model_validate(document)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleError(f"{folder / MANIFEST}: {where}: {first['msg']}") from error
+        field = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(f"{folder / MANIFEST}: {field}: {first['msg']}") from error
 
 
-def _verify(path: Path, entry: FileEntry) -> None:
+def _verify_file(path: Path, entry: FileEntry) -> None:
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path} is missing or is not a plain file: copy the bundle again")
     if path.stat().st_size != entry.bytes or file_entry(path) != entry:
         raise BundleError(
-            f"{path} is not the file that was exported (its checksum differs): copy the bundle "
-            "again or export it anew"
+            f"{path} is not the file that was exported (its checksum differs): copy or export the "
+            "bundle again"
         )

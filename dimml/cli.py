@@ -1,4 +1,4 @@
-"""The `dimml` command: a table of commands, each imported only when it is called."""
+"""The `dimml` command: a table of commands, each imported when the user calls it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from dimml.errors import DimmlError, UsageError
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command's function is, what it does, and what to install for it."""
+    """A command: its "module:function", its help line, the extra it needs, and Typer settings."""
 
     target: str
     help: str
     extra: str | None = None
+    context_settings: dict[str, Any] | None = None
 
 
 COMMANDS: dict[str, Command] = {
@@ -33,7 +34,11 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("train.cli:compare", "Compare training methods.", "train"),
     "export": Command("export.bundle:export", "Turn a training run into a bundle.", "train"),
     "evaluate": Command("train.cli:evaluate", "Measure a bundle on a table.", "train"),
-    "predict": Command("dimml.cli:predict", "Predict one sample."),
+    "predict": Command(
+        "dimml.cli:predict",
+        "Predict one sample.",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    ),
     "score": Command("serving.offline.cli:score", "Predict every row of a table."),
     "serve": Command("serving.cli:serve", "Serve a bundle over HTTP.", "serve"),
     "package": Command("export.package:package", "Build a bento around a bundle.", "serve"),
@@ -42,38 +47,34 @@ COMMANDS: dict[str, Command] = {
 
 
 class LazyGroup(TyperGroup):
-    """Lists the table without importing it."""
+    """A group that lists its commands without importing them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        command = COMMANDS.get(cmd_name)
-        if command is None:
-            return None
-        if not _wants_listing():
-            return build(cmd_name)
-        listed = typer.Typer(add_completion=False)
-        listed.command(name=cmd_name, help=command.help)(lambda: None)
-        return typer.main.get_command(listed)
+        return build(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            # Typer would exit with this code without a word.
+            # Typer exits with the same code but prints nothing.
             sys.stderr.write("Stopped.\n")
             raise typer.Exit(130) from None
 
 
 class GroupedCommand(TyperCommand):
-    """Lists its options under the panel that each names, the others under "Options"."""
+    """A command whose help lists options by panel, and options without a panel as "Options"."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record := parameter.get_help_record(ctx):
                 default = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 title = getattr(parameter, "rich_help_panel", None) or default
                 groups.setdefault(title, []).append(record)
@@ -83,40 +84,35 @@ class GroupedCommand(TyperCommand):
 
 
 def build(name: str) -> Any:
-    """The command of this name, imported.
+    """Import the command with this name.
 
     Raises:
-        UsageError: what it needs is not installed.
+        UsageError: If a package that the command needs is not installed.
     """
     command = COMMANDS[name]
     module, function = command.target.split(":")
     try:
         target = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        raise UsageError(f"`dimml {name}` needs {_missing(command, str(error.name))}") from error
+        hint = _install_hint(command, str(error.name))
+        raise UsageError(f"`dimml {name}` needs {hint}") from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    settings = getattr(target, "context_settings", None)
-    single.command(name=name, cls=GroupedCommand, context_settings=settings, help=_help(target))(
-        target
-    )
+    settings, text = command.context_settings, _help(target)
+    single.command(name, cls=GroupedCommand, context_settings=settings, help=text)(target)
     return typer.main.get_command(single)
 
 
-def _missing(command: Command, module: str) -> str:
+def _install_hint(command: Command, module: str) -> str:
     if module.split(".")[0] == command.target.split(".")[0]:
-        return "a checkout of dimml: the wheel holds the library alone; see its README"
+        return "a checkout of dimml, because the wheel holds only the library; see the README"
     extra = f"'.[{command.extra}]'" if command.extra else "."
     return f"{module}, which is not installed: from a checkout run `pip install -e {extra}`"
 
 
 def _help(function: Any) -> str:
-    """A docstring whose examples keep their lines: click fills paragraphs without this mark."""
-    text, mark, examples = (getdoc(function) or "").partition("Examples:\n")
-    return text + ("\b\n" + mark + examples.replace("\n\n", "\n") if mark else "")
-
-
-def _wants_listing() -> bool:
-    return len(sys.argv) < 2 or sys.argv[1].startswith("-")
+    r"""Return a docstring with a `\b` before its examples, which stops Click from joining lines."""
+    text, heading, examples = (getdoc(function) or "").partition("Examples:\n")
+    return text + ("\b\n" + heading + examples.replace("\n\n", "\n") if heading else "")
 
 
 app = typer.Typer(
@@ -153,13 +149,13 @@ def predict(
         str, typer.Option(envvar="DIMML_PROVIDERS", help="auto, cuda, tensorrt or cpu.")
     ] = "auto",
     on_unreadable: Annotated[
-        str, typer.Option(help="error, or absent: let the other modalities answer.")
+        str, typer.Option(help="error, or absent to predict from the other modalities.")
     ] = "error",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict one sample from any non-empty subset of a bundle's modalities.
 
-    Each modality is an option of its own name: a file, or the text itself.
+    Each modality is an option named after it. The value is a file, or the text itself.
 
     Examples:
         dimml predict runs/digits/bundle --audio seven.wav --image seven.png --text sept
@@ -168,7 +164,7 @@ def predict(
     """
     from dimml.predictor import Predictor
 
-    # What Typer takes for the bundle is the first word that it does not know.
+    # Typer assigns the first unknown word to `bundle`, which may be an option of a modality.
     folder, sample = _bundle_and_sample([bundle, *context.args])
     predictor = Predictor.load(folder, providers)
     prediction = predictor.predict(sample, on_unreadable=on_unreadable)  # type: ignore[arg-type]
@@ -177,22 +173,19 @@ def predict(
         return
     typer.echo(f"{prediction.label}  {prediction.confidence:.1%}")
     for name, output in prediction.modalities.items():
-        said = (
+        summary = (
             f"{output.label}  {output.confidence:.1%}  weight {output.weight:.2f}"
             if output.present
             else "absent"
         )
-        typer.echo(f"  {name}: {'; '.join([said, *output.warnings])}")
-
-
-predict.__dict__["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
+        typer.echo(f"  {name}: {'; '.join([summary, *output.warnings])}")
 
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The manifest.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Show what a bundle holds, after checking its files.
+    """Verify the files of a bundle and show what it holds.
 
     Examples:
         dimml inspect runs/digits/bundle
@@ -214,42 +207,37 @@ def inspect(
 
 
 def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
-    """The one word that stands alone, and `--NAME VALUE` pairs on either side of it.
+    """Parse one positional word, the bundle, and `--NAME VALUE` pairs before or after it.
 
-    Whether there is a modality of a name is for the predictor to say.
+    The predictor checks the names, because only the bundle knows its modalities.
     """
-    alone: list[str] = []
+    positional: list[str] = []
     sample: dict[str, str] = {}
-    rest = iter(words)
-    for word in rest:
+    remaining = iter(words)
+    for word in remaining:
         if not word.startswith("--"):
-            alone.append(word)
+            positional.append(word)
             continue
         name, equals, value = word.removeprefix("--").partition("=")
-        found = value if equals else next(rest, None)
-        if found is None:
+        argument = value if equals else next(remaining, None)
+        if argument is None:
             raise UsageError(f"--{name} needs a value")
         if name in sample:
             raise UsageError(f"--{name} is given twice")
-        sample[name] = found
-    if not alone:
-        raise UsageError("name the bundle: `dimml predict BUNDLE --NAME VALUE`")
-    if len(alone) > 1:
+        sample[name] = argument
+    if len(positional) != 1:
         raise UsageError(
-            f"unexpected {alone[1]!r} beside the bundle {alone[0]!r}; give each modality as "
-            "--NAME VALUE"
+            f"expected one bundle, got {', '.join(positional) or 'none'}: "
+            "`dimml predict BUNDLE --NAME VALUE`"
         )
-    return Path(alone[0]), sample
+    return Path(positional[0]), sample
 
 
 def main() -> None:
-    """Runs a command; an error on purpose is one line and its exit code, never a traceback."""
+    """Run the command line and print expected errors as one line instead of a traceback."""
     try:
         app()
-    except DimmlError as error:
+    # An OSError, such as a full disk or a read-only folder, is not a bug.
+    except (DimmlError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
-        sys.exit(error.exit_code)
-    except OSError as error:
-        # A full disk, a folder that may not be written: nobody's bug.
-        sys.stderr.write(f"Error: {error}\n")
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))

@@ -1,4 +1,4 @@
-"""Typed errors. Each message says what was wrong, what is accepted and what to do next."""
+"""Typed errors. A message says what is wrong, where, what is accepted and what to do next."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ InputErrorCode = Literal[
 
 
 class DimmlError(Exception):
-    """Base of every error raised on purpose by dimml.
+    """Base class of all errors that dimml raises on purpose.
 
     Attributes:
-        exit_code: what the command line exits with: 1 (failed) or 2 (bad usage or input).
+        exit_code: Exit code of the command line: 1 (failed) or 2 (bad usage or input).
     """
 
     exit_code: int = 1
@@ -29,12 +29,12 @@ class DimmlError(Exception):
 
 
 class InputError(DimmlError):
-    """One sample cannot be predicted. Both raised and, by `predict_many`, returned per item.
+    """One sample cannot be predicted. `predict` raises the error; `predict_many` returns it.
 
     Attributes:
-        code: one of `InputErrorCode`; the HTTP service maps it to a status.
-        message: what was wrong and what is accepted.
-        field: the modality or field concerned, None for the sample as a whole.
+        code: One of `InputErrorCode`. The HTTP service maps the code to a status.
+        message: What is wrong and what is accepted.
+        field: Modality or field with the error, None if the error concerns the whole sample.
     """
 
     exit_code = 2
@@ -48,22 +48,22 @@ class InputError(DimmlError):
         return f"{self.field}: {self.message}" if self.field else self.message
 
     def __reduce__(self) -> tuple[type[InputError], tuple[InputErrorCode, str, str | None]]:
-        # An exception otherwise goes to another process by its message alone.
+        # The default pickles the message alone, which is not what `__init__` takes.
         return InputError, (self.code, self.message, self.field)
 
 
 class UsageError(DimmlError):
-    """The command or call was given something it cannot use (a path, an option, an extra)."""
+    """A command or a call received an unusable path, option or argument, or lacks an extra."""
 
     exit_code = 2
 
 
 class BundleError(UsageError):
-    """The bundle is missing, damaged, of an unknown version, or points outside its folder."""
+    """The bundle is missing, damaged, of an unknown version, or refers to outside files."""
 
 
 class ManifestError(UsageError):
-    """The table of samples cannot be read or lacks what is asked of it."""
+    """The table of samples cannot be read or lacks a required column or value."""
 
 
 class RecipeError(UsageError):
@@ -71,22 +71,22 @@ class RecipeError(UsageError):
 
 
 class ProviderError(DimmlError):
-    """The execution provider asked for is not the one onnxruntime would use."""
+    """The requested execution provider is not available or does not work."""
 
 
 class ParityError(DimmlError):
-    """PyTorch and ONNX disagree by more than the tolerance; nothing was written."""
+    """The outputs of PyTorch and ONNX differ by more than the tolerance. Nothing was written."""
 
 
 class PrecisionError(DimmlError):
-    """At a lower precision the bundle would be less accurate than allowed; nothing was written."""
+    """The bundle would lose more accuracy at this precision than allowed. Nothing was written."""
 
 
 class TrainingError(DimmlError):
-    """Training came to nothing: its weights are not finite any more."""
+    """Training failed, for example because the weights are no longer finite."""
 
 
 class InterruptedRunError(DimmlError):
-    """Stopped on request; running the same command with `--resume` goes on."""
+    """The user stopped the run. The same command with `--resume` continues it."""
 
     exit_code = 3

@@ -1,32 +1,28 @@
-"""Ctrl-C and SIGTERM: the one place that handles signals of the commands."""
+"""Ctrl-C and SIGTERM: the only place where commands handle signals."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from dimml.progress import print_status
 
 
-@contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` for SIGTERM, as Python does for Ctrl-C, inside the block."""
-    with _handling(signal.default_int_handler, signal.SIGTERM):
-        yield
+def sigterm_as_ctrl_c() -> AbstractContextManager[None]:
+    """Raise `KeyboardInterrupt` on SIGTERM inside the block, as Python does on Ctrl-C."""
+    return _handling(signal.default_int_handler, signal.SIGTERM)
 
 
 @contextmanager
-def stop_on_signal(
-    stopping: str, interrupted: Callable[[], Exception]
-) -> Iterator[threading.Event]:
+def stop_on_signal(message: str, interrupted: Callable[[], Exception]) -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets, so that the block can end in order.
 
     Args:
-        stopping: the message to print at the first signal.
-        interrupted: makes the exception that a second signal raises.
+        message: Line to print at the first signal.
+        interrupted: Factory of the exception that the second signal raises.
     """
     stop = threading.Event()
 
@@ -34,7 +30,7 @@ def stop_on_signal(
         if stop.is_set():
             raise interrupted()
         stop.set()
-        print_status(stopping)
+        print_status(message)
 
     with _handling(handle, signal.SIGINT, signal.SIGTERM):
         yield stop
@@ -42,7 +38,7 @@ def stop_on_signal(
 
 @contextmanager
 def _handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
-    # Python lets only the main thread handle signals; in any other the block runs as it is.
+    # Only the main thread may install signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -50,5 +46,5 @@ def _handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+        for number, handler_before in previous.items():
+            signal.signal(number, handler_before)

@@ -1,4 +1,4 @@
-"""What the ONNX graphs of a bundle may hold, checked before onnxruntime is given one."""
+"""Validation of the ONNX graphs of a bundle before onnxruntime loads them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from google.protobuf.message import DecodeError, Message
 
 from dimml.errors import BundleError
 
-DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
-"""The operator sets of the ONNX standard: whatever `dimml export` writes needs no other."""
+STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+"""Operator domains of the ONNX standard. `dimml export` uses no others."""
 
-_WITH_DOMAIN = (onnx.OperatorSetIdProto, onnx.NodeProto, onnx.FunctionProto)
+_MESSAGES_WITH_DOMAIN = (onnx.OperatorSetIdProto, onnx.NodeProto, onnx.FunctionProto)
 
 
 def check_graph(path: Path) -> None:
-    """Refuses a graph that reaches outside its own file or the ONNX standard.
+    """Reject a graph that refers to other files or uses operators outside the ONNX standard.
 
-    External data would let a graph read any file, or memory, as its weights, past the checksums of
-    the bundle; operators of other domains are code that the bundle does not hold.
+    External data lets a graph read any file or memory as its weights, which the checksums of the
+    bundle do not cover. Operators of other domains are code that is not part of the bundle.
 
     Raises:
-        BundleError: the file is no ONNX model, has external data, or needs another domain.
+        BundleError: If the file is not an ONNX model, has external data or needs another domain.
     """
-    problem = _problem(path)
-    if problem:
+    if problem := _problem(path):
         raise BundleError(f"{path} {problem}: export the bundle again with `dimml export`")
 
 
 def messages(message: Any) -> Iterator[Any]:
-    """A protobuf message and all within it, at any depth; tensors come whole."""
+    """Yield a protobuf message and all messages inside, at any depth. Tensors are not entered."""
     yield message
     if isinstance(message, onnx.TensorProto):
-        # Has no message of interest inside, and its data need not be copied.
+        # A tensor holds no message to check, and listing its fields would copy its data.
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
@@ -48,7 +47,7 @@ def _problem(path: Path) -> str | None:
         model = onnx.load_model(path, load_external_data=False)
     except DecodeError as error:
         return f"is not an ONNX model ({error})"
-    # An empty file is a valid message, and so is some text.
+    # Protobuf also parses an empty file and some texts as a model.
     if not model.graph.node or not model.opset_import:
         return "is not an ONNX model (it has no graph)"
     return next(filter(None, map(_message_problem, messages(model))), None)
@@ -57,12 +56,10 @@ def _problem(path: Path) -> str | None:
 def _message_problem(message: Any) -> str | None:
     if isinstance(message, onnx.TensorProto):
         if message.external_data or message.data_location == onnx.TensorProto.EXTERNAL:
-            return f"keeps its tensor {message.name!r} outside the file (external data)"
+            return f"stores its tensor {message.name!r} outside the file (external data)"
         return None
-    domain = message.domain if isinstance(message, _WITH_DOMAIN) else ""
-    if domain in DOMAINS:
+    domain = message.domain if isinstance(message, _MESSAGES_WITH_DOMAIN) else ""
+    if domain in STANDARD_DOMAINS:
         return None
-    return (
-        f"needs operators of the domain {domain!r}, and a bundle's are those of the ONNX standard "
-        f"alone ({', '.join(filter(None, DOMAINS))})"
-    )
+    accepted = ", ".join(filter(None, STANDARD_DOMAINS))
+    return f"needs operators of the domain {domain!r}; accepted are only those of {accepted}"

@@ -1,4 +1,4 @@
-"""From what the graphs put out to predictions."""
+"""Conversion of the outputs of the graphs to predictions."""
 
 from __future__ import annotations
 
@@ -15,40 +15,26 @@ from dimml.samples import ModalityOutput, Prediction, subset_name
 
 @dataclass(frozen=True)
 class PreparedSample:
-    """One sample after preprocessing: arrays of what is present, warnings of what was given."""
+    """One sample after preprocessing: arrays of its present modalities, and their warnings."""
 
     arrays: Mapping[str, Arrays]
     warnings: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What the classifier graph answers, see design of `classifier.onnx`.
-
-    Attributes:
-        probabilities: float32 [N, labels].
-        weights: float32 [N, modalities].
-        modality_logits: float32 [N, modalities, labels], calibrated.
-    """
-
-    probabilities: np.ndarray
-    weights: np.ndarray
-    modality_logits: np.ndarray
-
-
-@dataclass(frozen=True)
 class FusedBatch:
-    """The answers for a batch, as arrays of the positions of labels.
+    """The predictions for a batch as arrays, with labels as indices.
 
     Attributes:
         present: bool [N, modalities].
         probabilities: float32 [N, labels].
-        weights: float32 [N, modalities]; zeros where a modality is absent.
-        ranked: integer [N, labels]: labels, the most probable first.
-        set_sizes: integer [N]: how many of them make the prediction set, at least one.
-        modality_labels: integer [N, modalities]: what each alone would say; not to be read where
-            it is absent.
-        modality_confidences: float32 [N, modalities]: the probability of that, likewise.
+        weights: float32 [N, modalities], 0 for absent modalities.
+        ranked: integer [N, labels]. Labels, most probable first.
+        set_sizes: integer [N]. Number of leading labels that form the prediction set, at least 1.
+        modality_labels: integer [N, modalities]. Label that each modality alone predicts, undefined
+            for absent modalities.
+        modality_confidences: float32 [N, modalities]. Probability of that label, undefined for
+            absent modalities.
     """
 
     present: np.ndarray
@@ -60,30 +46,38 @@ class FusedBatch:
     modality_confidences: np.ndarray
 
     @classmethod
-    def of(cls, bundle: Bundle, present: np.ndarray, outputs: Outputs) -> FusedBatch:
-        """Ranks what the classifier graph put out, and cuts the prediction sets."""
-        probabilities = outputs.probabilities
+    def of(cls, bundle: Bundle, present: np.ndarray, outputs: Sequence[np.ndarray]) -> FusedBatch:
+        """Rank the outputs of the classifier graph and form the prediction sets.
+
+        Args:
+            bundle: Bundle of the graph.
+            present: bool [N, modalities].
+            outputs: Probabilities [N, labels], weights [N, modalities] and calibrated logits
+                [N, modalities, labels], float32.
+        """
+        probabilities, weights, modality_logits = outputs
+        # A stable sort keeps labels of equal probability in the order of the bundle.
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
-        least = (1.0 - _thresholds(bundle, present)).astype(np.float32)
-        kept = np.take_along_axis(probabilities, ranked, axis=1) >= least[:, None]
-        alone = _softmax(outputs.modality_logits)
+        min_probability = (1.0 - _thresholds(bundle, present)).astype(np.float32)
+        in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability[:, None]
+        modality_probabilities = _softmax(modality_logits)
         return cls(
             present=present,
             probabilities=probabilities,
-            weights=np.where(present, outputs.weights, np.float32(0)),
+            weights=np.where(present, weights, np.float32(0)),
             ranked=ranked,
-            set_sizes=np.maximum(1, kept.sum(axis=1)),
-            modality_labels=alone.argmax(axis=-1),
-            modality_confidences=alone.max(axis=-1),
+            set_sizes=np.maximum(1, in_set.sum(axis=1)),
+            modality_labels=modality_probabilities.argmax(axis=-1),
+            modality_confidences=modality_probabilities.max(axis=-1),
         )
 
 
 def build_predictions(
     bundle: Bundle, batch: Sequence[PreparedSample], fused: FusedBatch
 ) -> list[Prediction]:
-    """The prediction of each sample of a batch."""
-    manifest = bundle.manifest
-    labels, names = manifest.labels, tuple(manifest.modalities)
+    """Return the prediction for each sample of a batch."""
+    labels, names = bundle.manifest.labels, tuple(bundle.manifest.modalities)
+    # Python lists are several times faster to read element by element than arrays.
     rows = zip(
         batch,
         fused.probabilities.tolist(),
@@ -108,23 +102,23 @@ def build_predictions(
                 name: ModalityOutput(True, labels[best], confidence, weight, warnings)
                 if present
                 else ModalityOutput(present=False, warnings=warnings)
-                for name, present, best, confidence, weight in zip(names, *said, strict=True)
-                for warnings in (item.warnings.get(name, ()),)
+                for name, present, best, confidence, weight in zip(names, *columns, strict=True)
+                for warnings in (sample.warnings.get(name, ()),)
             },
             bundle=bundle.id,
         )
-        for item, probabilities, ranked, size, said in rows
+        for sample, probabilities, ranked, size, columns in rows
     ]
 
 
 def _thresholds(bundle: Bundle, present: np.ndarray) -> np.ndarray:
-    """The conformal threshold of each row's subset: float64 [N]; 1 where there is none."""
+    """Return the conformal threshold of each row's subset, float64 [N], 1 by default."""
     conformal = bundle.manifest.conformal
     names = tuple(bundle.manifest.modalities)
-    found, rows = np.unique(present, axis=0, return_inverse=True)
-    subsets = [subset_name(list(compress(names, row))) for row in found]
-    of_subset = [conformal.thresholds.get(s, 1.0) if conformal else 1.0 for s in subsets]
-    return np.asarray(of_subset)[rows.ravel()]
+    patterns, pattern_of_row = np.unique(present, axis=0, return_inverse=True)
+    subsets = [subset_name(list(compress(names, pattern))) for pattern in patterns]
+    thresholds = [conformal.thresholds.get(s, 1.0) if conformal else 1.0 for s in subsets]
+    return np.asarray(thresholds)[pattern_of_row.ravel()]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

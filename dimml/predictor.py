@@ -1,4 +1,4 @@
-"""From samples to predictions: the whole data flow."""
+"""The predictor: from samples to predictions."""
 
 from __future__ import annotations
 
@@ -7,37 +7,36 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
 from dimml.bundle import Bundle
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Arrays, Kind, Limits
-from dimml.outputs import FusedBatch, Outputs, PreparedSample, build_predictions
-from dimml.runtime.execution import DataPath, EncoderCall, load_path
-from dimml.runtime.providers import GpuOptions, Provider, choose_provider, failed_on
-from dimml.samples import Prediction, Sample, is_absent
+from dimml.outputs import FusedBatch, PreparedSample, build_predictions
+from dimml.runtime.execution import DataPath, EncoderCall, load_data_path
+from dimml.runtime.providers import GpuOptions, Provider, choose_provider, compute_error
+from dimml.samples import OnUnreadable, Prediction, Sample, is_absent
 
 logger = logging.getLogger("dimml")
 
-OnUnreadable = Literal["error", "absent"]
-Request = tuple[Sample, OnUnreadable]
+SampleRequest: TypeAlias = tuple[Sample, OnUnreadable]
 BATCH_SIZE = 64
-LARGE = 4_000_000
-"""Bytes of a decoded value over which it is preprocessed at once, not with its batch."""
+EAGER_PREPROCESS_BYTES = 4_000_000
+"""A larger decoded value is preprocessed at once instead of with its batch."""
 
 
 @dataclass(slots=True)
 class DecodedSample:
-    """One sample on its way from its values to the arrays of its encoders.
+    """One sample between decoding and preprocessing.
 
     Attributes:
-        sample, on_unreadable: what was asked.
-        raw: the decoded form of what is present.
-        arrays: what of it is preprocessed already.
-        warnings: of what was given.
-        error: why there is no answer.
+        sample, on_unreadable: The request.
+        raw: Decoded values of the present modalities.
+        arrays: Arrays of the modalities that are already preprocessed.
+        warnings: Warnings about each value.
+        error: Why there is no prediction.
     """
 
     sample: Sample
@@ -50,10 +49,11 @@ class DecodedSample:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch after its encoders.
+    """A batch after the encoders.
 
     Attributes:
-        features: of the path that made it; on a GPU they lie there, to be classified once.
+        features: Features of the data path that created them. On a GPU they stay in its memory and
+            can be classified once.
         present: bool [N, modalities].
     """
 
@@ -62,23 +62,19 @@ class EncodedBatch:
 
 
 class Predictor:
-    """Answers for any non-empty subset of a bundle's modalities.
+    """Predicts from any non-empty subset of the modalities of a bundle.
 
-    Build one with `Predictor.load`. It may be shared between threads.
+    Create a predictor with `Predictor.load`. Threads may share a predictor.
 
     Attributes:
-        bundle: what it answers for.
-        kinds: modality to kind, in slot order.
-        labels: what it tells apart.
-        provider: the execution provider in use: "cuda", "tensorrt" or "cpu".
+        bundle: The loaded bundle.
+        kinds: Modality to kind, in slot order.
+        labels: Labels of the bundle.
+        provider: Execution provider in use: "cuda", "tensorrt" or "cpu".
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        kinds: Mapping[str, Kind],
-        path: DataPath,
-        provider: Provider,
+        self, bundle: Bundle, kinds: Mapping[str, Kind], path: DataPath, provider: Provider
     ) -> None:
         self.bundle = bundle
         self.kinds = kinds
@@ -95,115 +91,118 @@ class Predictor:
         limits: Limits | None = None,
         gpu: GpuOptions | None = None,
     ) -> Predictor:
-        """Loads a bundle.
+        """Load a bundle.
 
         Args:
-            path: the bundle's folder.
-            providers: "auto" (CUDA where it can be had), "cuda", "tensorrt" or "cpu".
+            path: Folder of the bundle.
+            providers: "auto" (CUDA if available, else the CPU), "cuda", "tensorrt" or "cpu".
             threads: onnxruntime threads per graph.
-            limits: caps on what one sample may hold.
-            gpu: how a GPU is used.
+            limits: Limits on the values of a sample.
+            gpu: Options of the GPU.
 
         Raises:
-            BundleError: the folder is not a sound bundle.
-            ProviderError: a provider was asked for by name and cannot be had.
+            BundleError: If the folder is not a valid bundle.
+            ProviderError: If `providers` names a provider that is not available.
         """
         bundle = Bundle.load(path)
         kinds = bundle.kinds(limits)
         gpu = gpu or GpuOptions()
         provider = choose_provider(providers)
         try:
-            predictor = cls(
-                bundle, kinds, load_path(bundle, kinds, provider, threads, gpu), provider
-            )
+            data_path = load_data_path(bundle, kinds, provider, threads, gpu)
+            predictor = cls(bundle, kinds, data_path, provider)
             if provider != "cpu":
-                predictor._compute_something(gpu)
+                predictor._check_gpu(gpu)
         except ProviderError as error:
             if providers != "auto":
                 raise
-            # All of CUDA is there and yet it does not compute, for want of memory for example.
+            # CUDA is installed but does not work, for example because the GPU memory is full.
             logger.info("provider cpu: %s", error.message)
-            return cls(bundle, kinds, load_path(bundle, kinds, "cpu", threads, gpu), "cpu")
+            return cls(bundle, kinds, load_data_path(bundle, kinds, "cpu", threads, gpu), "cpu")
         return predictor
 
-    def _compute_something(self, gpu: GpuOptions) -> None:
-        """Raises what is wrong with a GPU before anything else is asked of it."""
+    def _check_gpu(self, gpu: GpuOptions) -> None:
+        """Run every graph once, so that a GPU that does not work fails here and not later."""
         try:
             self.warm_up()
         except DimmlError:
             raise
         except Exception as error:
-            raise failed_on(self.provider, gpu, f"it does not compute: {error}") from error
+            raise compute_error(self.provider, gpu, f"it does not compute: {error}") from error
 
     def predict(self, sample: Sample, *, on_unreadable: OnUnreadable = "error") -> Prediction:
-        """The prediction for one sample.
+        """Predict one sample.
 
         Args:
-            sample: modality name to value, see `Sample`.
-            on_unreadable: "absent" lets the other modalities answer for one that cannot be read,
-                and says so in its warnings.
+            sample: Modality name to value, see `Sample`.
+            on_unreadable: With "absent", an unreadable value makes its modality absent and adds a
+                warning, and the other modalities are used.
 
         Raises:
-            InputError: the sample has no modality, an unknown one, or an unreadable value.
+            InputError: If the sample has no modality, an unknown modality or an unreadable value.
         """
-        [answer] = self.predict_many([sample], on_unreadable=on_unreadable)
-        if isinstance(answer, InputError):
-            raise answer
-        return answer
+        [prediction] = self.predict_many([sample], on_unreadable=on_unreadable)
+        if isinstance(prediction, InputError):
+            raise prediction
+        return prediction
 
     def predict_many(
         self, samples: Sequence[Sample], *, on_unreadable: OnUnreadable = "error"
     ) -> list[Prediction | InputError]:
-        """A prediction, or the error, for each sample: a bad one never fails its neighbours.
+        """Return the prediction or the error for each sample. An error affects only its sample.
 
-        An answer does not depend on what else is in the list (1e-5).
+        A prediction does not depend on the other samples in the list (within 1e-5).
         """
-        if on_unreadable not in ("error", "absent"):
-            raise UsageError(f"on_unreadable is 'error' or 'absent', not {on_unreadable!r}")
-        answers: list[Prediction | InputError] = []
+        if on_unreadable not in get_args(OnUnreadable):
+            raise UsageError(f"on_unreadable must be 'error' or 'absent', not {on_unreadable!r}")
+        predictions: list[Prediction | InputError] = []
         for start in range(0, len(samples), BATCH_SIZE):
-            given = [(sample, on_unreadable) for sample in samples[start : start + BATCH_SIZE]]
-            answers += self.predict_prepared(self.preprocess(self.decode(given)))
-        return answers
+            batch = [(sample, on_unreadable) for sample in samples[start : start + BATCH_SIZE]]
+            predictions += self.predict_prepared(self.preprocess(self.decode(batch)))
+        return predictions
 
     def predict_prepared(
         self, batch: Sequence[PreparedSample | InputError]
     ) -> list[Prediction | InputError]:
-        """Runs the graphs on what `prepare` returned; errors pass through in their place."""
+        """Run the graphs on a prepared batch. Errors keep their positions."""
         ready = [item for item in batch if isinstance(item, PreparedSample)]
-        answers = iter(self.classify(ready, self.encode(ready)) if ready else [])
-        return [item if isinstance(item, InputError) else next(answers) for item in batch]
+        predictions = iter(self.classify(ready, self.encode(ready)) if ready else [])
+        return [item if isinstance(item, InputError) else next(predictions) for item in batch]
 
     def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> PreparedSample | InputError:
-        """Decodes and preprocesses what a sample has."""
+        """Decode and preprocess one sample."""
         [prepared] = self.preprocess(self.decode([(sample, on_unreadable)]))
         return prepared
 
-    def decode(self, requests: Sequence[Request | InputError]) -> list[DecodedSample | InputError]:
-        """Reads what samples have, one modality after the other.
+    def decode(
+        self, requests: Sequence[SampleRequest | InputError]
+    ) -> list[DecodedSample | InputError]:
+        """Decode the values of a batch, one modality after the other.
 
-        In that order code and data stay in the processor's caches. A sample that has no modality,
-        an unknown one or an unreadable value becomes its error, and an error stays one.
+        A sample without a modality, with an unknown modality or with an unreadable value is
+        replaced by its error. Errors among `requests` keep their positions.
         """
-        found = [r if isinstance(r, InputError) else DecodedSample(*r) for r in requests]
-        for item in found:
-            if isinstance(item, DecodedSample):
-                item.error = self._wrong_name(item.sample)
+        decoded = [r if isinstance(r, InputError) else DecodedSample(*r) for r in requests]
+        samples = [item for item in decoded if isinstance(item, DecodedSample)]
+        for item in samples:
+            item.error = self._name_error(item.sample)
+        # One modality at a time keeps its code and data in the caches of the processor.
         for name, kind in self.kinds.items():
-            for item in found:
-                if isinstance(item, DecodedSample) and item.error is None:
-                    _read(item, name, kind)
-        for item in found:
-            if isinstance(item, DecodedSample) and not (item.error or item.raw or item.arrays):
-                item.error = self._nothing_present(item.warnings)
+            for item in samples:
+                if item.error is None:
+                    _decode_modality(item, name, kind)
+        for item in samples:
+            if not (item.error or item.raw or item.arrays):
+                item.error = self._absence_error(item.warnings)
         return [
-            item.error if isinstance(item, DecodedSample) and item.error else item for item in found
+            item.error if isinstance(item, DecodedSample) and item.error else item
+            for item in decoded
         ]
 
     def preprocess(
         self, decoded: Sequence[DecodedSample | InputError]
     ) -> list[PreparedSample | InputError]:
-        """Turns what was read into the arrays that the encoders take; errors stay."""
+        """Convert decoded samples to the input arrays of the encoders. Errors keep their places."""
         for name, kind in self.kinds.items():
             for item in decoded:
                 if isinstance(item, DecodedSample) and name in item.raw:
@@ -214,9 +213,9 @@ class Predictor:
         ]
 
     def encode(self, batch: Sequence[PreparedSample]) -> EncodedBatch:
-        """Runs each encoder once per group of equal shapes, on the samples that have its input."""
+        """Run each encoder on the samples with its modality, once per group of equal shapes."""
         present = np.zeros((len(batch), len(self.kinds)), bool)
-        groups = []
+        calls = []
         for slot, (name, kind) in enumerate(self.kinds.items()):
             buckets: dict[object, list[int]] = defaultdict(list)
             for row, item in enumerate(batch):
@@ -224,40 +223,40 @@ class Predictor:
                     buckets[kind.bucket(item.arrays[name])].append(row)
             for rows in buckets.values():
                 inputs = kind.collate([batch[row].arrays[name] for row in rows])
-                groups.append(EncoderCall(slot, rows, inputs))
+                calls.append(EncoderCall(slot, rows, inputs))
                 present[rows, slot] = True
-        return EncodedBatch(self._path.encode(groups, present), present)
+        return EncodedBatch(self._path.encode(calls, present), present)
 
     def classify(self, batch: Sequence[PreparedSample], encoded: EncodedBatch) -> list[Prediction]:
-        """Fuses the features of a batch into its predictions."""
+        """Fuse the features of a batch and return the predictions."""
         return build_predictions(self.bundle, batch, self.fuse(encoded))
 
     def fuse(self, encoded: EncodedBatch) -> FusedBatch:
-        """Fuses the features of a batch into its answers, as arrays."""
+        """Fuse the features of a batch and return the predictions as arrays."""
         outputs = self._path.classify(encoded.features, encoded.present)
-        return FusedBatch.of(self.bundle, encoded.present, Outputs(*outputs))
+        return FusedBatch.of(self.bundle, encoded.present, outputs)
 
     def warm_up(self, batch_size: int = 1) -> None:
-        """Runs every graph on example inputs, through the path of real samples."""
+        """Run every graph on example inputs through the same steps as real samples."""
         self._path.warm_up(batch_size)
         example = {name: kind.example() for name, kind in self.kinds.items()}
-        for answer in self.predict_many([example] * batch_size):
-            if isinstance(answer, InputError):
-                raise BundleError(f"{self.bundle.id} cannot answer its own example: {answer}")
+        for prediction in self.predict_many([example] * batch_size):
+            if isinstance(prediction, InputError):
+                raise BundleError(f"{self.bundle.id} cannot predict its own example: {prediction}")
 
-    def _nothing_present(self, warnings: Mapping[str, tuple[str, ...]]) -> InputError:
-        broken = "; ".join(f"{name}: {text}" for name, (text, *_) in warnings.items())
+    def _absence_error(self, warnings: Mapping[str, tuple[str, ...]]) -> InputError:
+        unreadable = "; ".join(f"{name}: {text}" for name, (text, *_) in warnings.items())
         return InputError(
             "no_modality",
-            f"nothing to predict from: give at least one of {', '.join(self.kinds)}"
-            + (f" ({broken})" if broken else ""),
+            f"the sample has no modality: give at least one of {', '.join(self.kinds)}"
+            + (f" ({unreadable})" if unreadable else ""),
         )
 
-    def _wrong_name(self, sample: Sample) -> InputError | None:
+    def _name_error(self, sample: Sample) -> InputError | None:
         if not isinstance(sample, Mapping):
             return InputError(
                 "invalid_request",
-                f"a sample maps modality names to values; got {type(sample).__name__}",
+                f"a sample must map modality names to values, got {type(sample).__name__}",
             )
         if unknown := [name for name in sample if name not in self.kinds]:
             return InputError(
@@ -268,8 +267,8 @@ class Predictor:
         return None
 
 
-def _read(item: DecodedSample, name: str, kind: Kind) -> None:
-    """Decodes one modality of a sample; a large one is made small at once."""
+def _decode_modality(item: DecodedSample, name: str, kind: Kind) -> None:
+    """Decode one modality of a sample, and preprocess a large value at once."""
     if is_absent(value := item.sample.get(name)):
         return
     try:
@@ -280,8 +279,8 @@ def _read(item: DecodedSample, name: str, kind: Kind) -> None:
             item.error = error
         item.warnings[name] = (f"{error.code}: {error.message}",)
         return
-    # A batch of large pictures, all decoded, would take gigabytes.
-    if kind.memory(raw) > LARGE:
+    # A batch of large decoded images would take gigabytes.
+    if kind.memory(raw) > EAGER_PREPROCESS_BYTES:
         item.arrays[name] = kind.preprocess(raw)
     else:
         item.raw[name] = raw

@@ -1,8 +1,9 @@
-"""Whether a bundle runs on this machine's GPU, tried in a process of its own.
+"""Test in a separate process whether a bundle runs on the GPU of this machine.
 
-A library may be missing that only the first convolution loads, the GPU may be full, a limit too
-low: that shows when something is computed. The process that starts a service or a job computes
-nothing itself, and would hold hundreds of MB of the GPU for good if it tried.
+Some failures appear only when a graph runs: a library that onnxruntime loads with the first
+convolution is missing, the GPU is full, or the memory limit is too low. The process that starts a
+service or a job runs no graph itself, and a test there would hold hundreds of MB of GPU memory
+until the process ends.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from pathlib import Path
 
 from dimml.errors import DimmlError, ProviderError
 from dimml.progress import print_status
-from dimml.runtime.providers import GpuOptions, Provider, choose_provider, missing_for
+from dimml.runtime.providers import GpuOptions, Provider, choose_provider, unavailable_reason
 
 
 def settle_provider(
     bundle: Path, providers: str, gpu: GpuOptions | None = None, batch_size: int = 1
 ) -> Provider:
-    """The provider on which a bundle truly computes; why `auto` is not CUDA is said.
+    """Return a provider that runs the bundle, and print why "auto" falls back to the CPU.
 
     Args:
-        bundle: its folder.
+        bundle: Folder of the bundle.
         providers: "auto", "cuda", "tensorrt" or "cpu".
-        gpu: how the GPU is used.
-        batch_size: of the largest batch.
+        gpu: Options of the GPU.
+        batch_size: Size of the largest batch.
 
     Raises:
-        ProviderError: a provider was asked for by name and cannot be had.
-        UsageError: `providers` is another word.
+        ProviderError: If `providers` names a provider that does not run the bundle.
+        UsageError: If `providers` is unknown.
     """
-    problem = missing_for("cuda") if providers == "auto" else None
+    problem = unavailable_reason("cuda") if providers == "auto" else None
     provider: Provider = "cpu" if problem else choose_provider(providers)
     if provider != "cpu":
-        problem = _problem(bundle, provider, gpu or GpuOptions(), batch_size)
+        problem = _run_problem(bundle, provider, gpu or GpuOptions(), batch_size)
     if not problem:
         return provider
     if providers != "auto":
@@ -47,26 +48,27 @@ def settle_provider(
     return "cpu"
 
 
+# A run takes seconds, and one process can ask several times.
 @lru_cache
-def _problem(bundle: Path, provider: Provider, gpu: GpuOptions, batch_size: int) -> str | None:
-    """Why the bundle does not compute there; None if it does."""
-    asked = json.dumps([str(bundle), provider, dataclasses.asdict(gpu), batch_size])
+def _run_problem(bundle: Path, provider: Provider, gpu: GpuOptions, batch_size: int) -> str | None:
+    """Run the bundle in a new process, and return why that fails or None if it succeeds."""
+    arguments = json.dumps([str(bundle), provider, dataclasses.asdict(gpu), batch_size])
     run = subprocess.run(
-        [sys.executable, "-m", "dimml.probe", asked],
+        [sys.executable, "-m", "dimml.probe", arguments],
         capture_output=True,
         text=True,
-        # Where this process finds its modules, the other shall too.
+        # The new process must find the same modules as this process.
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         check=False,
     )
     if run.returncode == 0:
         return None
     lines = run.stderr.strip().splitlines()
-    return lines[-1] if lines else f"a process that tried {provider} ended with {run.returncode}"
+    return lines[-1] if lines else f"the test of {provider} exited with code {run.returncode}"
 
 
 def main() -> None:
-    """Computes a batch of the examples; the last line of standard error says what was wrong."""
+    """Predict a batch of examples, and exit with the problem as the last line of stderr."""
     from dimml.predictor import Predictor
 
     bundle, provider, gpu, batch_size = json.loads(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PLAIN_INTERVAL_SECONDS = 10.0
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yields `items` unchanged while showing progress on standard error.
+    """Yield `items` unchanged and show progress on standard error.
 
     Args:
-        items: what to go through.
-        description: what is being done, in a few words.
-        total: how many there are; taken from `len(items)` where it has one.
+        items: Items to iterate over.
+        description: Name of the work, in a few words.
+        total: Number of items. The default is `len(items)` if `items` has a length.
     """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
@@ -33,18 +33,18 @@ def _bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]
 
 
 def _lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    started = said = time.monotonic()
+    started = last_printed = time.monotonic()
     done = 0
     for item in items:
         yield item
         done += 1
-        if time.monotonic() - said >= PLAIN_INTERVAL_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - last_printed >= PLAIN_INTERVAL_SECONDS:
+            last_printed = time.monotonic()
             print_status(f"{description}: {done}{f' of {total}' if total is not None else ''}")
     print_status(f"{description}: {done} in {time.monotonic() - started:.1f} s")
 
 
 def print_status(line: str) -> None:
-    """Writes one line of news to standard error, which leaves standard output to results."""
+    """Write one line to standard error, because standard output is reserved for results."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

@@ -1,28 +1,34 @@
-"""What goes in and what comes out: samples and predictions."""
+"""Samples and predictions: the input and the output of a predictor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Sample: TypeAlias = Mapping[str, Any]
-"""Modality name to value. A value is bytes (a file's content), a path, an open file, an array,
-text for a text modality, or a list of these for a modality of several frames. None, blank text,
-NaN and an empty list mean that the modality is absent, as does leaving it out."""
+"""Modality name to value. A value is bytes (the content of a file), a path, an open file, an array,
+text for a text modality, or a list of these for a modality with several frames. A modality is
+absent if its value is None, blank text, NaN or an empty list, or if the sample leaves it out."""
+
+OnUnreadable: TypeAlias = Literal["error", "absent"]
+"""Whether an unreadable value fails the sample or makes its modality count as absent."""
+
+MAX_MODALITIES = 10
+"""Modalities of a bundle. Each of their 2 ** M subsets has a temperature of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModalityOutput:
-    """What one modality said.
+    """The output of one modality.
 
     Attributes:
-        present: whether it took part.
-        label: the label this modality alone would give, None when absent.
-        confidence: the calibrated probability of that label, None when absent.
-        weight: its share in the fused answer; the weights of a prediction sum to 1.
-        warnings: what a person should know about this input (silence, truncated text, ...).
+        present: Whether the sample has this modality.
+        label: Label that this modality alone predicts, None if absent.
+        confidence: Calibrated probability of that label, None if absent.
+        weight: Share in the fused prediction. The weights of a prediction sum to 1.
+        warnings: Notes for the user about this input, such as silence or truncated text.
     """
 
     present: bool
@@ -34,15 +40,15 @@ class ModalityOutput:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one sample.
+    """The prediction for one sample.
 
     Attributes:
-        label: the most probable label.
-        confidence: its calibrated probability.
-        probabilities: label to probability, in the bundle's label order; they sum to 1.
-        prediction_set: the labels that together hold the truth at the bundle's coverage
-            (split conformal, see `Conformal`), most probable first; never empty.
-        modalities: modality name to what it said, in the bundle's order.
+        label: The most probable label.
+        confidence: Calibrated probability of that label.
+        probabilities: Label to probability, in the label order of the bundle. They sum to 1.
+        prediction_set: Labels that together contain the true label at the coverage of the bundle
+            (split conformal, see `Conformal`), most probable first. Never empty.
+        modalities: Modality name to its output, in the order of the bundle.
         bundle: "<name>@<first 12 hexadecimal digits of the manifest's sha256>".
     """
 
@@ -54,29 +60,25 @@ class Prediction:
     bundle: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as plain JSON types: the body of the HTTP answer."""
+        """Return the prediction as plain JSON types, which is the body of the HTTP response."""
         return asdict(self)
 
 
 def is_absent(value: object) -> bool:
-    """Whether a cell means "this modality is not there" rather than "it is broken"."""
-    if value is None:
-        return True
+    """Return whether a value means that its modality is absent rather than unreadable."""
     if isinstance(value, str):
         return not value.strip()
-    if isinstance(value, float):
-        return value != value
     if isinstance(value, list | tuple):
         return all(is_absent(item) for item in value)
-    return False
+    return value is None or (isinstance(value, float) and value != value)  # NaN
 
 
 def subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Every non-empty subset of `modalities`, each in the given order, the smallest first."""
+    """Yield every non-empty subset of `modalities`, smallest first, each in the input order."""
     for size in range(1, len(modalities) + 1):
         yield from combinations(modalities, size)
 
 
 def subset_name(modalities: Sequence[str]) -> str:
-    """How a subset is written in reports and manifests: its names joined by "+"."""
+    """Return the name of a subset in reports and manifests: its modalities joined by "+"."""
     return "+".join(modalities)

@@ -1,1 +1,1 @@
-"""Export: a training run to a bundle, a bundle to a bento."""
+"""Export: a training run becomes a bundle, and a bundle becomes a bento."""

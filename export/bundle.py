@@ -1,4 +1,4 @@
-"""`dimml export`: a training run to a bundle."""
+"""`dimml export`: turn a training run into a bundle."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     bundle: Annotated[Path, typer.Argument(help="Folder to write.")],
     precision: Annotated[
-        str, typer.Option(help="Of the encoders: fp32, fp16 (for GPUs) or int8 (for CPUs).")
+        str,
+        typer.Option(help="Precision of the encoders: fp32, fp16 (for GPUs) or int8 (for CPUs)."),
     ] = "fp32",
 ) -> None:
-    """Turn a run into a bundle, once PyTorch and ONNX agree on real samples.
+    """Turn a run into a bundle, after checking that PyTorch and ONNX agree on real samples.
 
-    In fp16 and int8 the bundle is refused where a subset of the modalities loses more than half a
-    point of validation accuracy; int8 sets its ranges on training samples.
+    An fp16 or int8 bundle is refused if a subset of the modalities loses more than half a point of
+    validation accuracy. The ranges of int8 come from training samples.
 
     Examples:
         dimml export runs/digits/run runs/digits/bundle
@@ -34,22 +35,22 @@ def export(
     """
     report = export_run(run, bundle, precision)
     if report:
-        from export.precision import table
+        from export.precision import report_text
 
-        typer.echo(table(report, precision))
+        typer.echo(report_text(report, precision))
     typer.echo(bundle)
 
 
 def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, Any] | None:
-    """Writes the bundle of a run, whole or not at all.
+    """Write the bundle of a run, whole or not at all.
 
     Returns:
-        Except for fp32 the comparison with it, see `export.precision.convert_bundle`.
+        The comparison with fp32, see `export.precision.convert_bundle`; None for an fp32 bundle.
 
     Raises:
-        ParityError: PyTorch and ONNX differ; nothing was written.
-        PrecisionError: it would lose too much accuracy; nothing was written.
-        UsageError: there is no such precision, or no such run.
+        ParityError: If PyTorch and ONNX differ; nothing is written.
+        PrecisionError: If the bundle would lose too much accuracy; nothing is written.
+        UsageError: If there is no such precision or no such run, or its method has no bundle.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
@@ -59,8 +60,8 @@ def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, An
     if not loaded.method.exports:
         raise UsageError(
             f"the run in {run} was trained with the method {loaded.recipe.method} "
-            f"({loaded.recipe.options or 'its defaults'}), which is there to compare with and has "
-            "no bundle; train with `method: dimml` without `fusion_head`, or with `method: ume`"
+            f"({loaded.recipe.options or 'its defaults'}), which is for comparisons and has no "
+            "bundle; train with `method: dimml` without `fusion_head`, or with `method: ume`"
         )
     if precision == "fp32":
         _write_fp32(loaded, bundle)
@@ -71,16 +72,16 @@ def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, An
 def _write_converted(run: Any, path: Path, precision: str) -> dict[str, Any]:
     import numpy as np
 
-    from dimml.bundle import new_folder
+    from dimml.bundle import new_bundle
     from export.precision import convert_bundle
     from train.data.splits import read_split
 
     kinds = {name: spec.kind for name, spec in run.specs.items()}
-    with new_folder(path) as folder, tempfile.TemporaryDirectory(prefix="dimml-fp32-") as scratch:
+    with new_bundle(path) as folder, tempfile.TemporaryDirectory(prefix="dimml-fp32-") as scratch:
         source = Path(scratch) / "bundle"
         _write_fp32(run, source)
         calibration = read_split(run.recipe.data, kinds, "train")
-        # A table may list its labels in turn.
+        # A table may be sorted by label, and calibration uses the first rows.
         order = np.random.default_rng(run.recipe.seed).permutation(len(calibration))
         validation = read_split(run.recipe.data, kinds, "validation")
         rows = [calibration[row] for row in order]
@@ -107,27 +108,27 @@ def _write_fp32(loaded: Any, bundle: Path) -> None:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={**provenance, "recipe": loaded.recipe.model_dump(mode="json")},
         conformal=loaded.conformal,
-        check=parity_check(loaded.model, loaded.kinds, _samples(loaded)),
+        check=parity_check(loaded.model, loaded.kinds, _parity_samples(loaded)),
     )
 
 
-def _samples(run: Any) -> dict[str, list[Any]]:
-    """Real validation samples of each modality; the kind's example where there is none."""
+def _parity_samples(run: Any) -> dict[str, list[Any]]:
+    """Return preprocessed validation samples of each modality, or its kind's example."""
     from dimml.errors import InputError
     from dimml.samples import is_absent
     from train.data.splits import read_split
 
     kinds = {name: spec.kind for name, spec in run.specs.items()}
-    found: dict[str, list[Any]] = {name: [] for name in kinds}
+    samples: dict[str, list[Any]] = {name: [] for name in kinds}
     for row in read_split(run.recipe.data, kinds, "validation"):
         for name, kind in run.kinds.items():
-            if len(found[name]) < PARITY_SAMPLES and not is_absent(row.sample[name]):
+            if len(samples[name]) < PARITY_SAMPLES and not is_absent(row.sample[name]):
                 try:
-                    found[name].append(kind.preprocess(kind.decode(row.sample[name])))
+                    samples[name].append(kind.preprocess(kind.decode(row.sample[name])))
                 except InputError:
                     continue
-        if all(len(items) == PARITY_SAMPLES for items in found.values()):
+        if all(len(items) == PARITY_SAMPLES for items in samples.values()):
             break
     for name, kind in run.kinds.items():
-        found[name] = found[name] or [kind.preprocess(kind.decode(kind.example()))]
-    return found
+        samples[name] = samples[name] or [kind.preprocess(kind.decode(kind.example()))]
+    return samples

@@ -1,4 +1,4 @@
-"""Encoders in 16-bit floats, for GPUs: half the memory, and the tensor cores' full speed."""
+"""Encoders in 16-bit floats for GPUs: half the memory, and the full speed of tensor cores."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 
 def halve_graph(source: Path, target: Path) -> None:
-    """One encoder with weights and sums in float16; its inputs and features stay float32.
+    """Convert one encoder to float16 weights and sums; its inputs and features stay float32.
 
-    The layers in front of a logarithm (the mel filters, whose input spans ten powers of ten, where
-    float16 has nine) stay in float32 too.
+    The layers before a logarithm stay float32 too: the input of the mel filters spans ten powers of
+    ten, and float16 has nine.
 
     Args:
-        source: fp32 graph.
-        target: file to write.
+        source: The fp32 graph.
+        target: The file to write.
     """
     whole = onnx.load(source)
-    kept = in_front_of_logarithms(whole.graph)
+    kept = nodes_before_logarithms(whole.graph)
     half = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=kept)
     _undo_round_trips(half.graph, whole.graph)
     OnnxModel.graph_topological_sort(half.graph)
@@ -28,7 +28,7 @@ def halve_graph(source: Path, target: Path) -> None:
 
 
 def _undo_round_trips(graph: onnx.GraphProto, whole: onnx.GraphProto) -> None:
-    """Gives what stays in float32 its own values: the converter passes them through float16."""
+    """Restore the values of float32 nodes, which the converter rounds through float16."""
     makers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in whole.initializer}
     restored, renamed = {}, {}
@@ -54,7 +54,7 @@ def _undo_round_trips(graph: onnx.GraphProto, whole: onnx.GraphProto) -> None:
 
 
 def _drop_unused(graph: onnx.GraphProto, replaced: set[str]) -> None:
-    """Removes the casts whose outputs were replaced, and whatever nothing uses then."""
+    """Remove the casts whose outputs were replaced, and everything that is then unused."""
     outputs = {value.name for value in graph.output}
     for node in [n for n in graph.node if n.output[0] in replaced]:
         graph.node.remove(node)
@@ -69,13 +69,13 @@ def _drop_unused(graph: onnx.GraphProto, replaced: set[str]) -> None:
         graph.initializer.remove(tensor)
 
 
-def in_front_of_logarithms(graph: onnx.GraphProto) -> list[str]:
-    """The names of the logarithms of a graph and of all that their inputs are made by."""
+def nodes_before_logarithms(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the logarithms of a graph and of all nodes that they depend on."""
     makers = {output: node for node in graph.node for output in node.output}
-    ahead = [node for node in graph.node if node.op_type == "Log"]
-    found = []
-    while ahead:
-        node = ahead.pop()
-        found.append(node.name)
-        ahead += [makers[name] for name in node.input if name in makers]
-    return found
+    pending = [node for node in graph.node if node.op_type == "Log"]
+    names = []
+    while pending:
+        node = pending.pop()
+        names.append(node.name)
+        pending += [makers[name] for name in node.input if name in makers]
+    return names

@@ -1,4 +1,4 @@
-"""Torch modules to ONNX graphs, and a trained model to a bundle."""
+"""Write torch modules as ONNX graphs, and a trained model as a bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dimml.bundle import (
     Manifest,
     ModalitySpec,
     file_entry,
-    new_folder,
+    new_bundle,
 )
 from dimml.modalities import Audio, Kind, Text
 from dimml.nn.model import MultimodalModel
@@ -41,23 +41,23 @@ def write_bundle(
     conformal: Conformal | None = None,
     check: Check | None = None,
 ) -> None:
-    """Exports a model as a bundle, whole or not at all.
+    """Export a model as a bundle, whole or not at all.
 
     Args:
-        path: the bundle's folder.
-        model: trained and calibrated.
-        kinds: modality to kind, in slot order.
-        specs: modality to its specification; its `graph` and `assets` name the files written.
-        assets: modality to the content of its assets.
-        name: the bundle's name.
-        labels: in the order of the classifier's outputs.
-        created: date and time, ISO 8601.
-        provenance: what the bundle was made from.
-        conformal: prediction-set thresholds.
-        check: called with the folder before it takes its name; what it raises stops the export.
+        path: The bundle's folder.
+        model: A trained and calibrated model.
+        kinds: Modality to kind, in slot order.
+        specs: Modality to its specification, whose `graph` and `assets` name the files to write.
+        assets: Modality to the content of its assets.
+        name: The bundle's name.
+        labels: Labels in the order of the classifier's outputs.
+        created: Date and time, ISO 8601.
+        provenance: What the bundle was made from.
+        conformal: Thresholds of the prediction sets.
+        check: Called with the temporary folder; an exception stops the export.
     """
     model.eval()
-    with new_folder(path) as folder:
+    with new_bundle(path) as folder:
         for slot, (modality, kind) in enumerate(kinds.items()):
             spec = specs[modality]
             export_encoder(model.encoders[slot], kind, folder / spec.graph)
@@ -80,9 +80,10 @@ def write_bundle(
 
 
 def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
-    """One encoder: the kind's inputs to `features` float32 [N, D], with a dynamic batch axis.
+    """Export one encoder: from the kind's inputs to `features` float32 [N, D].
 
-    Text also has a dynamic token axis, and audio of variable length a dynamic frame axis.
+    The batch axis is dynamic, and so are the token axis of text and the frame axis of audio of
+    variable length.
     """
     item = kind.preprocess(kind.decode(kind.example()))
     inputs = kind.collate([item, item])
@@ -101,7 +102,7 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
 
 
 def export_classifier(model: MultimodalModel, path: Path) -> None:
-    """The shared classifier with its fusion, see `CertaintyFusion`."""
+    """Export the classifier with its fusion, see `CertaintyFusion`."""
     slots = len(model.modalities)
     tensors = (torch.randn(2, slots, model.feature_dim), torch.ones(2, slots, dtype=torch.bool))
     batch = torch.export.Dim("batch", min=1)
@@ -117,7 +118,7 @@ def _export(
     input_names: tuple[str, ...],
     output_names: list[str],
 ) -> None:
-    # The exporter tells its own story at length; what matters is checked on the graph.
+    # The exporter logs every step; `export.parity` checks its result.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

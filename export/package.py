@@ -1,4 +1,4 @@
-"""A bento around a bundle: the service and the bundle in one folder that `bentoml serve` takes."""
+"""`dimml package`: a bento, which holds the service and a bundle for `bentoml serve`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 BENTOFILE = "bentofile.yaml"
 PACKED_BUNDLE = "runs/digits/bundle"
-"""Where `bentofile.yaml` includes a bundle from and the service looks for one."""
+"""The folder that `bentofile.yaml` includes and in which the service looks for its bundle."""
 
 _TAG_MARK = "__tag__:"
 
 
 def build_bento(bundle: Path) -> str:
-    """Builds a bento around a bundle, without network.
+    """Build a bento around a bundle, without network access.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: Folder of the bundle.
 
     Returns:
         The bento's tag, "dimml:<version>", in the store that BENTOML_HOME names.
 
     Raises:
-        BundleError: the folder is not a sound bundle.
-        UsageError: bentoml is not installed.
-        DimmlError: bentoml could not build.
+        BundleError: If the folder is not a valid bundle.
+        UsageError: If bentoml is not installed.
+        DimmlError: If bentoml cannot build the bento.
     """
     from dimml.bundle import Bundle
 
@@ -79,7 +79,7 @@ def _copy_bundle(bundle: Bundle, target: Path) -> None:
     target.mkdir(parents=True)
     for name in (*bundle.manifest.files, MANIFEST, EVALUATION, "README.md"):
         source = bundle.path / name
-        # The reports have no checksum: a link in their place would pack any file there is.
+        # The reports have no checksum, so a link in their place could pack any file.
         if source.is_symlink():
             raise BundleError(f"{source} is a link, and a bundle holds files: replace it by a copy")
         if source.is_file():
@@ -87,7 +87,7 @@ def _copy_bundle(bundle: Bundle, target: Path) -> None:
 
 
 def _build(folder: Path) -> str:
-    # In a process of its own: building imports the service from a folder that is then deleted.
+    # Building imports the service from a folder that is then deleted, hence the separate process.
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag", str(folder)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DIMML_")}
     environment["BENTOML_DO_NOT_TRACK"] = "true"

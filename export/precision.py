@@ -1,6 +1,6 @@
-"""Bundles of a lower precision, written only where every subset stays as accurate as it was.
+"""Bundles of a lower precision, written only if every subset stays about as accurate.
 
-Encoders alone change: the classifier with its temperatures stays in fp32, it costs next to nothing.
+Only the encoders change. The classifier with its temperatures stays in fp32, as it costs little.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from dimml.table import Row
 from export.half import halve_graph
 from export.quantize import CalibrationSamples, quantize_graph
 from train.evaluate import subset_answers
+from train.markdown import table
 
 MAX_DROP = 0.005
-"""Validation accuracy that a subset may lose."""
+"""The validation accuracy that a subset may lose."""
 
 
 def convert_bundle(
@@ -33,21 +34,21 @@ def convert_bundle(
     calibration: Sequence[Row],
     validation: Sequence[Row],
 ) -> dict[str, Any]:
-    """Writes a bundle in another precision, and measures it against the fp32 one.
+    """Write a bundle in another precision, and compare it with the fp32 bundle.
 
     Args:
-        source: the fp32 bundle.
-        folder: empty; where to write. What it holds after an error is of no use.
+        source: The fp32 bundle.
+        folder: An empty folder to write to; its content is useless after an error.
         precision: "int8" or "fp16".
-        calibration: training rows; the first `CALIBRATION_SAMPLES` of each modality set the ranges
+        calibration: Training rows; the first `CALIBRATION_SAMPLES` of each modality set the ranges
             of int8.
-        validation: rows to compare on.
+        validation: Rows to compare on.
 
     Returns:
         The comparison, which the manifest keeps as `provenance["quantization"]`.
 
     Raises:
-        PrecisionError: a subset loses more than `MAX_DROP`, or a modality has no sample to
+        PrecisionError: If a subset loses more than `MAX_DROP`, or a modality has no sample to
             calibrate or to compare on.
     """
     bundle = Bundle.load(source)
@@ -63,9 +64,9 @@ def convert_bundle(
         quantize_graph(source / graph, folder / graph, reader)
         counts[name] = reader.count
     manifest = _write_manifest(folder, bundle.manifest, precision, bundle.manifest.provenance)
-    # Integers round alike everywhere; 16 bits are meant for a GPU and sum there in its own order.
+    # Integers round alike everywhere, but float16 is meant for a GPU, which sums in its own order.
     provider = choose_provider("auto") if precision == "fp16" else "cpu"
-    measured = compare(source, folder, precision, validation, provider)
+    measured = compare_bundles(source, folder, precision, validation, provider)
     check_accuracy(measured, precision, list(manifest.modalities))
     report = {
         "split": "validation",
@@ -83,21 +84,21 @@ def convert_bundle(
     return report
 
 
-def compare(
+def compare_bundles(
     fp32: Path, other: Path, precision: str, rows: Sequence[Row], provider: str = "cpu"
 ) -> dict[str, dict[str, Any]]:
-    """Both bundles' accuracy on each subset that some row has.
+    """Measure the accuracy of both bundles on each subset that some row has.
 
     Args:
-        fp32: a bundle.
-        other: the same in another precision.
-        precision: which.
-        rows: labelled samples.
-        provider: where they run.
+        fp32: A bundle.
+        other: The same bundle in another precision.
+        precision: The other precision.
+        rows: Labelled samples.
+        provider: The execution provider.
 
     Returns:
-        Subset name to samples, the accuracy of each by its precision, and `max_difference`, the
-        largest absolute difference of any probability.
+        Subset name to `samples`, the accuracy of each bundle under its precision, and
+        `max_difference`, the largest absolute difference of any probability.
     """
     before_answers, after_answers = (
         subset_answers(
@@ -105,7 +106,7 @@ def compare(
         )
         for name, path in (("fp32", fp32), (precision, other))
     )
-    found = {}
+    measured = {}
     for subset, pairs in before_answers.items():
         if not pairs:
             continue
@@ -113,23 +114,28 @@ def compare(
         before, after = (
             np.array([p for p, _ in answers[subset]]) for answers in (before_answers, after_answers)
         )
-        found[subset] = {
+        measured[subset] = {
             "samples": len(labels),
             "fp32": float((before.argmax(axis=1) == labels).mean()),
             precision: float((after.argmax(axis=1) == labels).mean()),
             "max_difference": float(np.abs(before - after).max()),
         }
-    return found
+    return measured
 
 
 def check_accuracy(
     measured: dict[str, dict[str, Any]], precision: str, modalities: Sequence[str]
 ) -> None:
-    """Refuses what `compare` found where a subset loses more than `MAX_DROP`.
+    """Reject a comparison in which a subset loses more than `MAX_DROP`.
+
+    Args:
+        measured: See `compare_bundles`.
+        precision: The other precision.
+        modalities: All modalities of the bundle.
 
     Raises:
-        PrecisionError: names the subset that loses most, and the drop; or the modality that no row
-            has, which therefore was not compared.
+        PrecisionError: If a subset loses too much (the message names the worst one and its drop),
+            or no row has a modality, which therefore was not compared.
     """
     if missing := [name for name in modalities if name not in measured]:
         raise PrecisionError(
@@ -139,11 +145,11 @@ def check_accuracy(
 
     def drop(subset: str) -> float:
         row = measured[subset]
-        # Not a number: no answer, so nothing of its accuracy is left.
+        # A probability that is not a number is no answer, so all accuracy is lost.
         return float(row["fp32"] - row[precision]) if np.isfinite(row["max_difference"]) else 1.0
 
     worst = max(measured, key=drop)
-    # Accuracies are quotients: a drop of the limit itself may come out a rounding error above it.
+    # Accuracies are quotients, so a drop of exactly the limit may round to slightly more.
     if drop(worst) > MAX_DROP + 1e-9:
         raise PrecisionError(
             f"{worst}: {precision} loses {100 * drop(worst):.2f} points of validation accuracy "
@@ -152,17 +158,18 @@ def check_accuracy(
         )
 
 
-def table(report: dict[str, Any], precision: str) -> str:
-    """The comparison as a Markdown table, and the sizes of the graphs."""
-    lines = [
-        f"| subset | samples | fp32 | {precision} | max. difference of probabilities |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {row['samples']} | {row['fp32']:.4f} | {row[precision]:.4f} "
-        f"| {row['max_difference']:.4f} |"
+def report_text(report: dict[str, Any], precision: str) -> str:
+    """Return the comparison as a Markdown table, and the sizes of the graphs."""
+    header = ("subset", "samples", "fp32", precision, "max. difference of probabilities")
+    rows = [
+        [
+            name,
+            str(row["samples"]),
+            *(f"{row[key]:.4f}" for key in ("fp32", precision, "max_difference")),
+        ]
         for name, row in report["subsets"].items()
     ]
+    lines = [table(header, rows)]
     lines += [
         f"{graph}: {size['fp32'] / 1e6:.2f} MB in fp32, {size[precision] / 1e6:.2f} MB in "
         f"{precision}"
@@ -175,7 +182,7 @@ def table(report: dict[str, Any], precision: str) -> str:
 def _write_manifest(
     folder: Path, manifest: Manifest, precision: str, provenance: dict[str, Any]
 ) -> Manifest:
-    """The manifest of the files in the folder as they are now."""
+    """Write and return a manifest with the current checksums of the files in the folder."""
     changed = manifest.model_copy(
         update={
             "precision": precision,

@@ -1,7 +1,7 @@
 """Encoders in 8-bit integers.
 
-Static quantisation of weights (per channel) and activations (per tensor), with the ranges that
-training samples show. The classifier with its temperatures stays in fp32: it costs next to nothing.
+Weights are quantised per channel and activations per tensor, statically, with ranges taken from
+training samples.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from dimml.modalities import Arrays, Kind
 from dimml.onnx_check import messages
 from dimml.samples import is_absent
 from dimml.table import Row
-from export.half import in_front_of_logarithms
+from export.half import nodes_before_logarithms
 
 CALIBRATION_SAMPLES = 256
 
 OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool"]
-"""What pays in 8 bits. Sums, normalisations and softmax do not, and a transformer's sums hold
-outliers that leave the rest of the tensor next to no steps."""
+"""The operators that are faster in 8 bits. Sums, normalisations and softmax are not, and outliers
+in a transformer's sums would leave the other values of the tensor only a few steps."""
 
 
 def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -> None:
-    """One encoder in 8 bits.
+    """Convert one encoder to 8 bits.
 
-    The layers in front of a logarithm (the mel filters, whose input spans ten powers of ten) and
-    the projection that makes the features stay in fp32; the latter costs no time and would be the
-    largest single error. Weights take 7 bits of their 8: processors without VNNI saturate
-    otherwise, and the bundle may be served by another one than it was measured on.
+    The layers before a logarithm stay in fp32, because the input of the mel filters spans ten
+    powers of ten. The projection to features stays in fp32 too: it takes little time and would
+    cause the largest single error. Weights use 7 of their 8 bits, because processors without VNNI
+    saturate on 8, and another processor than the one that measured the accuracy may serve it.
 
     Args:
-        source: fp32 graph.
-        target: file to write.
-        samples: inputs to calibrate on, at least one.
+        source: The fp32 graph.
+        target: The file to write.
+        samples: Inputs to calibrate on, at least one.
     """
     with tempfile.TemporaryDirectory(prefix="dimml-quantize-") as scratch:
         prepared = Path(scratch) / "prepared.onnx"
@@ -51,7 +51,7 @@ def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -
             samples,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=OPERATORS,
-            nodes_to_exclude=_kept_in_float(onnx.load(prepared).graph),
+            nodes_to_exclude=_float_nodes(onnx.load(prepared).graph),
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
@@ -59,19 +59,19 @@ def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -
             extra_options={"MatMulConstBOnly": True},
         )
     model = onnx.load(target)
-    _forget_unused_domains(model)
+    _remove_unused_domains(model)
     onnx.save(model, target)
 
 
 class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
-    """Real samples of one modality, one at a time, so that any lengths go and none is padded.
+    """Samples of one modality, one at a time, so that no length has to be padded.
 
     Args:
-        kind: the modality.
-        rows: where the samples are; the first `CALIBRATION_SAMPLES` that have the modality count.
+        kind: The modality.
+        rows: Rows of a table; the first `CALIBRATION_SAMPLES` that have the modality are used.
 
     Attributes:
-        count: how many were read so far; a value that cannot be read is passed over.
+        count: Samples read so far; a value that cannot be read is skipped.
     """
 
     def __init__(self, kind: Kind, rows: Sequence[Row]) -> None:
@@ -96,14 +96,15 @@ class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
         return None
 
 
-def _kept_in_float(graph: onnx.GraphProto) -> list[str]:
-    """Nodes in front of a logarithm, and the last that has weights: the projection."""
+def _float_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Return the nodes that stay in fp32: those before a logarithm, and the projection."""
+    # The projection is the last node with weights.
     projection = [n.name for n in graph.node if n.op_type in ("Conv", "Gemm", "MatMul")][-1]
-    return [projection, *in_front_of_logarithms(graph)]
+    return [projection, *nodes_before_logarithms(graph)]
 
 
-def _forget_unused_domains(model: onnx.ModelProto) -> None:
-    """Drops the imports of every operator set that onnxruntime knows and the graph does not use."""
+def _remove_unused_domains(model: onnx.ModelProto) -> None:
+    """Remove the imports of operator sets that onnxruntime adds and the graph does not use."""
     used = {m.domain for m in messages(model.graph) if isinstance(m, onnx.NodeProto)} | {""}
     kept = [one for one in model.opset_import if one.domain in used]
     del model.opset_import[:]

@@ -140,8 +140,8 @@ def _check_address(host: str, port: int) -> str:
 def _run(bundle: Bundle, address: str, port: int) -> None:
     from bentoml.exceptions import BentoMLException
 
-    from dimml.machine import SOURCE_ROOT
     from serving.service import Dimml
+    from serving.settings import SOURCE_ROOT
 
     service: Any = Dimml
 

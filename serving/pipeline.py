@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from dimml.errors import InputError
 from dimml.outputs import PreparedSample
-from dimml.predictor import Predictor, Request
+from dimml.predictor import Predictor, SampleRequest
 from dimml.samples import Prediction
 from serving.http.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.metrics import BATCH, STAGES, count_predictions
@@ -88,7 +88,7 @@ class Pipeline:
         count_predictions(predictions)
         return predictions
 
-    def _parse(self, request: RawRequest) -> Request | InputError:
+    def _parse(self, request: RawRequest) -> SampleRequest | InputError:
         try:
             on_unreadable = parse_query(request.query)
             return self._parse_body(request.content_type, request.body), on_unreadable

@@ -12,7 +12,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dimml.errors import UsageError
-from dimml.machine import SOURCE_ROOT
+
+SOURCE_ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds this package: a checkout, or the `src` folder of a built bento."""
+# Not `dimml.machine.SOURCE_ROOT`: where `dimml` is installed too, a bento imports that one.
 
 DEFAULT_BUNDLE = "runs/digits/bundle"
 PREFIX = "DIMML_"

@@ -19,7 +19,7 @@ IMAGE = {"size": [32, 32], "channels": 3}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what is marked `gpu`, with the reason, where CUDA cannot be had."""
+    """Skip tests with the mark `gpu` if CUDA is not available, and give the reason."""
     if item.get_closest_marker("gpu"):
         from dimml.errors import ProviderError
         from dimml.runtime.providers import choose_provider
@@ -32,7 +32,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported bundle with one modality of each kind."""
+    """Export a bundle with one modality of each kind."""
     return export_tiny(
         tmp_path_factory.mktemp("bundles") / "tiny",
         {"audio": ("audio", {}), "image": ("image", IMAGE), "text": ("text", {"max_length": 16})},
@@ -41,7 +41,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def free_names_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported bundle whose modalities are not named after their kinds."""
+    """Export a bundle whose modalities are not named after their kinds."""
     return export_tiny(
         tmp_path_factory.mktemp("bundles") / "free",
         {"front": ("image", IMAGE), "rear": ("image", IMAGE), "note": ("text", {"max_length": 16})},
@@ -50,7 +50,7 @@ def free_names_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def frames_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported bundle whose image modality takes a list of frames."""
+    """Export a bundle whose image modality takes a list of frames."""
     return export_tiny(
         tmp_path_factory.mktemp("bundles") / "frames",
         {"clip": ("image", {**IMAGE, "frames": 3}), "text": ("text", {})},
@@ -59,7 +59,7 @@ def frames_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def any_length_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported bundle whose audio modality keeps each recording at its own length."""
+    """Export a bundle whose audio modality keeps the length of each recording."""
     return export_tiny(
         tmp_path_factory.mktemp("bundles") / "any_length",
         {"audio": ("audio", {"seconds": None}), "text": ("text", {"max_length": 16})},
@@ -68,7 +68,10 @@ def any_length_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
-    """Opens a client of the service in this process; one at a time, as BentoML has it."""
+    """Return a function that opens a client of the service in this process.
+
+    BentoML allows only one open service per process.
+    """
 
     @contextmanager
     def opened(
@@ -99,10 +102,11 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
 
 
 def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -> Path:
-    """Exports an untrained model of small encoders, its random weights fixed by a seed."""
+    """Export an untrained model of small encoders with seeded random weights."""
     import torch
 
     from dimml.bundle import ModalitySpec, build_kind
+    from dimml.modalities import KINDS
     from dimml.nn.encoders import build_encoder
     from dimml.nn.model import MultimodalModel
     from export.onnx import write_bundle
@@ -113,9 +117,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
         spec = ModalitySpec(
             kind=kind,
             graph=f"{name}.onnx",
-            inputs=("input_ids", "attention_mask")
-            if kind == "text"
-            else (("power",) if kind == "audio" else ("pixels",)),
+            inputs=KINDS[kind].input_names,
             preprocessing=preprocessing,
             encoder="small",
             assets={asset: f"{name}.{asset}" for asset in tokenizer},
@@ -140,7 +142,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
 
 
 def tokenizer_json() -> bytes:
-    """A tokenizer of letters and a few words."""
+    """Return a tokenizer of letters and a few words."""
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -153,7 +155,7 @@ def tokenizer_json() -> bytes:
 
 
 def _forget_bentoml_metrics() -> None:
-    # BentoML registers its metrics for each application, and a process has one registry.
+    # BentoML registers its metrics for each application in the one registry of the process.
     registry = prometheus_client.REGISTRY
     for collector, names in list(registry._collector_to_names.items()):
         if any(name.startswith("bentoml") for name in names):

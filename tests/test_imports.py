@@ -1,4 +1,4 @@
-"""Who may import whom (design.md, section 2), read from the source, and what a process loads."""
+"""Which folder may import which, whether imports form a circle, and what a process loads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,31 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dimml", "train", "export", "serving")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-OURS = {
+ALLOWED_IMPORTS = {
     "dimml": {"dimml"},
     "train": {"train", "dimml"},
     "export": {"export", "train", "dimml"},
     "serving": {"serving", "dimml"},
 }
-"""Package to those of ours that it may import."""
+"""For each top-level folder, the top-level folders of this project that its files may import."""
+
+FORBIDDEN_INSIDE = (
+    # The library runs without training code, and arrays do not know about samples.
+    ("dimml/modalities/", "dimml.runtime"),
+    ("dimml/nn/", "dimml.runtime"),
+    ("dimml/runtime/", "dimml.predictor"),
+    # A service and the `score` command do not need each other.
+    ("serving/http/", "serving.offline"),
+    ("serving/offline/", "serving.http"),
+    ("serving/offline/", "serving.service"),
+    # The HTTP layer does not know which service it carries.
+    ("serving/http/", "serving.service"),
+    # Training does not know that methods are compared; data sets know nothing of training.
+    ("train/data/", "train.compare"),
+    ("train/methods/", "train.compare"),
+    *(("train/datasets/", f"train.{name}") for name in ("data", "methods", "compare", "recipe")),
+)
+"""No file under the path imports the module or a module inside it."""
 
 CONFINED = {
     "torch": ("dimml/nn/", "train/", "export/"),
@@ -32,17 +50,18 @@ CONFINED = {
     "dimml.nn": ("dimml/nn/", "train/", "export/"),
     "onnxruntime": ("dimml/runtime/", "export/"),
     "onnx": ("dimml/onnx_check.py", "dimml/runtime/", "export/"),
-    # A pickle runs code: nothing that is read may be one.
+    "train.compare": ("train/compare/", "train/cli.py"),
+    # A pickle runs code, so the product reads none.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }
-"""Module to the only places that may import it."""
+"""For each module, the only places that may import it."""
 
 HEAVY = {"torch", "transformers", "pytorch_lightning", "librosa", "numba"}
 COMMAND = re.compile(r"(train|export|serving)(\.\w+)+(:\w+)?")
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Every module a file imports, at its top or later, `from a import b` as `a` and `a.b`."""
+def imported_modules(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports, anywhere: `from a import b` as `a` and `a.b`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,43 +72,109 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def within(module: str, package: str) -> bool:
+def is_within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def unpickles(call: str) -> bool:
-    """Whether a call, as source, may read a pickle."""
+def may_read_pickle(call: str) -> bool:
+    """Return whether a call, given as source, may read a pickle."""
     reads_checkpoint = call.startswith("torch.load(") or "ckpt_path=" in call
     return (reads_checkpoint and "weights_only=True" not in call) or "allow_pickle=True" in call
 
 
-def name_of(path: Path) -> str:
+def relative_name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-class TestSource:
-    def test_a_package_imports_only_those_of_ours_below_it(self, path: Path) -> None:
-        allowed = OURS[name_of(path).split("/")[0]]
-        ours = {module.split(".")[0] for module in imported(path)} & set(PACKAGES)
-        assert ours <= allowed
+def module_name(path: Path) -> str:
+    return relative_name(path)[:-3].replace("/", ".").removesuffix(".__init__")
 
-    def test_what_is_heavy_is_imported_only_where_it_belongs(self, path: Path) -> None:
-        modules = list(imported(path))
+
+def import_graph() -> dict[str, set[str]]:
+    """Return the modules of this project that each module names in its imports.
+
+    An import inside a function or under `TYPE_CHECKING` counts: it ties the files together all the
+    same. A package is not tied to the modules inside it by the mere import of one of them.
+    """
+    modules = {module_name(path): path for path in FILES}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        targets = [module for module in imported_modules(path) if module in modules]
+        # `from train.methods import METHODS` names the package, `from train.methods.base import X`
+        # the module alone.
+        specific = {t for t in targets if not any(o.startswith(f"{t}.") for o in targets)}
+        graph[name] = specific - {name}
+    return graph
+
+
+def find_circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return the modules along one circle of imports, the first one again at the end."""
+    finished: set[str] = set()
+
+    def visit(module: str, trail: list[str]) -> list[str]:
+        if module in trail:
+            return [*trail[trail.index(module) :], module]
+        if module in finished:
+            return []
+        for target in sorted(graph[module]):
+            if circle := visit(target, [*trail, module]):
+                return circle
+        finished.add(module)
+        return []
+
+    return next((circle for module in sorted(graph) if (circle := visit(module, []))), [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative_name)
+class TestSource:
+    def test_top_level_folder_imports_only_allowed_folders(self, path: Path) -> None:
+        allowed = ALLOWED_IMPORTS[relative_name(path).split("/")[0]]
+        imported = {module.split(".")[0] for module in imported_modules(path)} & set(PACKAGES)
+        assert imported <= allowed
+
+    def test_inner_folder_does_not_import_its_neighbour(self, path: Path) -> None:
+        modules = list(imported_modules(path))
+        forbidden = [
+            target
+            for place, target in FORBIDDEN_INSIDE
+            if relative_name(path).startswith(place)
+            and any(is_within(module, target) for module in modules)
+        ]
+        assert forbidden == []
+
+    def test_confined_module_is_imported_only_where_allowed(self, path: Path) -> None:
+        modules = list(imported_modules(path))
         misplaced = [
             name
             for name, places in CONFINED.items()
-            if any(within(module, name) for module in modules)
-            and not name_of(path).startswith(places)
+            if any(is_within(module, name) for module in modules)
+            and not relative_name(path).startswith(places)
         ]
         assert misplaced == []
 
-    def test_nothing_is_unpickled(self, path: Path) -> None:
+    def test_source_reads_no_pickle(self, path: Path) -> None:
         calls = [
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
         ]
-        unsafe = [call for call in map(ast.unparse, calls) if unpickles(call)]
+        unsafe = [call for call in map(ast.unparse, calls) if may_read_pickle(call)]
         assert unsafe == []
+
+
+def test_imports_form_no_circle() -> None:
+    circle = find_circle(import_graph())
+    assert circle == [], " -> ".join(circle)
+
+
+@pytest.mark.parametrize(
+    ("graph", "circle"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c", "b"]),
+        ({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}, []),
+    ],
+)
+def test_import_circle_is_found(graph: dict[str, set[str]], circle: list[str]) -> None:
+    assert find_circle(graph) == circle
 
 
 @pytest.mark.parametrize(
@@ -104,29 +189,29 @@ class TestSource:
         ("json.load(file)", False),
     ],
 )
-def test_what_unpickles_is_known_for_it(call: str, unsafe: bool) -> None:
-    assert unpickles(call) == unsafe
+def test_call_that_reads_a_pickle_is_recognised(call: str, unsafe: bool) -> None:
+    assert may_read_pickle(call) == unsafe
 
 
-def test_the_library_names_other_packages_only_in_the_table_of_commands() -> None:
+def test_library_names_other_packages_only_in_the_command_table() -> None:
     from dimml.cli import COMMANDS
 
-    found = {
-        (name_of(path), node.value)
+    named = {
+        (relative_name(path), node.value)
         for path in FILES
-        if name_of(path).startswith("dimml/")
+        if relative_name(path).startswith("dimml/")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and COMMAND.fullmatch(node.value)
     }
     targets = {c.target for c in COMMANDS.values() if not c.target.startswith("dimml.")}
-    assert found == {("dimml/cli.py", target) for target in targets}
+    assert named == {("dimml/cli.py", target) for target in targets}
 
 
 @pytest.fixture(scope="module")
 def loaded(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What one process has loaded once it imported the service, predicted and scored."""
+    """The modules and exit codes of a process that imported the service, predicted and scored."""
     folder = tmp_path_factory.mktemp("loaded")
     (folder / "in.csv").write_text("id,text\na,seven\n")
     code = f"""
@@ -157,13 +242,13 @@ print(json.dumps({{"codes": codes, "modules": sorted(sys.modules)}}))
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_serving_predicting_and_scoring_load_nothing_of_training(
+def test_serving_predicting_and_scoring_load_no_training_code(
     loaded: dict[str, object],
 ) -> None:
     modules = loaded["modules"]
     assert isinstance(modules, list)
     assert loaded["codes"] == [0, 0]
-    # What they did load, so that an empty list is no success.
+    # These must be loaded, so that an empty list does not pass.
     assert {"bentoml", "onnxruntime", "serving.service", "serving.offline.cli"} <= set(modules)
     assert {module.split(".")[0] for module in modules} & HEAVY == set()
     assert [module for module in modules if module.split(".")[0] in ("train", "export")] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,6 @@ from dimml.nn.fusion import (
     subset_index,
 )
 from dimml.samples import subset_name, subsets
-from train.subsets import subset_mask, subset_rows
 
 UNIFORM = 1e6
 """A temperature of the certainty weights at which they are equal to about 1e-6."""
@@ -49,6 +48,25 @@ PENALTY = 1e-3
 """Of the squares of what `pooled` fits, so that what the data leave open stays where it was."""
 CONFORMAL_SHARE = 3
 """One validation row in this many is kept for the conformal thresholds alone."""
+
+
+def subset_mask(subset: tuple[str, ...], modalities: tuple[str, ...], device: Any = None) -> Tensor:
+    """Bool [M]: which slots a subset has."""
+    return torch.tensor([name in subset for name in modalities], device=device)
+
+
+def subset_rows(
+    modalities: tuple[str, ...], present: Tensor
+) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
+    """Each subset that rows have, those rows bool [N], and their mask bool [n, M].
+
+    The rows that have at least the subset; the mask leaves them nothing else.
+    """
+    for subset in subsets(modalities):
+        mask = subset_mask(subset, modalities, present.device)
+        rows = present[:, mask].all(dim=1)
+        if rows.any():
+            yield subset, rows, mask.expand(int(rows.sum()), -1)
 
 
 def conformal_rows(count: int) -> Tensor:

@@ -119,26 +119,22 @@ def compare(
     """
     import json
 
-    from dimml.interrupt import sigterm_as_ctrl_c
-    from train.compare.plan import MARKDOWN, PAGE, RESULTS, ComparisonPlan, known_runs
-    from train.compare.runner import compare_runs, stopped, total
+    from train.compare.results import MARKDOWN, PAGE, RESULTS
+    from train.compare.runner import ComparisonPlan, compare_runs, parse_runs, resumable
     from train.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings)
     folder = out or Path("runs") / loaded.name / "compare"
     first = loaded.seed
-    plan = ComparisonPlan(known_runs(methods), tuple(range(first, first + seeds)), trials)
+    plan = ComparisonPlan(parse_runs(methods), tuple(range(first, first + seeds)), trials)
     failed = compare_runs(loaded, plan, folder, overwrite)
-    failure = TrainingError(f"{len(failed)} of {total(plan)} runs failed: {'; '.join(failed)}")
+    failure = TrainingError(f"{len(failed)} of {plan.total} runs failed: {'; '.join(failed)}")
     if not any((folder / RESULTS).glob("*/*.json")):
         raise failure
-    from train.compare.report import write_report
+    with resumable(plan, folder):
+        from train.compare.report import write_report
 
-    with sigterm_as_ctrl_c():
-        try:
-            document = write_report(folder)
-        except KeyboardInterrupt:
-            raise stopped(plan, folder) from None
+        document = write_report(folder)
     shown = json.dumps(document, indent=2) if as_json else (folder / MARKDOWN).read_text()
     typer.echo(shown.rstrip())
     print_status(f"with figures: {folder / PAGE}")

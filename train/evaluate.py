@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from dimml.bundle import Bundle
 from dimml.errors import InputError, ManifestError
 from dimml.machine import available_cores
-from dimml.outputs import PreparedData
+from dimml.outputs import PreparedSample
 from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import print_status, track
 from dimml.samples import is_absent, subset_name, subsets
@@ -92,7 +92,7 @@ def _answers(
         for row in block:
             item = predictor.prepare(row.sample, "absent")
             problems += _unreadable(row, item)
-            if isinstance(item, PreparedData):
+            if isinstance(item, PreparedSample):
                 batch.append((item, index[str(row.label)]))
         for subset in subsets(list(predictor.kinds)):
             kept = [(_only(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
@@ -105,7 +105,7 @@ def _answers(
     return found, problems
 
 
-def _unreadable(row: Row, item: PreparedData | InputError) -> list[str]:
+def _unreadable(row: Row, item: PreparedSample | InputError) -> list[str]:
     given = [name for name, value in row.sample.items() if not is_absent(value)]
     if isinstance(item, InputError):
         return [f"{row.id}: {item}" for _ in given]
@@ -167,5 +167,5 @@ def measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
     }
 
 
-def _only(item: PreparedData, subset: Sequence[str]) -> PreparedData:
-    return PreparedData({name: item.arrays[name] for name in subset}, {})
+def _only(item: PreparedSample, subset: Sequence[str]) -> PreparedSample:
+    return PreparedSample({name: item.arrays[name] for name in subset}, {})

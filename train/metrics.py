@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,6 +14,7 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
+ECE_DRAWS = 200
 BINS = 15
 """Of confidence, equal in width."""
 
@@ -88,3 +91,48 @@ def reliability(probabilities: Tensor, labels: Tensor) -> dict[str, list[Any]]:
         [float(v) if n else None for v, n in zip(mean, counts, strict=True)] for mean in means
     )
     return {"confidence": confidences, "accuracy": accuracies, "count": counts.tolist()}
+
+
+def expected_ece(reliability: Mapping[str, Sequence[Any]], draws: int = ECE_DRAWS) -> float | None:
+    """Simulate the ECE that a perfectly calibrated classifier would measure on as many samples.
+
+    A finite sample never measures 0, so a measured ECE is bad only as far as it exceeds this value.
+    The labels are drawn again, each right with the mean confidence of its bin as its probability,
+    and the ECE of each draw is the sum over bins of n_b / n |right_b / n_b - confidence_b|. The
+    result is the mean of the draws, always from the same seed. (Consistency resampling: Bröcker and
+    Smith 2007, Weather and Forecasting 22; Vaicenavicius et al. 2019, arXiv 1902.06977.)
+
+    Args:
+        reliability: "confidence" and "count" per bin, of one subset.
+        draws: Number of simulated samples.
+    """
+    columns = (reliability.get("confidence") or (), reliability.get("count") or ())
+    bins = [(c, n) for c, n in zip(*columns, strict=False) if n and c is not None]
+    if not bins:
+        return None
+    confidences = np.clip([confidence for confidence, _ in bins], 0.0, 1.0)
+    counts = np.array([int(count) for _, count in bins])
+    right = np.random.default_rng(0).binomial(counts, confidences, (draws, len(counts)))
+    gaps = np.abs(right / counts - confidences)
+    return float((gaps @ counts).mean() / counts.sum())
+
+
+def pooled_reliability(tables: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
+    """Pool the reliability bins of several seeds: means weighted by the counts.
+
+    Args:
+        tables: "confidence", "accuracy" and "count" per bin, of one subset, one table per seed.
+    """
+    columns = ("confidence", "accuracy", "count")
+    seeds = [
+        list(zip(*(table.get(name) or () for name in columns), strict=False)) for table in tables
+    ]
+    pooled: dict[str, list[Any]] = {name: [] for name in columns}
+    for number in range(max(map(len, seeds), default=0)):
+        bins = [bins[number] for bins in seeds if number < len(bins) and None not in bins[number]]
+        total = sum(count for *_, count in bins)
+        for place, name in enumerate(columns[:2]):
+            weighted = sum(one[place] * one[2] for one in bins)
+            pooled[name].append(weighted / total if total else None)
+        pooled["count"].append(total)
+    return pooled

@@ -15,10 +15,10 @@ from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
+from train.calibration import subset_rows
 from train.data.loader import Batch
 from train.methods.base import Method, Step
 from train.recipe import Recipe
-from train.subsets import subset_rows
 
 _RANKS = 7_919
 """Between the seeds of two devices' dropout."""

@@ -14,8 +14,7 @@ from dimml.nn.fusion import (
     certainty_weights,
     subset_index,
 )
-from train.calibration import Rule, calibrate, fit_temperature
-from train.subsets import subset_rows
+from train.calibration import Rule, calibrate, fit_temperature, subset_rows
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Features [N, M, D], 0 where absent, and present [N, M] to logits [N, K] and weights [N, M]."""

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from dimml.bundle import MAX_MODALITIES, ModalityName
+from dimml.bundle import ModalityName, reserved_name_problem
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS
-from dimml.names import why_reserved
+from dimml.samples import MAX_MODALITIES
 from train.methods import METHODS, method_class
 
 Positive = Annotated[float, pydantic.Field(gt=0)]
@@ -170,7 +170,7 @@ class Recipe(_Model):
     @classmethod
     def _no_reserved_name(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
         for name in value:
-            if why := why_reserved(name, list(value)):
+            if why := reserved_name_problem(name, list(value)):
                 raise ValueError(f"{name}: {why}")
         return value
 

@@ -5,36 +5,39 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 import yaml
-from pytorch_lightning.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
-from dimml.errors import UsageError
+from dimml.errors import InterruptedRunError, UsageError
 from dimml.files import locked_folder, write_atomic
+from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
 from dimml.nn.model import MultimodalModel
 from train.calibration import conformal, conformal_rows
 from train.data.prepare import build, prepare
 from train.data.splits import fingerprint
-from train.folder import DATA, RECIPE, RUN, check_folder, check_samples, stoppable
 from train.methods import method_class
 from train.methods.base import Method
-from train.module import TrainingModule, encode
+from train.module import encode
 from train.readout import Readout
 from train.recipe import Recipe, load_recipe, written
-from train.trainer import RunData, check_machine, fit
+from train.trainer import LAST, TrainedModel, check_machine, is_first_process, train_model
 
+RECIPE = "recipe.yaml"
+DATA = "data.json"
+"""The path and the sha256 of the table, and of the samples, written when training starts."""
+RUN = "run.json"
 WEIGHTS = "model.safetensors"
 CACHE = "cache"
 """Beside the run's folder: the decoded data, shared by the runs there."""
@@ -67,7 +70,7 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
             epoch.
         KeyboardInterrupt: stopped before the first epoch ended.
     """
-    if rank_zero_only.rank:
+    if not is_first_process():
         # Another device of a run, whose first process started this one and has the folder.
         _train(recipe, folder, resume)
         raise SystemExit(0)
@@ -75,39 +78,100 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
         _train(recipe, folder, resume)
 
 
+@contextmanager
+def stoppable(folder: Path) -> Iterator[None]:
+    """Takes SIGTERM for Ctrl-C, and says of a stopped run how it goes on.
+
+    Raises:
+        InterruptedRunError: stopped, with an epoch to go on from.
+        KeyboardInterrupt: stopped before that.
+    """
+    with sigterm_as_ctrl_c():
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not (folder / LAST).exists():
+                raise
+            raise InterruptedRunError(
+                f"stopped; the same command with --resume goes on (the run is in {folder})"
+            ) from None
+
+
+def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:
+    """Refuses a folder that is not ready for a run, or not for going on with one.
+
+    Args:
+        folder: the run's.
+        recipe: the content of `recipe.yaml`.
+        sha256: of the table.
+        resume: whether to go on with a stopped run.
+
+    Raises:
+        UsageError: it holds a run and `resume` was not asked for, or the other way round; or the
+            run in it was started with other settings or on other data.
+    """
+    if (folder / RUN).exists():
+        raise UsageError(f"{folder} holds a finished run: remove it or choose another with --out")
+    if not resume and (folder / LAST).exists():
+        raise UsageError(f"{folder} holds a stopped run: add --resume, or remove it")
+    if not resume:
+        return
+    if not (folder / LAST).exists():
+        raise UsageError(f"{folder} holds nothing to resume; leave --resume out")
+    if (folder / RECIPE).read_text() != recipe:
+        raise UsageError(
+            f"the run in {folder} was started with other settings (its {RECIPE} holds them): "
+            "resume with those, or choose another folder with --out"
+        )
+    if json.loads((folder / DATA).read_text())["sha256"] != sha256:
+        raise UsageError(
+            f"the data changed since the run in {folder} was started (its {DATA} names the table): "
+            "resume with what it was, or choose another folder with --out"
+        )
+
+
+def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
+    """Refuses to go on with other samples than a run was started with, see `Split.fingerprint`.
+
+    Raises:
+        UsageError: a file changed under the same table.
+    """
+    before = json.loads((folder / DATA).read_text()).get("samples", samples)
+    if changed := [name for name, found in samples.items() if before.get(name) != found]:
+        raise UsageError(
+            f"files of the {' and '.join(changed)} split changed since the run in {folder} was "
+            "started: resume with what they were, or choose another folder with --out"
+        )
+
+
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
     table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
-    is_first = not rank_zero_only.rank
-    if is_first:
+    if is_first_process():
         check_folder(folder, _dump(recipe), table["sha256"], resume)
     check_machine(recipe.training, method_class(recipe.method))
-    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
     samples = {name: split.fingerprint for name, split in prepared.splits.items()}
-    if is_first and resume:
+    if resume and is_first_process():
         check_samples(folder, samples)
-    model, method = build(recipe, kinds, len(prepared.labels))
-    data = RunData(recipe, kinds, prepared.splits, method.uses_unlabelled)
-    module = TrainingModule(model, recipe, method)
-    if is_first:
-        write_atomic(folder / RECIPE, _dump(recipe))
-        write_atomic(folder / DATA, json.dumps({**table, "samples": samples}) + "\n")
-    best = fit(module, data, folder, resume)
-    if not is_first:
+    documents = {
+        RECIPE: _dump(recipe),
+        DATA: json.dumps({**table, "samples": samples}) + "\n",
+    }
+    training = train_model(recipe, prepared, folder, resume, documents)
+    if not is_first_process():
         return
-    module.cpu().eval()
-    finish(model, method, data)
+    model, method = training.model, training.method
     document = {
         "name": recipe.name,
         "seed": recipe.seed,
         "labels": prepared.labels,
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         "data": table,
-        "best": best,
+        "best": training.best,
         "backbones": _backbones(recipe, model),
-        "conformal": _calibrate(model, method, data, recipe.coverage).model_dump(mode="json"),
+        "conformal": _calibrate(training, recipe.coverage).model_dump(mode="json"),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
         "python": platform.python_version(),
@@ -178,14 +242,10 @@ def _backbones(recipe: Recipe, model: MultimodalModel) -> dict[str, Any]:
     }
 
 
-def finish(model: MultimodalModel, method: Method, data: RunData) -> None:
-    """Whatever the method does with the training split's features once its encoders are final."""
-    if method.finishes:
-        method.finish(model, *encode(model, data.plain_train_dataloader()))
-
-
-def _calibrate(model: MultimodalModel, method: Method, data: RunData, coverage: float) -> Conformal:
-    return calibrated(method.readout(model), model, encode(model, data.val_dataloader()), coverage)
+def _calibrate(training: TrainedModel, coverage: float) -> Conformal:
+    model = training.model
+    validation = encode(model, training.data.val_dataloader())
+    return calibrated(training.method.readout(model), model, validation, coverage)
 
 
 def calibrated(

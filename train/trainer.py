@@ -2,93 +2,99 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch.utils.data import DataLoader
 
 from dimml.errors import TrainingError, UsageError
+from dimml.files import write_atomic
 from dimml.machine import available_cores
-from dimml.modalities import Kind
+from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
-from train.data.cache import Split
-from train.data.loader import Collate, EpochSampler, SplitDataset
-from train.data.splits import labelled_rows, training_rows
-from train.folder import LAST
-from train.history import History
+from train.data.loader import RunData
+from train.data.prepare import PreparedData, build
 from train.methods.base import Method
-from train.module import BEST, TrainingModule
+from train.module import BEST, TrainingModule, encode
 from train.recipe import Recipe, TrainingConfig
 
 BEST_CHECKPOINT = "best.ckpt"
+LAST = "last.ckpt"
+METRICS = "metrics.csv"
 
 
-class RunData(lightning.LightningDataModule):
-    """The loaders of a run; every order and change follows from the seed and the epoch.
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model after its training, not calibrated yet.
+
+    Attributes:
+        model: on the CPU, in eval mode, with the weights of the best epoch.
+        method: finished.
+        data: the loaders.
+        best: the best epoch and its score; empty in all but the first process of several devices.
+    """
+
+    model: MultimodalModel
+    method: Method
+    data: RunData
+    best: Mapping[str, Any]
+
+
+def train_model(
+    recipe: Recipe,
+    prepared: PreparedData,
+    folder: Path,
+    resume: bool,
+    documents: Mapping[str, str] | None = None,
+) -> TrainedModel:
+    """Build a model and its method from the recipe's seed, and train them.
 
     Args:
         recipe: of the run.
-        kinds: the modalities.
-        splits: "train" and "validation".
-        unlabelled: whether training sees the rows of the train split that have no label, if its
-            DUC loss ever joins.
+        prepared: its data.
+        folder: where checkpoints go.
+        resume: whether to go on from the folder's last checkpoint.
+        documents: files to write into the folder once the model is built, so that a recipe whose
+            model cannot be built leaves nothing there.
+
+    Raises:
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
+        UsageError: a checkpoint is damaged.
+        TrainingError: it diverged, or the process of another device ended.
     """
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    model, method = build(recipe, prepared.kinds, len(prepared.labels))
+    data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
+    module = TrainingModule(model, recipe, method)
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_first_process():
+        for name, text in (documents or {}).items():
+            write_atomic(folder / name, text)
+    best = fit(module, data, folder, resume)
+    module.cpu().eval()
+    if best and method.finishes:
+        method.finish(model, *encode(model, data.plain_train_dataloader()))
+    return TrainedModel(model, method, data, best)
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        kinds: Mapping[str, Kind],
-        splits: Mapping[str, Split],
-        unlabelled: bool,
-    ) -> None:
-        super().__init__()
-        config = recipe.training
-        self.recipe, self.kinds = recipe, kinds
-        self.unlabelled = unlabelled and config.lambda_duc > 0 and config.warm_up < config.epochs
-        self.train, self.val = splits["train"], splits["validation"]
 
-    def train_dataloader(self) -> Any:
-        strengths = {name: spec.augment for name, spec in self.recipe.modalities.items()}
-        rows = training_rows(self.train.labels, self.unlabelled)
-        return self._loader(self.train, rows, strengths, training=True)
-
-    def val_dataloader(self) -> Any:
-        return self._loader(self.val, labelled_rows(self.val.labels), {}, training=False)
-
-    def plain_train_dataloader(self) -> Any:
-        """The labelled rows of the training split in order and unchanged."""
-        return self._loader(self.train, labelled_rows(self.train.labels), {}, training=False)
-
-    def _loader(
-        self, split: Split, rows: np.ndarray, strengths: Mapping[str, float], training: bool
-    ) -> Any:
-        config = self.recipe.training
-        workers = config.workers if training else 0
-        devices = config.devices if training else 1
-        # Where nothing is shuffled, each device reads all: it has to know every feature.
-        share = (self.trainer.global_rank if devices > 1 else 0, devices, config.batch_size)
-        return DataLoader(
-            SplitDataset(split, self.kinds, strengths, self.recipe.seed, rows),
-            batch_size=config.batch_size // devices,
-            sampler=EpochSampler(len(rows), self.recipe.seed, training, share),
-            collate_fn=Collate(self.kinds, training),
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            multiprocessing_context="spawn" if workers else None,
-        )
+def is_first_process() -> bool:
+    """Whether this process is the only one of a training, or that of its first device."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:
@@ -191,6 +197,53 @@ def check_machine(config: TrainingConfig, method: type[Method]) -> None:
         raise UsageError(
             "this method takes its optimizer's steps itself: train it with training.devices=1 and "
             "training.precision=32-true or bf16-mixed"
+        )
+
+
+class History(lightning.Callback):
+    """Writes `metrics.csv` after each epoch and says how it went.
+
+    Lightning's own CSV logger starts an empty file when a run is resumed; this one's rows are in
+    the checkpoint.
+
+    Attributes:
+        rows: epoch and metrics.
+        seconds: of all epochs, validation included.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+        self.seconds = state_dict.get("seconds", 0.0)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        seconds = time.monotonic() - self._started
+        self.seconds += seconds
+        self.rows.append({"epoch": trainer.current_epoch, **dict(sorted(metrics.items()))})
+        columns = sorted({name for row in self.rows for name in row} - {"epoch"})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["epoch", *columns], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.folder / METRICS, text.getvalue())
+        print_status(
+            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
+            f"loss {metrics['train_loss']:.3f}, {BEST} {metrics[BEST]:.4f}, "
+            f"{seconds:.1f} s"
         )
 
 

@@ -27,7 +27,7 @@ from dimml.runtime.session import Graph
 from dimml.samples import is_absent
 from dimml.table import Row
 from export.onnx import export_encoder
-from export.precision import compare, convert_bundle
+from export.precision import compare_bundles, convert_bundle
 from export.quantize import CalibrationSamples, quantize_graph
 from train.data.splits import read_split
 
@@ -68,7 +68,10 @@ def _digits(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     int8.mkdir()
     rows = [train[row] for row in order]
     report = convert_bundle(BUNDLE, int8, "int8", rows, validation)
-    accuracy = {"validation": report["subsets"], "test": compare(BUNDLE, int8, "int8", test)}
+    accuracy = {
+        "validation": report["subsets"],
+        "test": compare_bundles(BUNDLE, int8, "int8", test),
+    }
     encoders = {
         f"digits {name}": _times(BUNDLE / f"{name}.onnx", int8 / f"{name}.onnx", kind, test)
         for name, kind in bundle.kinds().items()

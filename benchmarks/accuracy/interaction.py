@@ -24,11 +24,10 @@ from dimml.errors import DimmlError, TrainingError, UsageError
 from dimml.files import write_atomic
 from dimml.machine import describe_machine
 from dimml.progress import print_status
-from train.compare.plan import RESULTS, ComparisonPlan
-from train.compare.results import Result, read_results, scope_of
-from train.compare.runner import compare_runs
-from train.compare.statistics import paired, spread
-from train.compare.summary import measure
+from train.compare.results import RESULTS, Result, measured_scope, read_results
+from train.compare.runner import ComparisonPlan, compare_runs
+from train.compare.statistics import mean_and_deviation, paired
+from train.compare.summary import run_measures
 from train.recipe import load_recipe
 
 RECIPE = Path("train/recipes/digits.yaml")
@@ -253,11 +252,11 @@ def _found(name: str) -> dict[str, Any]:
         if not (folder / RESULTS / arm.run).exists():
             continue
         found = read_results(folder)
-        scope = scope_of(found)
+        scope = measured_scope(found)
         mine: list[Result] = [result for result in found if result.method == arm.run]
         by_arm[title] = {
             result.seed: {
-                **{key: measure(result, scope)[key] for key in FIGURES},
+                **{key: run_measures(result, scope)[key] for key in FIGURES},
                 **{s: result.subsets.get(s, {}).get("accuracy") for s in scope.subsets},
             }
             for result in mine
@@ -273,7 +272,9 @@ def _found(name: str) -> dict[str, Any]:
             title: {
                 "seeds": sorted(seeds),
                 "settings": list(group.arms[title].settings),
-                "figures": {key: spread(one[key] for one in seeds.values()) for key in keys},
+                "figures": {
+                    key: mean_and_deviation(one[key] for one in seeds.values()) for key in keys
+                },
                 "differences": {
                     key: paired(
                         {seed: one[key] for seed, one in first.items()},

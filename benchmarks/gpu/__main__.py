@@ -33,7 +33,7 @@ from dimml.errors import ProviderError
 from dimml.files import write_atomic
 from dimml.machine import describe_machine
 from dimml.nn.fusion import blank_absent
-from dimml.runtime.cuda import Device
+from dimml.runtime.cuda import BoundEncoder, Device, Staging
 from dimml.runtime.providers import GpuOptions, choose_provider
 from dimml.runtime.session import Graph
 
@@ -223,9 +223,9 @@ def bound(
     gpu = GpuOptions(tf32=precision == "tf32", cuda_graphs=cuda_graphs)
     graph = Graph(path, bench.device, gpu=gpu)
     device = Device(bench.device, 0, cuda_graphs)
-    encoder = device.encoder(graph)
+    encoder = BoundEncoder(graph, device)
     size = len(next(iter(inputs.values())))
-    staging = device.staging(1, size, int(graph.outputs["features"][-1]))
+    staging = Staging(1, size, int(graph.outputs["features"][-1]), device)
     encoder.warm_up(inputs, staging, 0, size)
 
     def run() -> None:

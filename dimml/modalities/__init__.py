@@ -1,4 +1,4 @@
-"""Modality kinds: how each sort of input is decoded, preprocessed and collated."""
+"""Modality kinds, which decode, preprocess and collate audio, images and text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Audio: any recording to a power spectrogram.
+"""Audio: from a recording to a power spectrogram.
 
 The mel filter bank, the logarithm and the normalisation are the first layers of the encoder
-(`dimml.nn.encoders`), so that the graph carries them; together the two equal librosa's
-`melspectrogram` followed by `power_to_db`.
+(`dimml.nn.encoders`), so they are part of its graph. Together, this module and these layers equal
+librosa's `melspectrogram` followed by `power_to_db`.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ import soxr
 from dimml.errors import InputError
 from dimml.modalities.base import Arrays, Kind, KindConfig
 
-SILENCE = 1e-4
-"""Peak amplitude (full scale is 1) under which a recording is called silent."""
+SILENCE_AMPLITUDE = 1e-4
+"""A recording with a lower peak amplitude is silent. Full scale is 1."""
 
-LOUDEST = 1e10
-"""Peak amplitude over which samples are damaged; much louder ones have infinite power."""
+MAX_AMPLITUDE = 1e10
+"""A recording with a higher peak amplitude is damaged. Far above, its power is infinite."""
 
-ACCEPTED = "WAV, FLAC, OGG and MP3 are accepted"
+ACCEPTED_FORMATS = "WAV, FLAC, OGG and MP3 are accepted"
 MAX_CHANNELS = 64
 MAX_SAMPLE_RATE = 768_000
 MAX_RATE_AT_LENGTH = 96_000
-"""Samples per second, of all channels together, at which a recording may reach the limit of
-seconds; what is denser takes as much memory sooner."""
+"""Samples per second, summed over channels, that a recording of maximum length may have. This
+bounds the memory of a recording."""
 
-_BLOCK = 65_536
-_UNRECOGNISED_FORMAT = 1
-_PCM = 1
+_BLOCK_FRAMES = 65_536
+_UNRECOGNISED_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
+_PCM = 1  # WAVE_FORMAT_PCM
 
 
 class AudioConfig(KindConfig):
-    """How audio is preprocessed.
+    """The preprocessing of audio.
 
     Attributes:
-        sample_rate: Hz, what every recording is resampled to.
-        seconds: fixed length: a longer recording keeps its middle, a shorter one is followed by
-            silence. None keeps each recording at its own length.
-        n_fft: samples in one frame and in its Hann window.
-        hop_length: samples between frames.
+        sample_rate: Rate in Hz to which every recording is resampled.
+        seconds: Fixed length. A longer recording is cut to its middle, and a shorter recording is
+            padded with silence at its end. None keeps the length of each recording.
+        n_fft: Samples of a frame and of its Hann window.
+        hop_length: Samples between the starts of frames.
     """
 
     sample_rate: Annotated[int, pydantic.Field(ge=1_000, le=192_000)] = 16_000
@@ -58,15 +58,15 @@ class AudioConfig(KindConfig):
 
 @dataclass(frozen=True)
 class Recording:
-    """A decoded recording: float32 [samples], mono, at the configured rate."""
+    """A decoded mono recording at the configured rate, float32 [samples]."""
 
     samples: np.ndarray
 
 
 class _File(io.BytesIO):
-    """Stays where it is when sent to a place before its beginning, as a damaged header may.
+    """A file that ignores a seek to before its start, which a damaged header can cause.
 
-    An exception in a callback of libsndfile's would be printed, not raised.
+    libsndfile seeks in a callback, where an exception is printed instead of raised.
     """
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -77,17 +77,18 @@ class _File(io.BytesIO):
 
 
 class Audio(Kind):
-    """Recordings: WAV, FLAC, OGG, MP3 and whatever else libsndfile reads.
+    """Recordings in WAV, FLAC, OGG, MP3 and the other formats of libsndfile.
 
     Graph input: `power`, float32 [N, n_fft / 2 + 1, frames].
     """
 
     Config = AudioConfig
+    config: AudioConfig
     input_names = ("power",)
 
-    def _setup(self, config: AudioConfig, assets: Mapping[str, bytes]) -> None:
-        self.config = config
-        # scipy.signal has this window, and takes half a second to import.
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
+        config = self.config
+        # scipy.signal has this Hann window, but its import takes half a second.
         phase = 2 * np.pi * np.arange(config.n_fft) / config.n_fft
         self._window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
         self._length = (
@@ -95,21 +96,21 @@ class Audio(Kind):
         )
 
     def decode(self, value: Any) -> Recording:
-        """Reads a recording, mixes it to mono and resamples it.
+        """Decode a recording, mix it to mono and resample it.
 
         Args:
-            value: as `Kind.decode`; an array is float [samples] or [samples, channels], already
-                at `sample_rate`.
+            value: See `Kind.decode`. An array is float [samples] or [samples, channels] at
+                `sample_rate`.
         """
         if isinstance(value, np.ndarray):
             samples, rate = self._from_array(value), self.config.sample_rate
         else:
             samples, rate = self._from_file(self.read_bytes(value))
-        # Written so that NaN fails it too.
-        if not np.abs(samples).max() <= LOUDEST:
+        # `not ... <=` also rejects NaN, unlike `>`.
+        if not np.abs(samples).max() <= MAX_AMPLITUDE:
             raise self.error(
                 "unreadable",
-                "the recording holds NaN, infinite or absurdly large samples; full scale is 1",
+                "the recording has NaN, infinite or extremely large samples; full scale is 1",
             )
         if rate != self.config.sample_rate:
             samples = soxr.resample(samples, rate, self.config.sample_rate)
@@ -121,13 +122,15 @@ class Audio(Kind):
         return Recording(samples)
 
     def preprocess(self, raw: Recording) -> Arrays:
-        """The power spectrogram, float32 [n_fft / 2 + 1, frames], frames centred on their hop."""
-        # Imported here because it takes two fifths of the time to import the predictor.
+        """Return the power spectrogram of centred frames, float32 [n_fft / 2 + 1, frames]."""
+        # A lazy import, because scipy.fft takes 40 percent of the import time of the predictor.
         import scipy.fft
 
-        samples = raw.samples if self._length is None else _fit(raw.samples, self._length)
+        length = self._length or len(raw.samples)
+        start = max(0, (len(raw.samples) - length) // 2)
+        samples = raw.samples[start : start + length]
         half = self.config.n_fft // 2
-        padded = np.zeros(len(samples) + 2 * half, np.float32)
+        padded = np.zeros(length + 2 * half, np.float32)
         padded[half : half + len(samples)] = samples
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.config.n_fft)
         spectrum = scipy.fft.rfft(frames[:: self.config.hop_length] * self._window, axis=1)
@@ -135,15 +138,15 @@ class Audio(Kind):
         return {"power": np.ascontiguousarray(power.T, dtype=np.float32)}
 
     def warnings(self, raw: Recording) -> tuple[str, ...]:
-        found = []
-        if np.abs(raw.samples).max(initial=0.0) < SILENCE:
-            found.append("the recording is silent")
+        notes = []
+        if np.abs(raw.samples).max(initial=0.0) < SILENCE_AMPLITUDE:
+            notes.append("the recording is silent")
         if self._length is not None and len(raw.samples) > self._length:
-            found.append(
+            notes.append(
                 f"the recording lasts {len(raw.samples) / self.config.sample_rate:.1f} s; only "
                 f"the middle {self.config.seconds:g} s was used"
             )
-        return tuple(found)
+        return tuple(notes)
 
     def memory(self, raw: Recording) -> int:
         return int(raw.samples.nbytes)
@@ -165,8 +168,8 @@ class Audio(Kind):
         ):
             raise self.error(
                 "unreadable",
-                f"an array must be float [samples] or [samples, channels], at most {MAX_CHANNELS} "
-                f"channels and not empty, got {value.dtype} {list(value.shape)}",
+                "an array must be float [samples] or [samples, channels], not empty and with at "
+                f"most {MAX_CHANNELS} channels, got {value.dtype} {list(value.shape)}",
             )
         self._check_length(len(value), self.config.sample_rate)
         return (value if value.ndim == 1 else value.mean(axis=1)).astype(np.float32)
@@ -177,47 +180,43 @@ class Audio(Kind):
         try:
             with soundfile.SoundFile(_File(data)) as file:
                 return self._read(file), file.samplerate
-        except soundfile.LibsndfileError as error:
-            if error.code == _UNRECOGNISED_FORMAT:
-                raise self.error("unsupported_type", f"not an audio file; {ACCEPTED}") from error
-            # The error's own text begins with the address of our buffer.
-            raise self._undecodable(error.error_string) from error
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
-            raise self._undecodable(str(error)) from error
-
-    def _undecodable(self, reason: str) -> InputError:
-        return self.error(
-            "unreadable",
-            f"cannot decode the audio ({reason.strip(' .')}); {ACCEPTED}: write it again as one",
-        )
+            if getattr(error, "code", None) == _UNRECOGNISED_FORMAT:
+                raise self.error(
+                    "unsupported_type", f"not an audio file; {ACCEPTED_FORMATS}"
+                ) from error
+            # The text of a libsndfile error begins with the memory address of the file object.
+            reason = getattr(error, "error_string", str(error)).strip(" .")
+            raise self.error(
+                "unreadable",
+                f"cannot decode the audio ({reason}); convert it again: {ACCEPTED_FORMATS}",
+            ) from error
 
     def _read(self, file: soundfile.SoundFile) -> np.ndarray:
-        """Reads mono float32 [samples] block by block, so that the limit holds as it decodes."""
+        """Decode mono float32 [samples] in blocks, and check the limits after each block."""
         if not 0 < file.samplerate <= MAX_SAMPLE_RATE:
             raise self.error(
                 "unreadable",
-                f"a sample rate of {file.samplerate:,} Hz; 1 to {MAX_SAMPLE_RATE:,} is accepted",
+                f"the sample rate is {file.samplerate:,} Hz; 1 to {MAX_SAMPLE_RATE:,} is accepted",
             )
         if file.channels > MAX_CHANNELS:
-            raise self.error("unreadable", f"{file.channels} channels; at most {MAX_CHANNELS}")
-        # A lying header must not pass for a long recording, nor allocate for one.
+            raise self.error(
+                "unreadable", f"{file.channels} channels; at most {MAX_CHANNELS} are accepted"
+            )
+        # A header can declare any length, so memory is allocated only for decoded blocks.
         blocks: list[np.ndarray] = []
         total = 0
-        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
             blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
             total += len(block)
             self._check_length(total, file.samplerate)
             self._check_density(total * file.channels)
-            if len(block) < _BLOCK:
+            if len(block) < _BLOCK_FRAMES:
                 break
         if not total:
-            raise self.error("unreadable", "the recording holds no samples")
+            raise self.error("unreadable", "the recording has no samples")
         if total < file.frames and file.format in ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64"):
-            raise self.error(
-                "unreadable",
-                f"the recording is truncated: its header declares {file.frames:,} samples and it "
-                f"holds {total:,}",
-            )
+            raise self._truncated("samples", file.frames, total)
         return np.concatenate(blocks)
 
     def _check_length(self, samples: int, rate: int) -> None:
@@ -227,19 +226,19 @@ class Audio(Kind):
             )
 
     def _check_density(self, samples: int) -> None:
-        most = self.limits.seconds * MAX_RATE_AT_LENGTH
-        if samples > most:
+        limit = self.limits.seconds * MAX_RATE_AT_LENGTH
+        if samples > limit:
             raise self.error(
                 "too_large",
-                f"the recording is over the limit of {most:,.0f} samples in all channels; write "
-                "it at a lower rate or as mono",
+                f"the recording is over the limit of {limit:,.0f} samples in all channels; convert "
+                "it to a lower rate or to mono",
             )
 
     def _read_wav(self, data: bytes) -> tuple[np.ndarray, int] | None:
-        """Mono float32 [samples] and the rate of a plain 16-bit WAV, a tenth of libsndfile's time.
+        """Return mono float32 [samples] and the rate of a 16-bit PCM WAV, or None for other files.
 
-        None for any other file. Refuses a WAV whose header declares more than it holds, which
-        libsndfile lets pass.
+        This takes a tenth of the time of libsndfile. Unlike libsndfile, it rejects a WAV whose
+        header declares more bytes than the file has.
         """
         if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
             return None
@@ -251,18 +250,18 @@ class Audio(Kind):
             if chunk == b"fmt " and size >= 16 and position + 16 <= len(data):
                 layout = struct.unpack_from("<HHIIHH", data, position)
             if chunk == b"data":
-                self._check_wav_size(size, len(data) - position)
+                if size > (available := len(data) - position):
+                    raise self._truncated("bytes of samples", size, available)
                 return self._read_pcm(data, position, size, layout)
-            position += size + size % 2
+            position += size + size % 2  # Chunks start at even positions.
         return None
 
-    def _check_wav_size(self, declared: int, held: int) -> None:
-        if declared > held:
-            raise self.error(
-                "unreadable",
-                f"the WAV is truncated: its header declares {declared:,} bytes of samples and it "
-                f"holds {held:,}; write it again with a correct header",
-            )
+    def _truncated(self, unit: str, declared: int, available: int) -> InputError:
+        return self.error(
+            "unreadable",
+            f"the recording is truncated: its header declares {declared:,} {unit}, but it has only "
+            f"{available:,}; convert it again",
+        )
 
     def _read_pcm(
         self, data: bytes, start: int, size: int, layout: tuple[int, ...]
@@ -272,20 +271,10 @@ class Audio(Kind):
         encoding, channels, rate, _, frame_bytes, bits = layout
         count = size // (2 * channels) if channels else 0
         is_plain = (encoding, bits, frame_bytes) == (_PCM, 16, 2 * channels)
-        # libsndfile has the words for what is odd.
+        # libsndfile reads or rejects every other layout.
         if not (is_plain and count and channels <= MAX_CHANNELS and 0 < rate <= MAX_SAMPLE_RATE):
             return None
         self._check_length(count, rate)
         values = np.frombuffer(data, "<i2", count * channels, start).astype(np.float32)
         values /= np.float32(32_768)
         return (values if channels == 1 else values.reshape(-1, channels).mean(axis=1)), rate
-
-
-def _fit(samples: np.ndarray, length: int) -> np.ndarray:
-    """The middle `length` samples, or all of them followed by silence."""
-    if len(samples) >= length:
-        start = (len(samples) - length) // 2
-        return samples[start : start + length]
-    padded = np.zeros(length, np.float32)
-    padded[: len(samples)] = samples
-    return padded

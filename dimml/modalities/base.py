@@ -12,28 +12,28 @@ from typing import Any, ClassVar
 import numpy as np
 import pydantic
 
-from dimml.errors import InputError
+from dimml.errors import InputError, InputErrorCode
 
 Arrays = dict[str, np.ndarray]
 """Graph input name to array."""
 
 
 class KindConfig(pydantic.BaseModel):
-    """Base of the preprocessing configurations: strict, and an unknown key is an error."""
+    """Base of the preprocessing configurations, which are frozen and reject unknown keys."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps checked before the expensive step they guard.
+    """Limits on one value, each checked before the expensive step that it guards.
 
     Attributes:
-        bytes: of one encoded value.
-        pixels: of one image, as its header declares them.
-        seconds: of one recording, as decoded.
-        characters: of one text.
-        frames: items of one list of images.
+        bytes: Bytes of an encoded value.
+        pixels: Pixels of an image according to its header.
+        seconds: Seconds of a decoded recording.
+        characters: Characters of a text.
+        frames: Frames of a list of images or of an animation.
     """
 
     bytes: int = 512 * 1024 * 1024
@@ -44,21 +44,21 @@ class Limits:
 
 
 class Kind(ABC):
-    """One modality of a bundle: its preprocessing, configured by the bundle alone.
+    """The preprocessing of one modality, configured by the bundle.
 
-    Training, export, HTTP and batch scoring all run this same code, so a sample is the same
-    numbers everywhere. Nothing here is random: augmentation belongs to training.
+    Training, export, HTTP and batch scoring all run this code, so a sample becomes the same numbers
+    everywhere. Kinds are deterministic: augmentation belongs to training.
 
     Args:
-        name: the modality's name, reported as the field of its errors.
-        config: a validated `Config`, or its keys and values.
-        assets: file suffix (one of `asset_names`) to content, such as a tokenizer.
-        limits: caps on what is accepted.
+        name: Name of the modality, which is the field of its errors.
+        config: Keys and values of `Config`.
+        assets: File suffix to content, such as `tokenizer.json`.
+        limits: Limits on each value.
     """
 
     Config: ClassVar[type[KindConfig]]
+    config: Any
     input_names: ClassVar[tuple[str, ...]]
-    asset_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -69,66 +69,66 @@ class Kind(ABC):
     ) -> None:
         self.name = name
         self.limits = limits or Limits()
-        self._setup(self.Config.model_validate(dict(config)), assets or {})
+        self.config = self.Config.model_validate(dict(config))
+        self._setup(assets or {})
 
     @abstractmethod
-    def _setup(self, config: Any, assets: Mapping[str, bytes]) -> None:
-        """Takes the validated configuration and precomputes what every sample needs."""
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
+        """Precompute the data that every sample needs."""
 
     @abstractmethod
     def decode(self, value: Any) -> Any:
-        """Reads one value into its raw form.
+        """Decode one value to its raw form.
 
         Args:
-            value: bytes (a file's content), a path, an open binary file or an array.
+            value: bytes (the content of a file), a path, an open binary file or an array.
 
         Raises:
-            InputError: `unreadable`, `unsupported_type` or `too_large`, with this modality
-                as its field.
+            InputError: If the value is unreadable, too large or of an unsupported type.
         """
 
     @abstractmethod
     def preprocess(self, raw: Any) -> Arrays:
-        """Turns one decoded value into its arrays, without a batch axis."""
+        """Convert one decoded value to arrays without a batch axis."""
 
     @abstractmethod
     def warnings(self, raw: Any) -> tuple[str, ...]:
-        """What a person should know about this value, in short sentences."""
+        """Return notes for the user about this value, as short sentences."""
 
     @abstractmethod
     def example(self) -> Any:
-        """A small valid value as `decode` takes it; warms a service up through the real path."""
+        """Return a small valid value for `decode`, used to warm up the predictor."""
 
     def memory(self, raw: Any) -> int:
-        """About how many bytes a decoded value takes, where that can be much."""
+        """Return the approximate size of a decoded value in bytes, or 0 if always small."""
         return 0
 
     def bucket(self, arrays: Arrays) -> Hashable:
-        """Samples of equal buckets may share one graph call; by default, equal shapes."""
+        """Return a key, by default the shapes. Samples with equal keys can share a graph call."""
         return tuple(array.shape for array in arrays.values())
 
     def collate(self, items: Sequence[Arrays]) -> Arrays:
-        """Joins the arrays of one bucket's samples along a new first axis."""
+        """Stack the arrays of samples with equal buckets along a new first axis."""
         return {name: np.stack([item[name] for item in items]) for name in self.input_names}
 
     def pad(self, inputs: Arrays) -> Arrays:
-        """A batch in one of few shapes, with the same answers, for a device that prepares each."""
+        """Pad a batch to one of few shapes, because a GPU prepares kernels for each new shape."""
         return inputs
 
     def warm_inputs(self, size: int) -> list[Arrays]:
-        """Batches of `size` examples, one in each shape that `pad` gives where these are few."""
+        """Return batches of `size` examples, one in each shape that `pad` returns."""
         item = self.preprocess(self.decode(self.example()))
         return [self.collate([item] * size)]
 
-    def error(self, code: Any, message: str) -> InputError:
-        """An `InputError` about this modality."""
+    def error(self, code: InputErrorCode, message: str) -> InputError:
+        """Return an `InputError` with this modality as its field."""
         return InputError(code, message, self.name)
 
     def read_bytes(self, value: Any) -> bytes:
-        """The encoded content of a value given as bytes, a path or an open binary file.
+        """Return the encoded content of bytes, a path or an open binary file.
 
         Raises:
-            InputError: the file is missing, is no file, is empty or is over `limits.bytes`.
+            InputError: If the file is missing, not a regular file, empty or over `limits.bytes`.
         """
         if isinstance(value, str | Path):
             data = self._read_file(Path(value))
@@ -153,10 +153,10 @@ class Kind(ABC):
     def _read_file(self, path: Path) -> bytes:
         try:
             if not path.is_file():
-                what = "not a regular file" if path.exists() else "no such file"
-                raise self.error("unreadable", f"{what}: {path}")
+                problem = "not a regular file" if path.exists() else "no such file"
+                raise self.error("unreadable", f"{problem}: {path}")
             with path.open("rb", buffering=0) as file:
-                # Python makes room for as many bytes as are asked for, before it reads.
+                # `read` allocates the requested size, even if the file is smaller.
                 size = os.fstat(file.fileno()).st_size
                 return file.read(min(size, self.limits.bytes) + 1) or b""
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Images: any picture, or a list of frames, to normalised pixels."""
+"""Images: from an image or a list of frames to normalised pixels."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ import PIL.Image
 import PIL.ImageOps
 import pydantic
 
+from dimml.errors import InputError
 from dimml.modalities.base import Arrays, Kind, KindConfig
 
-# Pillow warns of large images, where `limits.pixels` decides, and of damaged metadata. The filter
-# is set once: `warnings.catch_warnings` is not safe in the threads that decode.
+# Pillow warns about large images, which `limits.pixels` handles, and about damaged metadata. The
+# filter is set once, because `warnings.catch_warnings` is not safe in the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 BLANK_RANGE = 2
-"""Spread of 8-bit pixel values at or under which an image is called blank."""
+"""An image is blank if the 8-bit values of each channel differ by at most this much."""
 
 MAX_SCANS = 100
-"""Scans of a progressive JPEG: each goes over the whole picture. Encoders write about ten."""
+"""Scans of a progressive JPEG. Each scan covers the whole image, and encoders write about ten."""
 
 MAX_INTERPRETED_BYTES = 1_000_000
-"""Of a file that Pillow decodes in Python, at a thousandth of the usual speed."""
+"""Bytes of a file that Pillow decodes in Python, a thousand times slower than other files."""
 
 CLIP_PICTURES = 8
-"""All frames of a clip together may have as many pixels as this many pictures."""
+"""All frames of a clip together may have the pixels of this many images of maximum size."""
 
 REDUCING_GAP = 2
-"""A JPEG is decoded at an eighth, a quarter or half of its size, if that is still this many times
-the size that it is resized to: a photograph takes a fraction of the time, and looks the same."""
+"""Pillow decodes a JPEG at 1/8, 1/4 or 1/2 of its size if that is at least this many times the
+target size. Large photographs decode several times faster, without a visible difference."""
 
-_INTERPRETED = frozenset({"ppm_plain", "ppm", "bmp_rle"})
+_INTERPRETED_DECODERS = frozenset({"ppm_plain", "ppm", "bmp_rle"})
 _START_OF_SCAN = b"\xff\xda"
 
-# Pillow's decoders raise all of these on damaged files.
+# The decoders of Pillow raise all of these errors for damaged files.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
-    KeyError,
-    IndexError,
+    LookupError,
     EOFError,
     OverflowError,
     MemoryError,
@@ -58,16 +58,16 @@ _DECODE_ERRORS = (
 
 
 class ImageConfig(KindConfig):
-    """How images are preprocessed.
+    """The preprocessing of images.
 
     Attributes:
-        size: height and width in pixels.
+        size: Height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
-        resize: `stretch` to the size, `crop` the middle at the right aspect, or `pad` to it.
-        mean: of pixel values in 0..1, one per channel.
-        std: likewise.
-        frames: None for one picture; T for a list of pictures (or an animated one), of which T
-            evenly spaced ones are used and their features averaged.
+        resize: `stretch` to the size, `crop` the middle in its aspect ratio, or `pad` to it.
+        mean: Mean of pixel values in 0..1, one per channel or one for all.
+        std: Standard deviation of pixel values, one per channel or one for all.
+        frames: None for one image. T for a list of images or an animation, of which T evenly spaced
+            frames are used. The encoder averages their features.
     """
 
     size: tuple[
@@ -80,7 +80,7 @@ class ImageConfig(KindConfig):
     frames: Annotated[int, pydantic.Field(ge=1, le=64)] | None = None
 
     @pydantic.model_validator(mode="after")
-    def _one_value_per_channel(self) -> ImageConfig:
+    def _check_channels(self) -> ImageConfig:
         for key in ("mean", "std"):
             if len(getattr(self, key)) not in (1, self.channels):
                 raise ValueError(f"{key} must hold 1 or {self.channels} values")
@@ -88,27 +88,28 @@ class ImageConfig(KindConfig):
 
 
 class Image(Kind):
-    """Pictures in any of `FORMATS`.
+    """Images in any of `FORMATS`.
 
     Graph input: `pixels`, float32 [N, channels, height, width], or with `frames`
     [N, frames, channels, height, width].
     """
 
     Config = ImageConfig
+    config: ImageConfig
     input_names = ("pixels",)
 
-    def _setup(self, config: ImageConfig, assets: Mapping[str, bytes]) -> None:
-        self.config = config
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
+        config = self.config
         self._mode = "L" if config.channels == 1 else "RGB"
         self._mean = np.asarray(config.mean, np.float32).reshape(-1, 1, 1)
         self._std = np.asarray(config.std, np.float32).reshape(-1, 1, 1)
 
     def decode(self, value: Any) -> list[PIL.Image.Image]:
-        """Reads a value into upright pictures without transparency: one, or `frames` of them.
+        """Decode a value to one image, or to `frames` images, upright and without transparency.
 
         Args:
-            value: as `Kind.decode`; an array is uint8 [height, width] or [height, width, 3 or 4];
-                with `frames` set, a list of such values or one animated picture.
+            value: See `Kind.decode`. An array is uint8 [height, width] or [height, width, 3 or 4].
+                With `frames` set, the value can also be a list of values or an animation.
         """
         if not isinstance(value, list | tuple):
             return self._open(value)
@@ -118,13 +119,13 @@ class Image(Kind):
         if not value or any(item is None for item in value):
             raise self.error("unreadable", "the list of frames is empty or has an empty entry")
         frames: list[PIL.Image.Image] = []
-        for index in _spread(len(value), self.config.frames):
+        for index in _evenly_spaced(len(value), self.config.frames):
             frames.append(self._open(value[index])[0])
             self._check_clip(sum(frame.width * frame.height for frame in frames))
         return frames
 
     def preprocess(self, raw: list[PIL.Image.Image]) -> Arrays:
-        """Resized and normalised pixels, float32 [channels, height, width] (or with frames)."""
+        """Return resized and normalised pixels, see `Image` for the shape."""
         frames = [self._normalise(self._resize(image)) for image in raw]
         return {"pixels": frames[0] if self.config.frames is None else np.stack(frames)}
 
@@ -145,14 +146,14 @@ class Image(Kind):
 
     def _open(self, value: Any) -> list[PIL.Image.Image]:
         if isinstance(value, np.ndarray):
-            return [self._flatten(self._from_array(value))] * (self.config.frames or 1)
+            value = self._from_array(value)
         if isinstance(value, PIL.Image.Image):
             return [self._flatten(value)] * (self.config.frames or 1)
         data = self.read_bytes(value)
         try:
             image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
             self._check_effort(image, data)
-            # Its sides may change places, see `_flatten`.
+            # `_flatten` may swap width and height, so both must be large enough.
             side = REDUCING_GAP * max(self.config.size)
             image.draft(None, (side, side))
             return self._frames(image)
@@ -166,19 +167,20 @@ class Image(Kind):
             raise self.error("unreadable", f"cannot decode the image: {error}") from error
 
     def _check_effort(self, image: PIL.Image.Image, data: bytes) -> None:
-        """Refuses what costs far more to decode than its pixels do."""
+        """Reject a file that takes much longer to decode than its number of pixels suggests."""
         if image.width * image.height > self.limits.pixels:
             raise self._too_many_pixels(image)
         if "progressive" in image.info and data.count(_START_OF_SCAN) > MAX_SCANS:
             raise self.error(
-                "too_large", f"a progressive JPEG of over {MAX_SCANS} scans; write it again"
+                "too_large",
+                f"a progressive JPEG of over {MAX_SCANS} scans; save it as a baseline JPEG",
             )
         decoders = {tile[0] for tile in getattr(image, "tile", ())}
-        if decoders & _INTERPRETED and len(data) > MAX_INTERPRETED_BYTES:
+        if decoders & _INTERPRETED_DECODERS and len(data) > MAX_INTERPRETED_BYTES:
             raise self.error(
                 "too_large",
-                f"this sort of {image.format} is read slowly: over its limit of "
-                f"{MAX_INTERPRETED_BYTES:,} bytes; write it as PNG",
+                f"this variant of {image.format} is slow to decode and over its limit of "
+                f"{MAX_INTERPRETED_BYTES:,} bytes; convert it to PNG",
             )
 
     def _frames(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
@@ -186,10 +188,10 @@ class Image(Kind):
             return [self._flatten(image)]
         available = getattr(image, "n_frames", 1)
         self._check_frames(available)
-        # To come to a frame, those before it are decoded.
+        # Pillow decodes all frames before the requested frame.
         self._check_clip(image.width * image.height * available)
         frames = []
-        for index in _spread(available, self.config.frames):
+        for index in _evenly_spaced(available, self.config.frames):
             image.seek(index)
             frames.append(self._flatten(image))
         return frames
@@ -204,11 +206,11 @@ class Image(Kind):
         if pixels > CLIP_PICTURES * self.limits.pixels:
             raise self.error(
                 "too_large",
-                f"its frames are over the limit of {CLIP_PICTURES * self.limits.pixels:,} pixels "
-                "together",
+                "the frames are over the limit of "
+                f"{CLIP_PICTURES * self.limits.pixels:,} pixels in total",
             )
 
-    def _too_many_pixels(self, image: PIL.Image.Image | None = None) -> Exception:
+    def _too_many_pixels(self, image: PIL.Image.Image | None = None) -> InputError:
         size = f"{image.width} x {image.height} pixels: " if image else ""
         return self.error("too_large", f"{size}over the limit of {self.limits.pixels:,} pixels")
 
@@ -229,7 +231,7 @@ class Image(Kind):
         return PIL.Image.fromarray(value)
 
     def _flatten(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        """The picture upright, on white where it is transparent, in the configured mode."""
+        """Return the image upright, on a white background and in the configured mode."""
         image = PIL.ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):
             image = _to_8_bit(image)
@@ -256,13 +258,14 @@ class Image(Kind):
         return np.ascontiguousarray((pixels - self._mean) / self._std)
 
 
-def _spread(available: int, wanted: int) -> list[int]:
-    """`wanted` evenly spaced indices into `available` frames, repeated where there are fewer."""
-    return [(2 * step + 1) * available // (2 * wanted) for step in range(wanted)]
+def _evenly_spaced(available: int, count: int) -> list[int]:
+    """Return `count` evenly spaced indices of `available` frames, with repeats if too few."""
+    # The middle of each of `count` equal parts.
+    return [(2 * step + 1) * available // (2 * count) for step in range(count)]
 
 
 def _pad(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-    """The whole picture in the middle of a black one; Pillow's own fails on very thin ones."""
+    """Fit an image into a black image. `PIL.ImageOps.pad` fails for very thin images."""
     scale = min(width / image.width, height / image.height)
     inner = image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
@@ -274,7 +277,7 @@ def _pad(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
 
 
 def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Integer pixels lose their low bits; floating-point ones are taken as 0..1, or 0..255."""
+    """Drop the low bits of integer pixels, and scale floating-point pixels from 0..1 if needed."""
     values = np.nan_to_num(np.asarray(image, np.float32))
     highest = values.max(initial=0.0)
     if image.mode == "F":
@@ -285,6 +288,6 @@ def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _extrema(image: PIL.Image.Image) -> list[tuple[int, int]]:
-    """The least and the greatest value of each band."""
-    found: Any = image.getextrema()
-    return list(found) if image.mode == "RGB" else [found]
+    """Return the minimum and the maximum of each channel."""
+    extrema: Any = image.getextrema()
+    return list(extrema) if image.mode == "RGB" else [extrema]

@@ -1,4 +1,4 @@
-"""Text: a string to token ids, with the tokenizer of the bundle."""
+"""Text: from a string to token ids, with the tokenizer of the bundle."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TOKENIZER = "tokenizer.json"
 
 
 class TextConfig(KindConfig):
-    """How text is preprocessed.
+    """The preprocessing of text.
 
     Attributes:
-        max_length: tokens kept, special ones included.
+        max_length: Maximum number of tokens, including special tokens. More are cut.
     """
 
     max_length: Annotated[int, pydantic.Field(ge=2, le=8192)] = 64
@@ -30,7 +30,7 @@ class TextConfig(KindConfig):
 
 @dataclass(frozen=True)
 class Tokens:
-    """An encoded text: its token ids, and how many tokens it had before the cut."""
+    """A tokenised text: its token ids, and its number of tokens before the cut."""
 
     ids: tuple[int, ...]
     original_length: int
@@ -43,43 +43,42 @@ class Text(Kind):
     """
 
     Config = TextConfig
+    config: TextConfig
     input_names = ("input_ids", "attention_mask")
-    asset_names = (TOKENIZER,)
 
-    def _setup(self, config: TextConfig, assets: Mapping[str, bytes]) -> None:
-        self.config = config
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
         if TOKENIZER not in assets:
-            raise BundleError(f"{self.name}: a text modality needs its {self.name}.{TOKENIZER}")
+            raise BundleError(f"{self.name}: a text modality needs {self.name}.{TOKENIZER}")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(assets[TOKENIZER].decode())
-        # The library raises plain Exception.
+        # `tokenizers` raises plain `Exception`.
         except Exception as error:
-            raise BundleError(f"{self.name}: its {TOKENIZER} cannot be read: {error}") from error
+            raise BundleError(f"{self.name}: {TOKENIZER} cannot be read: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
     @property
     def vocab_size(self) -> int:
-        """How many rows the encoder's embedding table needs."""
+        """Number of rows of the embedding table of the encoder."""
         return int(self._tokenizer.get_vocab_size())
 
     @property
     def special_ids(self) -> list[int]:
-        """Ids of the tokens that stand for no text: padding, unknown, start, end, ..."""
+        """Ids of the special tokens, such as padding, unknown, start and end."""
         added = self._tokenizer.get_added_tokens_decoder()
         return [number for number, token in added.items() if token.special]
 
     @property
     def unknown_id(self) -> int | None:
-        """Id of the token that replaces what the vocabulary lacks; None where it lacks nothing."""
+        """Id of the token for text outside the vocabulary, or None if every text is inside."""
         name = getattr(self._tokenizer.model, "unk_token", None)
         return None if name is None else self._tokenizer.token_to_id(name)
 
     def decode(self, value: Any) -> Tokens:
-        """Normalises (NFC) and tokenises a text.
+        """Normalise a text to NFC and tokenise it.
 
         Args:
-            value: the text itself as str, UTF-8 bytes, a `Path` or an open file.
+            value: The text itself as str, UTF-8 bytes, a `Path` or an open binary file.
         """
         text = value if isinstance(value, str) else self._read(value)
         if len(text) > self.limits.characters:
@@ -88,22 +87,24 @@ class Text(Kind):
                 f"{len(text):,} characters: over the limit of {self.limits.characters:,}",
             )
         try:
+            # Equal-looking text can be composed or decomposed, and tokenizers tell the two apart.
             ids = self._tokenizer.encode(unicodedata.normalize("NFC", text)).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise self.error("unreadable", "the text is not valid Unicode") from error
         if not ids or not text.strip():
-            raise self.error("unreadable", "the text holds nothing that the tokenizer keeps")
-        # As much of the end as `truncation` would keep: the closing special token stays.
-        kept = ids[: self.config.max_length - 1] + ids[-1:] if self._too_long(ids) else ids
+            raise self.error("unreadable", "the text has no tokens")
+        # A cut keeps the last token, because that is the end token of most tokenizers.
+        limit = self.config.max_length
+        kept = ids[: limit - 1] + ids[-1:] if len(ids) > limit else ids
         return Tokens(tuple(kept), len(ids))
 
     def preprocess(self, raw: Tokens) -> Arrays:
-        """Token ids and their mask, int64 [tokens] each."""
+        """Return the token ids and their mask, int64 [tokens] each."""
         ids = np.asarray(raw.ids, np.int64)
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
     def collate(self, items: Sequence[Arrays]) -> Arrays:
-        """Pads to the longest text; padding is masked, so it changes no answer."""
+        """Pad to the longest text. Padding is masked, so it does not affect predictions."""
         longest = max(len(item["input_ids"]) for item in items)
         batch = {name: np.zeros((len(items), longest), np.int64) for name in self.input_names}
         for row, item in enumerate(items):
@@ -115,19 +116,19 @@ class Text(Kind):
         return ()
 
     def pad(self, inputs: Arrays) -> Arrays:
-        """Pads to the next power of two of tokens, from 16 to the most that a text may have."""
+        """Pad to a power of two of tokens, at least 16, or to `max_length`."""
         tokens = next(iter(inputs.values())).shape[1]
-        return _widened(inputs, min(n for n in self._lengths() if n >= tokens))
+        return _pad_tokens(inputs, min(n for n in self._lengths() if n >= tokens))
 
     def warm_inputs(self, size: int) -> list[Arrays]:
         [shortest] = super().warm_inputs(size)
         tokens = next(iter(shortest.values())).shape[1]
-        return [_widened(shortest, length) for length in self._lengths() if length >= tokens]
+        return [_pad_tokens(shortest, length) for length in self._lengths() if length >= tokens]
 
     def _lengths(self) -> list[int]:
-        most = self.config.max_length
-        powers = [2**n for n in range(4, most.bit_length()) if 2**n < most]
-        return [*powers, most]
+        limit = self.config.max_length
+        powers = [2**n for n in range(4, limit.bit_length()) if 2**n < limit]
+        return [*powers, limit]
 
     def warnings(self, raw: Tokens) -> tuple[str, ...]:
         if raw.original_length > self.config.max_length:
@@ -140,22 +141,17 @@ class Text(Kind):
     def example(self) -> str:
         return "one two three"
 
-    def _too_long(self, ids: Sequence[int]) -> bool:
-        return len(ids) > self.config.max_length
-
     def _read(self, value: Any) -> str:
-        if not isinstance(value, bytes | bytearray | memoryview | Path) and not hasattr(
-            value, "read"
-        ):
+        if not (isinstance(value, bytes | bytearray | memoryview | Path) or hasattr(value, "read")):
             raise self.error("unreadable", f"expected text, got {type(value).__name__}")
         try:
-            # Editors on Windows begin a file with a mark of its encoding.
+            # Some Windows editors start a file with a byte order mark.
             return self.read_bytes(value).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise self.error("unreadable", f"the text is not UTF-8: {error}") from error
 
 
-def _widened(inputs: Arrays, tokens: int) -> Arrays:
+def _pad_tokens(inputs: Arrays, tokens: int) -> Arrays:
     return {
         name: np.pad(array, ((0, 0), (0, tokens - array.shape[1])))
         for name, array in inputs.items()

@@ -1,1 +1,1 @@
-"""The method in PyTorch: the only place under `dimml` that imports torch."""
+"""The model in PyTorch: the only folder of `dimml` that imports torch."""

@@ -1,4 +1,4 @@
-"""Effective dimensions: which feature dimensions of one modality tell the classes apart.
+"""Effective dimensions: the feature dimensions of one modality that tell the classes apart.
 
 Source: DI-MML, arXiv 2407.19514, the dimension-decoupling part of the DUC loss.
 """
@@ -13,9 +13,9 @@ MAX_BLOCK_ELEMENTS = 2**20
 
 
 def effective_dimensions(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The dimensions that classify better than the average dimension of this modality.
+    """Return the dimensions that classify better than the average dimension of this modality.
 
-    Meant for the whole training set, in eval mode and without augmentation, with only the rows
+    Call it with the whole training set, in eval mode and without augmentation, and only with rows
     that have the modality.
 
     Formula: effective[d] = score[d] > mean over d' of score[d'] (strictly), with the scores of
@@ -30,17 +30,17 @@ def effective_dimensions(features: Tensor, labels: Tensor, num_classes: int) -> 
         bool [D dimensions], on the device of `features`.
 
     Raises:
-        ValueError: shapes disagree, there are no samples or no dimensions, a label is out of
+        ValueError: If shapes disagree, there are no samples or no dimensions, a label is out of
             range, or a feature is not finite.
     """
     right = _right_counts(features, labels, num_classes)
-    # Whole numbers, because a rounded mean can fall just below scores that are all equal and
-    # would then call every dimension effective.
+    # Integers, because a rounded mean can fall just below scores that are all equal, which would
+    # make every dimension effective.
     return right * len(right) > right.sum()
 
 
 def dimension_scores(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The fraction of samples each dimension assigns to their own class on its own.
+    """Return the fraction of samples that each dimension alone assigns to their own class.
 
     Formula: with mu[c, d] the mean of features[:, d] over class c,
     score[d] = (1/N) sum_i [argmin_c |features[i, d] - mu[c, d]| = labels[i]]; ties go to the
@@ -55,14 +55,14 @@ def dimension_scores(features: Tensor, labels: Tensor, num_classes: int) -> Tens
         float64 [D dimensions], each in 0 .. 1, on the device of `features`.
 
     Raises:
-        ValueError: as `effective_dimensions`.
+        ValueError: As in `effective_dimensions`.
     """
     return _right_counts(features, labels, num_classes).double() / len(labels)
 
 
 @torch.no_grad()
 def _right_counts(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """How many samples each dimension assigns to their own class, int64 [D dimensions]."""
+    """Count the samples that each dimension assigns to their own class, int64 [D dimensions]."""
     _check(features, labels, num_classes)
     # Renumbering the classes that occur drops the empty ones and, being sorted, keeps "lowest
     # class index" true for ties.
@@ -81,10 +81,10 @@ def _right_counts(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _class_means(features: Tensor, own: Tensor, num_classes: int) -> Tensor:
-    """The mean feature of each class, float64 [K classes, D dimensions].
+    """Return the mean feature of each class, float64 [K classes, D dimensions].
 
-    float64 sums of float32 values do not round while the values are of like size, so a dimension
-    that is constant has exactly equal means and ties stay ties.
+    float64 sums of float32 values of similar size do not round, so a constant dimension has exactly
+    equal means, and ties stay ties.
     """
     dimensions = features.shape[1]
     sums = torch.zeros(num_classes, dimensions, dtype=torch.float64, device=features.device)
@@ -95,7 +95,7 @@ def _class_means(features: Tensor, own: Tensor, num_classes: int) -> Tensor:
 
 
 def _right_in_block(features: Tensor, own: Tensor, means: Tensor, height: int) -> Tensor:
-    """Counts the right samples of some dimensions, `height` samples at a time, int64 [D]."""
+    """Count the right samples of some dimensions, `height` samples at a time, int64 [D]."""
     right = torch.zeros(features.shape[1], dtype=torch.int64, device=features.device)
     for rows, classes in zip(torch.split(features, height), torch.split(own, height), strict=True):
         # [samples, classes, dimensions]; argmin returns the first, so the lowest, of equals.

@@ -1,8 +1,8 @@
-"""Encoders: a kind's arrays to one feature vector per sample.
+"""Encoders: from the arrays of a kind to one feature vector per sample.
 
-Backbones are `transformers` models, from a small configuration trained from scratch or from
-pretrained safetensors weights. What depends on the kind alone (log-mel of a power spectrogram,
-averaging over frames) is part of the encoder, so that the exported graph carries it.
+Backbones are `transformers` models: small configurations trained from scratch, or pretrained
+safetensors weights. Fixed steps of a kind (the log-mel of a power spectrogram, averaging over
+frames) are part of the encoder, so the exported graph contains them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dimml.errors import RecipeError
 from dimml.modalities import Audio, Image, Kind, Text
 
 Source: TypeAlias = str | Mapping[str, Any] | None
-"""Of a pretrained backbone: a hub id or folder, or the configuration of one loaded before."""
+"""A pretrained backbone: a hub id or folder, or the configuration of one loaded before."""
 
 TOP_DECIBELS = 80.0
 _MINIMUM_POWER = 1e-10
@@ -49,16 +49,16 @@ BERTS: dict[str, dict[str, Any]] = {
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram of a power spectrogram, each clip normalised by itself.
+    """Log-mel spectrogram of a power spectrogram, normalised per clip.
 
-    Equals librosa's `melspectrogram` and `power_to_db` (reference 1, 80 dB below the clip's
-    loudest), followed by subtracting the clip's mean and dividing by its standard deviation,
-    which makes the encoder blind to the recording level.
+    It equals librosa's `melspectrogram` and `power_to_db` (reference 1, floor 80 dB below the
+    clip's maximum), then subtracts the clip's mean and divides by its standard deviation, so the
+    features do not depend on the recording level.
 
     Args:
-        sample_rate: Hz.
-        n_fft: samples in a frame.
-        n_mels: mel bands; None keeps the linear frequencies.
+        sample_rate: Sample rate in Hz.
+        n_fft: Samples per frame.
+        n_mels: Mel bands; None keeps the linear frequencies.
     """
 
     filters: Tensor | None
@@ -67,7 +67,7 @@ class LogMel(nn.Module):
         super().__init__()
         filters = None
         if n_mels is not None:
-            # Imported here because it brings numba, and only building an encoder needs it.
+            # librosa imports numba, which only the construction of an encoder needs.
             import librosa.filters
 
             filters = torch.from_numpy(
@@ -76,18 +76,18 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, power: Tensor) -> Tensor:
-        """[N, n_fft / 2 + 1, frames] power to [N, bands, frames], zero mean and unit variance."""
+        """Map power [N, n_fft / 2 + 1, frames] to [N, bands, frames] with mean 0, variance 1."""
         decibels = self.decibels(power)
         centred = decibels - decibels.mean(dim=(1, 2), keepdim=True)
         variance = centred.square().mean(dim=(1, 2), keepdim=True)
         return centred / (variance + 1.0).sqrt()
 
     def decibels(self, power: Tensor) -> Tensor:
-        """[N, n_fft / 2 + 1, frames] power to [N, bands, frames] in dB."""
+        """Map power [N, n_fft / 2 + 1, frames] to decibels [N, bands, frames]."""
         bands = power if self.filters is None else self.filters @ power
         decibels = 10.0 * bands.clamp_min(_MINIMUM_POWER).log10()
-        loudest = decibels.amax(dim=(1, 2), keepdim=True)
-        return torch.maximum(decibels, loudest - TOP_DECIBELS)
+        maximum = decibels.amax(dim=(1, 2), keepdim=True)
+        return torch.maximum(decibels, maximum - TOP_DECIBELS)
 
 
 class SpectrogramEncoder(nn.Module):
@@ -100,8 +100,8 @@ class SpectrogramEncoder(nn.Module):
         self.projection = nn.Linear(_width(backbone), feature_dim)
 
     def forward(self, power: Tensor) -> Tensor:
-        picture = self.log_mel(power).unsqueeze(1)
-        features: Tensor = self.projection(_pool_picture(self.backbone, picture))
+        image = self.log_mel(power).unsqueeze(1)
+        features: Tensor = self.projection(_pooled(self.backbone, image))
         return features
 
 
@@ -116,9 +116,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         if self.frames is None:
-            features: Tensor = self.projection(_pool_picture(self.backbone, pixels))
+            features: Tensor = self.projection(_pooled(self.backbone, pixels))
             return features
-        pooled = _pool_picture(self.backbone, pixels.flatten(0, 1))
+        pooled = _pooled(self.backbone, pixels.flatten(0, 1))
         averaged: Tensor = self.projection(
             pooled.view(-1, self.frames, pooled.shape[1]).mean(dim=1)
         )
@@ -150,20 +150,20 @@ def build_encoder(
     dropout: float = 0.1,
     backbone: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """The encoder of a modality.
+    """Build the encoder of a modality.
 
     Args:
-        kind: the modality, whose preprocessing fixes the input's shape.
-        feature_dim: D.
+        kind: The modality, whose preprocessing determines the input's shape.
+        feature_dim: The size D of a feature vector.
         preset: "small", "resnet18" (audio and image) or "pretrained".
-        pretrained: with preset "pretrained", a hub id or a local folder holding safetensors.
-        n_mels: for audio, mel bands; None for a linear spectrogram.
-        dropout: for text, inside the transformer.
-        backbone: with preset "pretrained", the configuration of the model once loaded, as
-            `backbone_config` gives it: builds it untrained, without the hub or the folder.
+        pretrained: For the preset "pretrained", a hub id or a local folder with safetensors.
+        n_mels: Mel bands of audio; None for a linear spectrogram.
+        dropout: Dropout inside the transformer of text.
+        backbone: For the preset "pretrained", the result of `backbone_config`, which builds the
+            backbone untrained, without the hub or the folder.
 
     Raises:
-        RecipeError: the kind has no such preset, or the pretrained weights cannot be loaded.
+        RecipeError: If the kind has no such preset, or the pretrained weights cannot be loaded.
     """
     source = backbone or pretrained
     if isinstance(kind, Audio):
@@ -178,7 +178,7 @@ def build_encoder(
 
 
 def backbone_config(encoder: nn.Module) -> dict[str, Any]:
-    """The configuration of an encoder's backbone, as plain JSON types."""
+    """Return the configuration of an encoder's backbone as plain JSON types."""
     backbone: Any = encoder.get_submodule("backbone")
     document: dict[str, Any] = json.loads(backbone.config.to_json_string(use_diff=False))
     return document
@@ -189,7 +189,7 @@ def _vision(kind: Kind, preset: str, source: Source, channels: int) -> PreTraine
         return _pretrained(kind, source)
     size = _preset(kind, preset, RESNETS)
     backbone = ResNetModel(ResNetConfig(num_channels=channels, layer_type="basic", **size))
-    # The layout the CPU's convolutions are fastest in: a third less time per training step.
+    # On a CPU, convolutions in this layout take a third less time per training step.
     convert: Any = backbone.to
     convert(memory_format=torch.channels_last)
     return backbone
@@ -242,19 +242,19 @@ def _load_pretrained(kind: Kind, name: str | None) -> PreTrainedModel:
             f"{kind.name}: cannot load {name!r} as a hub id or a folder with config.json and "
             f"model.safetensors: {error}"
         ) from error
-    wanted = "input_ids" if isinstance(kind, Text) else "pixel_values"
-    if model.main_input_name != wanted:
+    required_input = "input_ids" if isinstance(kind, Text) else "pixel_values"
+    if model.main_input_name != required_input:
         raise RecipeError(
-            f"{kind.name}: {name!r} is a model of {model.main_input_name}; this kind needs one of "
-            f"{wanted}"
+            f"{kind.name}: {name!r} is a model of {model.main_input_name}; this kind needs a model "
+            f"of {required_input}"
         )
-    # It comes in eval mode, in which Lightning would go on to train it.
+    # The model is loaded in eval mode, and Lightning does not change the mode.
     model.train()
     return model
 
 
 def _check_fits(kind: Text, config: Any) -> None:
-    """Refuses tokens and positions that the backbone has no embedding for."""
+    """Reject a tokenizer or a length for which the backbone has no embeddings."""
     if kind.vocab_size > config.vocab_size:
         raise RecipeError(
             f"{kind.name}: its tokenizer has {kind.vocab_size} tokens and the pretrained model "
@@ -272,9 +272,9 @@ def _width(backbone: PreTrainedModel) -> int:
     return int(sizes[-1] if sizes else backbone.config.hidden_size)
 
 
-def _pool_picture(backbone: PreTrainedModel, pixels: Tensor) -> Tensor:
-    """[N, C, H, W] to [N, width]: the mean over positions (a map's) or tokens (a transformer's)."""
-    # A grey picture in front of a backbone made for colour.
+def _pooled(backbone: PreTrainedModel, pixels: Tensor) -> Tensor:
+    """Map pixels [N, C, H, W] to [N, width]: the mean over the positions or tokens."""
+    # A grey image is repeated for a backbone that takes colour.
     pixels = pixels.expand(-1, getattr(backbone.config, "num_channels", pixels.shape[1]), -1, -1)
     hidden: Tensor = backbone(pixel_values=pixels).last_hidden_state
     return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)

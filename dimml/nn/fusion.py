@@ -1,7 +1,7 @@
-"""Late fusion by certainty: the shared classifier on every present modality, then a weighting.
+"""Late fusion by certainty: the classifier on every present modality, then a weighted sum.
 
-Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Ours: the shared classifier
-serves any non-empty subset of modalities, and certainty is calibrated.
+Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Ours: the fusion answers for any
+non-empty subset of modalities, and certainty is calibrated.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# There is one temperature per subset, so their table has 2 ** M entries.
-MAX_MODALITIES = 10
+from dimml.samples import MAX_MODALITIES
 
 
 def certainty(logits: Tensor) -> Tensor:
-    """How sure each set of logits is of its answer: c = max_k softmax(z)_k.
+    """Return the certainty of each set of logits: c = max_k softmax(z)_k.
 
     Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting.
 
@@ -35,16 +34,16 @@ def certainty_weights(
     temperature: float | Tensor,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """The share of each modality in the answer: w = softmax over the present m of (c_m / T + b_m).
+    """Return each modality's share: w = softmax over the present m of (c_m / T + b_m).
 
-    Every row is weighted by itself, so an answer never depends on the rest of the batch.
+    Every row is weighted on its own, so an answer never depends on the rest of the batch.
     Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting; the mask and b are ours.
 
     Args:
         logits: [N samples, M modalities, K classes]; absent slots may hold NaN.
         present: bool [N samples, M modalities].
-        temperature: T, positive; high means equal shares.
-        bias: b, [M modalities]; what one modality counts for beside another of equal certainty.
+        temperature: T, positive; a high one makes the shares equal.
+        bias: b, [M modalities]; favours a modality over others of equal certainty.
 
     Returns:
         [N samples, M modalities]; rows sum to 1, absent modalities have exactly 0. A row with
@@ -57,7 +56,7 @@ def certainty_weights(
 
 
 def subset_index(present: Tensor) -> Tensor:
-    """Numbers the subset of modalities each row has: the sum over the present m of 2 ** m.
+    """Return the number of each row's subset of modalities: the sum over the present m of 2 ** m.
 
     Args:
         present: bool [..., M modalities].
@@ -70,13 +69,14 @@ def subset_index(present: Tensor) -> Tensor:
 
 
 class CertaintyFusion(nn.Module):
-    """All of `classifier.onnx`: shared classifier, calibration, certainty weighting and mask.
+    """The whole of `classifier.onnx`: classifier, calibration, certainty weighting and mask.
 
-    What calibration finds are buffers, not parameters: they are fitted on the validation split
-    after training and set by `set_calibration`; until then temperatures are 1 and biases 0.
+    Temperatures and biases are buffers, not parameters: calibration fits them on the validation
+    split after training. Until `set_calibration`, temperatures are 1 and biases 0.
 
     Attributes:
-        classifier: g, linear from D dimensions to K classes.
+        classifier: From D dimensions to K classes: a linear layer that all modalities share (g), or
+            `PrivateClassifiers`, one for each modality.
         modality_temperature: [M modalities]; divides each modality's logits.
         fusion_temperature: scalar; the T of `certainty_weights`.
         subset_temperature: [2 ** M subsets], numbered by `subset_index`; divides the fused logits.
@@ -91,10 +91,10 @@ class CertaintyFusion(nn.Module):
     modality_bias: Tensor
 
     def __init__(self, feature_dim: int, num_classes: int, num_modalities: int) -> None:
-        """Builds an uncalibrated head for D = `feature_dim`, K = `num_classes` and M modalities.
+        """Build an uncalibrated fusion for D = `feature_dim`, K = `num_classes` and M modalities.
 
         Raises:
-            ValueError: `num_modalities` is not in 1 .. 10.
+            ValueError: If `num_modalities` is not in 1 .. 10.
         """
         super().__init__()
         if not 1 <= num_modalities <= MAX_MODALITIES:
@@ -109,7 +109,7 @@ class CertaintyFusion(nn.Module):
         self.register_buffer("modality_bias", torch.zeros(num_modalities))
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Answers from the features of whichever modalities are present.
+        """Answer from the features of the modalities that are present.
 
         Args:
             features: [N samples, M modalities, D dimensions]; absent slots may hold anything.
@@ -121,7 +121,7 @@ class CertaintyFusion(nn.Module):
             K classes], calibrated, g(f_m) / modality_temperature[m], 0 where absent.
 
         Raises:
-            ValueError: the number of modalities is not M.
+            ValueError: If the number of modalities is not M.
         """
         self._check_modalities(features, present)
         logits = self.classifier(blank_absent(features, present))
@@ -130,9 +130,9 @@ class CertaintyFusion(nn.Module):
         return probabilities, weights, logits
 
     def fuse(self, modality_logits: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Joins logits that are already calibrated per modality: softmax(sum_m w_m z_m / T_subset).
+        """Fuse logits that are calibrated per modality: softmax(sum_m w_m z_m / T_subset).
 
-        Apart from `forward` so that calibration can run it on precomputed logits.
+        Separate from `forward`, so that calibration can run it on precomputed logits.
 
         Args:
             modality_logits: [N samples, M modalities, K classes]; absent slots may hold anything.
@@ -142,7 +142,7 @@ class CertaintyFusion(nn.Module):
             probabilities [N samples, K classes] and weights [N samples, M modalities].
 
         Raises:
-            ValueError: the number of modalities is not M.
+            ValueError: If the number of modalities is not M.
         """
         self._check_modalities(modality_logits, present)
         logits = blank_absent(modality_logits, present)
@@ -158,7 +158,7 @@ class CertaintyFusion(nn.Module):
         subset_temperature: Sequence[float] | Tensor,
         modality_bias: Sequence[float] | Tensor | None = None,
     ) -> None:
-        """Sets the three kinds of temperature and the biases, all of them or, on an error, none.
+        """Set the temperatures and the biases; on an error, set none of them.
 
         Args:
             modality_temperature: [M modalities].
@@ -168,7 +168,7 @@ class CertaintyFusion(nn.Module):
             modality_bias: [M modalities]; 0 for each if None.
 
         Raises:
-            ValueError: a length is wrong, a temperature is not positive and finite, that of a
+            ValueError: If a length is wrong, a temperature is not positive and finite, that of a
                 one-modality subset is not 1, or a bias is not finite.
         """
         checked = {
@@ -187,7 +187,7 @@ class CertaintyFusion(nn.Module):
             self.get_buffer(name).copy_(values)
 
     def _check_modalities(self, values: Tensor, present: Tensor) -> None:
-        # One modality too few would otherwise be broadcast over the others without a word.
+        # A wrong number of modalities could otherwise be broadcast silently.
         expected = len(self.modality_temperature)
         if values.shape[1:-1] != (expected,) or present.shape[1:] != (expected,):
             raise ValueError(
@@ -196,14 +196,14 @@ class CertaintyFusion(nn.Module):
             )
 
     def _as_temperatures(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
-        """As `_like`, checked after rounding to the buffer's precision."""
+        """Return `_like` after checking the values in the precision of the buffer."""
         tensor = self._like(name, values)
         if not bool((tensor.isfinite() & (tensor > 0)).all()):
             raise ValueError(f"{name} must be positive and finite, got {tensor.tolist()}")
         return tensor
 
     def _like(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
-        """`values` as a tensor of the shape and type of the buffer `name`."""
+        """Return `values` as a tensor with the shape and type of the buffer `name`."""
         buffer = self.get_buffer(name)
         tensor = torch.as_tensor(values, dtype=buffer.dtype, device=buffer.device).detach()
         if tensor.shape != buffer.shape:
@@ -223,5 +223,5 @@ def _check_singletons(subset_temperature: Tensor, num_modalities: int) -> None:
 
 
 def blank_absent(values: Tensor, present: Tensor) -> Tensor:
-    """Replaces absent slots of [N, M, ...] by 0; multiplying by 0 would keep their NaN."""
+    """Replace absent slots of [N, M, ...] by 0; multiplying by 0 would keep their NaN."""
     return torch.where(present.unsqueeze(-1), values, torch.zeros_like(values))

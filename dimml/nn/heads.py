@@ -1,4 +1,4 @@
-"""A linear head per modality, in the place of the one that all share."""
+"""A linear classifier per modality, in place of the one that all modalities share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class PrivateClassifiers(nn.Module):
-    """Logits of each modality by a head of its own: z_m = W_m f_m + b_m.
+    """The logits of each modality by its own classifier: z_m = W_m f_m + b_m.
 
-    It stands where `CertaintyFusion` has its shared classifier, so that fusion, calibration
-    and export are the same for both.
+    It takes the place of the shared classifier in `CertaintyFusion.classifier`, so fusion,
+    calibration and export are the same for both.
 
     Attributes:
         weight: [M modalities, K classes, D dimensions].
@@ -22,7 +22,7 @@ class PrivateClassifiers(nn.Module):
 
     def __init__(self, modalities: int, feature_dim: int, num_classes: int) -> None:
         super().__init__()
-        # As `nn.Linear` begins.
+        # The initialisation of `nn.Linear`.
         bound = 1 / math.sqrt(feature_dim)
         weight = torch.empty(modalities, num_classes, feature_dim).uniform_(-bound, bound)
         self.weight = nn.Parameter(weight)
@@ -30,5 +30,5 @@ class PrivateClassifiers(nn.Module):
         self.out_features = num_classes
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N samples, M modalities, D dimensions] to logits [N, M, K classes]."""
+        """Map features [N samples, M modalities, D dimensions] to logits [N, M, K classes]."""
         return torch.einsum("nmd,mkd->nmk", features, self.weight) + self.bias

@@ -1,7 +1,7 @@
 """The terms of the training objective, as pure functions of features, logits and labels.
 
-Every term averages over the samples that have what it needs, and is 0 where none has. What is
-absent may hold anything, NaN included: it reaches neither the value nor the gradients.
+Every term averages over the samples that have the modalities it needs, and is 0 if there are none.
+Absent rows may hold anything, NaN included: they affect neither the value nor the gradients.
 
 Source: DI-MML, arXiv 2407.19514, the detached training objective and the DUC loss.
 """
@@ -18,10 +18,10 @@ from torch.nn import functional
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the present rows; 0, still differentiable, if there are none.
+    """Return the mean cross-entropy over the present rows; a differentiable 0 if there are none.
 
-    Gradients of absent rows of `logits` are exactly 0. Note that a linear layer turns that 0 into
-    NaN for its weight (0 times NaN) if its *input* held NaN: give it clean features.
+    Gradients of absent rows of `logits` are exactly 0. A linear layer still turns that 0 into NaN
+    for its weight (0 times NaN) if its *input* held NaN, so give it clean features.
 
     Args:
         logits: [N samples, K classes]; absent rows may hold NaN.
@@ -32,7 +32,7 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor | None 
         Scalar, in nats.
 
     Raises:
-        ValueError: shapes disagree or `present` is not boolean.
+        ValueError: If shapes disagree or `present` is not boolean.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
@@ -51,11 +51,12 @@ def modality_cross_entropy(
     labels: Tensor,
     present: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """Cross-entropy of each modality over the samples that have it, summed over modalities.
+    """Return the sum over modalities of the cross-entropy over the samples that have it.
 
-    It is both cross-entropy terms of the objective: the isolated one, sum_m CE(h_m(f_m), y), when
-    given the logits of the private heads h_m, and the shared one, sum_m CE(g(f_m), y), when given
-    those of the shared classifier g. Source: DI-MML, arXiv 2407.19514, training objective.
+    Both cross-entropy terms of the objective have this form: the isolated one,
+    sum_m CE(h_m(f_m), y), for the logits of the private heads h_m, and the shared one,
+    sum_m CE(g(f_m), y), for the logits of the shared classifier g. Source: DI-MML, arXiv
+    2407.19514, training objective.
 
     Args:
         logits: modality name -> [N samples, K classes]; absent rows may hold NaN.
@@ -66,8 +67,8 @@ def modality_cross_entropy(
         Scalar, in nats.
 
     Raises:
-        ValueError: there is no modality, a modality lacks its `present`, shapes disagree or a mask
-            is not boolean.
+        ValueError: If there is no modality, a modality lacks its `present`, shapes disagree or a
+            mask is not boolean.
     """
     _check_names("logits", logits, {"present": present})
     return torch.stack(
@@ -85,10 +86,10 @@ def duc_loss(
     present: Mapping[str, Tensor] | None = None,
     normalize: bool = False,
 ) -> Tensor:
-    """Dimension-decoupled unidirectional contrastive (DUC) loss over all ordered pairs.
+    """Return the dimension-decoupled unidirectional contrastive (DUC) loss over ordered pairs.
 
     For teacher t and student s, over the B samples that have both and the dimensions
-    S = effective[t] and not effective[s] (what t can tell that s cannot say itself):
+    S = effective[t] and not effective[s] (dimensions that tell classes apart in t but not in s):
 
         L(t->s) = mean_i -log softmax_j(f_s[i, S] . sg(f_t[j, S]) / temperature)[j = i]
 
@@ -109,16 +110,16 @@ def duc_loss(
         Scalar, in nats; a differentiable 0 when no pair qualifies.
 
     Raises:
-        ValueError: `temperature` is not positive and finite, there is no modality, a modality
+        ValueError: If `temperature` is not positive and finite, there is no modality, a modality
             lacks its `effective` or `present`, shapes disagree or a mask is not boolean.
     """
     _check_duc(features, effective, temperature, present)
-    # Sums of no rows: 0, yet part of the graph, so that backward() works when no pair qualifies.
+    # Sums of no rows are 0 and part of the graph, so backward() works if no pair qualifies.
     total = torch.stack([values[:0].sum() for values in features.values()]).sum()
     for teacher, student in permutations(features, 2):
         dimensions = effective[teacher] & ~effective[student]
         rows = slice(None) if present is None else present[teacher] & present[student]
-        # Rows are selected, not multiplied by 0, so that NaN of absent rows goes nowhere.
+        # Selecting rows, unlike multiplying by 0, keeps the NaN of absent rows out.
         taught = features[student][rows][:, dimensions]
         teaching = features[teacher].detach()[rows][:, dimensions]
         if taught.numel():
@@ -127,17 +128,17 @@ def duc_loss(
 
 
 def _contrast(student: Tensor, teacher: Tensor, temperature: float, normalize: bool) -> Tensor:
-    """Mean over rows of -log softmax_j(student_i . teacher_j / temperature)[i]; both [B, |S|]."""
+    """Return the mean of -log softmax_j(student_i . teacher_j / temperature)[i]; both [B, |S|]."""
     if normalize:
         student, teacher = _unit(student), _unit(teacher)
-    # Dividing before the product keeps half precision from overflowing in it.
+    # Dividing first keeps the product from overflowing in half precision.
     logits = (student / temperature) @ teacher.T
     return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Rows scaled to length 1; zero rows stay zero, without gradient, having no direction."""
-    # Without the detour the gradient of a zero row would be 1 / eps = 1e12.
+    """Scale rows to length 1; zero rows stay zero and get no gradient."""
+    # `normalize` alone would give a zero row a gradient of 1 / eps = 1e12.
     directed = torch.where(vectors.any(dim=1, keepdim=True), vectors, vectors.detach())
     return functional.normalize(directed, dim=1)
 
@@ -175,7 +176,7 @@ def _check_names(
 
 
 def _check_mask(what: str, mask: Tensor, length: int) -> None:
-    # Integers would silently select by position instead of masking.
+    # An integer mask would silently select rows by position.
     if mask.dtype != torch.bool or mask.shape != (length,):
         raise ValueError(
             f"{what} must be bool of shape [{length}], got {mask.dtype} of {list(mask.shape)}"

@@ -1,4 +1,4 @@
-"""The detached model: one encoder and private head per modality, one shared classifier."""
+"""The multimodal model: an encoder and a private head per modality, and their fusion."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from dimml.nn.fusion import CertaintyFusion
 
 
-class Group(NamedTuple):
-    """Samples whose inputs have one shape, so that an encoder takes them together.
+class EncoderInputs(NamedTuple):
+    """Samples whose inputs have equal shapes, so that one call of an encoder takes them.
 
     Attributes:
-        rows: int64 [n], which samples of the batch.
-        inputs: graph input to [n, ...].
+        rows: int64 [n], the samples' rows in the batch.
+        inputs: Graph input to [n, ...].
     """
 
     rows: Tensor
@@ -26,14 +26,14 @@ class Group(NamedTuple):
 class MultimodalModel(nn.Module):
     """Encoders that share nothing but the classifier of their features.
 
-    Source: DI-MML, arXiv 2407.19514, section 3. No encoder sees another's input, and each
-    receives gradient from its own losses alone.
+    No encoder sees the input of another. Which losses couple the encoders is up to the training
+    method; the detached method (DI-MML, arXiv 2407.19514, section 3) couples them by one only.
 
     Attributes:
-        modalities: names, in slot order.
-        encoders: one per modality, in that order.
-        private_heads: h_m, linear from D to K, likewise.
-        fusion: the shared classifier g with the calibrated fusion: what is served.
+        modalities: Names in slot order.
+        encoders: One encoder per modality, in slot order.
+        private_heads: h_m, linear from D to K, one per modality in slot order.
+        fusion: The classifier with the calibrated fusion, which is what a bundle serves.
         effective: bool [M, D], the effective dimensions of each modality; all False until
             the warm-up ends.
     """
@@ -58,14 +58,14 @@ class MultimodalModel(nn.Module):
 
     @property
     def feature_dim(self) -> int:
-        """D."""
+        """The size D of a feature vector."""
         return int(self.effective.shape[1])
 
-    def forward(self, inputs: Mapping[str, Sequence[Group]], present: Tensor) -> Tensor:
-        """Features of what is present.
+    def forward(self, inputs: Mapping[str, Sequence[EncoderInputs]], present: Tensor) -> Tensor:
+        """Return the features of the present modalities.
 
         Args:
-            inputs: modality to its present rows, in groups that cover each of them once.
+            inputs: Modality to the inputs of its present rows, each row once.
             present: bool [N samples, M modalities].
 
         Returns:

@@ -1,1 +1,1 @@
-"""Graphs on a CPU or a GPU: providers, sessions and the path of a batch."""
+"""Execution of ONNX graphs on a CPU or a GPU."""

@@ -1,6 +1,6 @@
-"""Arrays in the memory of a device, and graphs that read and write them there.
+"""Buffers in device memory, and graphs that read and write these buffers.
 
-With the device "cpu" all of it runs without a GPU, which is how it is tested.
+Everything also runs with the device "cpu", so the tests need no GPU.
 """
 
 from __future__ import annotations
@@ -18,71 +18,59 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from dimml.errors import ProviderError
-from dimml.machine import DRIVER
+from dimml.machine import CUDA_DRIVER
 from dimml.runtime.session import Graph
 
-MOST_SHAPES = 16
-"""Shapes of an encoder's input whose buffers are kept."""
+MAX_CACHED_SHAPES = 16
+"""Input shapes of an encoder whose buffers are kept."""
 
 _ASYNCHRONOUS = ("disable_synchronize_execution_providers", "1")
-_PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: for every context of the process
+_PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: usable in every context of the process
 
 
 class Device:
-    """Where graphs run: "cuda" with the number of the GPU, or "cpu"."""
+    """The device of graphs and buffers: "cuda" with the number of the GPU, or "cpu"."""
 
     def __init__(self, kind: str, number: int = 0, cuda_graphs: bool = False) -> None:
         self.kind, self.number = kind, number if kind == "cuda" else 0
         self.cuda_graphs = cuda_graphs
         self._driver = _Driver(number) if kind == "cuda" else None
 
-    def encoder(self, graph: Graph) -> BoundEncoder:
-        """An encoder whose inputs and features are on the device."""
-        return BoundEncoder(graph, self)
-
-    def classifier(self, graph: Graph) -> BoundClassifier:
-        """A classifier, see `gathering`, whose features are on the device."""
-        return BoundClassifier(graph, self)
-
-    def staging(self, modalities: int, rows: int, feature_dim: int) -> Staging:
-        """Room for that many rows of features of each modality."""
-        return Staging(modalities, rows, feature_dim, self)
-
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An onnxruntime value that is not filled."""
+        """Return an uninitialised onnxruntime value on the device."""
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(
             shape, dtype, self.kind, self.number
         )
 
-    def host_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """An array on the host that copies to the device at full speed: zeros."""
+    def host_zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Return zeros on the host, page-locked for a GPU so that copies run at full speed."""
         return self._driver.zeros(shape, dtype) if self._driver else np.zeros(shape, dtype)
 
 
 class Staging:
-    """Features of a batch on the device, float32 [modalities * rows, D].
+    """The features of a batch on the device, float32 [modalities * rows, D].
 
-    Each modality has its rows, so that an encoder finds the same place each time.
+    Each modality has its own range of rows, so an encoder always writes to the same address.
     """
 
     def __init__(self, modalities: int, rows: int, feature_dim: int, device: Device) -> None:
         self.rows, self.feature_dim = rows, feature_dim
         shape = (modalities * rows, feature_dim)
         self.value = device.empty(shape, np.float32)
-        # Rows that no encoder writes are never read as features; zeros are kinder to a debugger.
+        # Unwritten rows are never used, but zeros are easier to debug than arbitrary values.
         self.value.update_inplace(np.zeros(shape, np.float32))
 
     def pointer(self, row: int) -> int:
-        """The address of a row."""
+        """Return the address of a row."""
         return int(self.value.data_ptr()) + 4 * self.feature_dim * row
 
 
 class BoundEncoder:
-    """An encoder graph with buffers of its own: not to be shared between threads.
+    """An encoder graph with its own buffers. Threads must not share an encoder.
 
     Args:
-        graph: from the inputs of a kind to `features`.
-        device: where its session runs.
+        graph: Graph from the inputs of a kind to `features`.
+        device: Device of the graph.
     """
 
     def __init__(self, graph: Graph, device: Device) -> None:
@@ -90,19 +78,18 @@ class BoundEncoder:
         self._binding = graph.session.io_binding()
         self._buffers: OrderedDict[Any, dict[str, tuple[np.ndarray, Any]]] = OrderedDict()
         self._recorded: dict[Any, Any] = {}
-        self._plain = _run_options(-1 if device.cuda_graphs else None)
+        self._unrecorded = _run_options(-1 if device.cuda_graphs else None)
 
     def launch(
         self, inputs: Mapping[str, np.ndarray], staging: Staging, start: int, size: int
     ) -> None:
-        """Starts a run and does not wait for it.
+        """Start a run without waiting for its end.
 
         Args:
-            inputs: [n, ...] each.
-            staging: where the features go.
-            start: from which row on.
-            size: rows of the buffers, n or more; what is in those beyond n means nothing, and so
-                do their features.
+            inputs: Input arrays, [n, ...] each.
+            staging: Destination of the features.
+            start: First row of the destination.
+            size: Rows of the buffers, at least n. Rows after n and their features are undefined.
         """
         shapes = {name: (size, *array.shape[1:]) for name, array in inputs.items()}
         key = tuple(shapes.items())
@@ -111,74 +98,71 @@ class BoundEncoder:
             host[: len(array)] = array
             value.update_inplace(host)
             self._binding.bind_ortvalue_input(name, value)
+        device, address = self._device, staging.pointer(start)
+        shape = (size, staging.feature_dim)
         self._binding.bind_output(
-            "features",
-            self._device.kind,
-            self._device.number,
-            np.float32,
-            (size, staging.feature_dim),
-            staging.pointer(start),
+            "features", device.kind, device.number, np.float32, shape, address
         )
-        options = self._recorded.get((key, staging.pointer(start)), self._plain)
+        # A CUDA graph can be replayed only with the addresses that it was recorded with.
+        options = self._recorded.get((key, address), self._unrecorded)
         self._session.run_with_iobinding(self._binding, options)
 
     def warm_up(
         self, inputs: Mapping[str, np.ndarray], staging: Staging, start: int, size: int
     ) -> None:
-        """Runs inputs of a shape, and records their kernels where CUDA graphs are on."""
+        """Run inputs of one shape, and record their kernels if CUDA graphs are on."""
         if self._device.cuda_graphs:
             key = tuple((name, (size, *array.shape[1:])) for name, array in inputs.items())
-            place = (key, staging.pointer(start))
-            self._recorded.setdefault(place, _run_options(1 + len(self._recorded)))
-        for _ in range(3):  # to allocate, to record, to replay
+            recording = (key, staging.pointer(start))
+            self._recorded.setdefault(recording, _run_options(1 + len(self._recorded)))
+        for _ in range(3):  # The runs allocate memory, record the graph and replay the graph.
             self.launch(inputs, staging, start, size)
             self.wait()
 
     def wait(self) -> None:
-        """Returns once what was launched is done."""
+        """Wait for the end of the last run."""
         self._binding.synchronize_outputs()
 
     def _buffers_of(
         self, key: Any, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, np.ndarray]
     ) -> dict[str, tuple[np.ndarray, Any]]:
-        """By input: an array on the host, and its copy on the device."""
-        found = self._buffers.get(key)
-        if found is None:
-            found = self._buffers[key] = {
+        """Return for each input an array on the host and a value on the device."""
+        buffers = self._buffers.get(key)
+        if buffers is None:
+            buffers = self._buffers[key] = {
                 name: (
-                    self._device.host_array(shape, inputs[name].dtype),
+                    self._device.host_zeros(shape, inputs[name].dtype),
                     self._device.empty(shape, inputs[name].dtype.type),
                 )
                 for name, shape in shapes.items()
             }
+            # A recorded CUDA graph always reads the buffers that it was recorded with.
             recorded = {key for key, _ in self._recorded}
-            # A recorded graph reads its own buffers for ever.
-            spare = [kept for kept in self._buffers if kept not in recorded]
-            for oldest in spare[:-MOST_SHAPES]:
+            evictable = [cached for cached in self._buffers if cached not in recorded]
+            for oldest in evictable[:-MAX_CACHED_SHAPES]:
                 self.wait()
                 del self._buffers[oldest]
         self._buffers.move_to_end(key)
-        return found
+        return buffers
 
 
 class BoundClassifier:
-    """A classifier graph that takes features from where encoders left them.
+    """A classifier graph that reads features from the staging array of the encoders.
 
     Args:
-        graph: made of `gathering`.
-        device: where its session runs.
+        graph: Graph from `with_feature_gather`.
     """
 
-    def __init__(self, graph: Graph, device: Device) -> None:
+    def __init__(self, graph: Graph) -> None:
         self._session, self._outputs = graph.session, list(graph.outputs)
         self._binding = graph.session.io_binding()
 
     def run(self, staging: Staging, index: np.ndarray, present: np.ndarray) -> list[np.ndarray]:
-        """The graph's outputs, on the host.
+        """Run the graph and return its outputs on the host.
 
         Args:
-            staging: the features.
-            index: int64 [N, modalities], the row of each there; any, where it is absent.
+            staging: Features of the encoders.
+            index: int64 [N, modalities]. Row of each feature, any valid row for absent modalities.
             present: bool [N, modalities].
         """
         self._binding.bind_ortvalue_input("staging", staging.value)
@@ -191,20 +175,23 @@ class BoundClassifier:
         return outputs
 
 
-def gathering(model: onnx.ModelProto) -> bytes:
-    """A classifier graph with `features` gathered from `staging` by `index`, serialised.
+def with_feature_gather(model: onnx.ModelProto) -> bytes:
+    """Replace the input `features` of a classifier by a `Gather` of rows `index` from `staging`.
 
     Args:
-        model: with the inputs `features` [N, M, D] and `present` [N, M].
+        model: Model with the inputs `features` [N, M, D] and `present` [N, M]. It is modified.
+
+    Returns:
+        The serialised model.
     """
     graph = model.graph
     [features] = [node for node in graph.input if node.name == "features"]
     batch, modalities, dimension = features.type.tensor_type.shape.dim
     graph.input.remove(features)
-    rows: list[Any] = ["rows", dimension.dim_value]
-    places: list[Any] = [batch.dim_param or batch.dim_value, modalities.dim_value]
-    graph.input.append(helper.make_tensor_value_info("staging", TensorProto.FLOAT, rows))
-    graph.input.append(helper.make_tensor_value_info("index", TensorProto.INT64, places))
+    staging_shape: list[Any] = ["rows", dimension.dim_value]
+    index_shape: list[Any] = [batch.dim_param or batch.dim_value, modalities.dim_value]
+    graph.input.append(helper.make_tensor_value_info("staging", TensorProto.FLOAT, staging_shape))
+    graph.input.append(helper.make_tensor_value_info("index", TensorProto.INT64, index_shape))
     graph.node.insert(0, helper.make_node("Gather", ["staging", "index"], ["features"], axis=0))
     serialised: bytes = model.SerializeToString()
     return serialised
@@ -219,26 +206,27 @@ def _run_options(graph_id: int | None) -> Any:
 
 
 class _Driver:
-    """The CUDA driver's page-locked memory, from which a GPU reads by itself."""
+    """Page-locked memory of the CUDA driver, which a GPU reads without the processor."""
 
     def __init__(self, number: int) -> None:
-        self._cuda, self._context = ctypes.CDLL(DRIVER), ctypes.c_void_p()
+        self._cuda, self._context = ctypes.CDLL(CUDA_DRIVER), ctypes.c_void_p()
         device = ctypes.c_int()
-        # The context that onnxruntime works in too.
+        # onnxruntime uses the primary context too.
         self._check("cuDeviceGet", ctypes.byref(device), number)
         self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """An array that gives its memory back when it goes.
+        """Return an array that frees its memory when it is deleted.
 
         Raises:
-            ProviderError: the driver gives none.
+            ProviderError: If the driver cannot allocate the memory.
         """
         size, address = max(1, math.prod(shape)) * dtype.itemsize, ctypes.c_void_p()
-        # Each thread has a current context of its own.
+        # The current context is specific to the thread.
         self._check("cuCtxSetCurrent", self._context)
         self._check("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), _PORTABLE)
         buffer = (ctypes.c_char * size).from_address(address.value or 0)
+        # The array keeps the buffer alive, and the end of the buffer frees the memory.
         weakref.finalize(buffer, self._free, address)
         array: np.ndarray = np.ndarray(shape, dtype, buffer=memoryview(buffer))
         array[...] = 0
@@ -251,6 +239,6 @@ class _Driver:
     def _check(self, function: str, *arguments: Any) -> None:
         if status := getattr(self._cuda, function)(*arguments):
             raise ProviderError(
-                f"no page-locked memory from the NVIDIA driver ({function} answers {status}); "
-                "lower max_batch, or raise the memory of the container"
+                f"the NVIDIA driver cannot allocate page-locked memory ({function} returns "
+                f"{status}); lower max_batch, or raise the memory limit of the container"
             )

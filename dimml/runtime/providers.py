@@ -1,48 +1,42 @@
-"""Execution providers of onnxruntime: which can be had, and what is missing for the others."""
+"""Execution providers of onnxruntime: which are available, and what the others lack."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import onnxruntime
 
 from dimml.errors import ProviderError, UsageError
-from dimml.machine import DRIVER
+from dimml.machine import CUDA_DRIVER
 
 Provider = Literal["cuda", "tensorrt", "cpu"]
 
-PROVIDERS = ("auto", "cuda", "tensorrt", "cpu")
-"""What can be asked for; "auto" is CUDA where it can be had, and the CPU elsewhere."""
+PROVIDERS = ("auto", *get_args(Provider))
+"""Providers that a user can choose. "auto" is CUDA if available, else the CPU."""
 
 TENSORRT = "TensorrtExecutionProvider"
-
 CUDA = "CUDAExecutionProvider"
-
 CPU = "CPUExecutionProvider"
-
-NAMES = {TENSORRT: "tensorrt", CUDA: "cuda", CPU: "cpu"}
-
-LIBRARIES = {
-    "cuda": "libonnxruntime_providers_cuda.so",
-    "tensorrt": "libonnxruntime_providers_tensorrt.so",
-}
-
-MOST_SAID = 400
-"""Characters of an error of onnxruntime that are repeated."""
+PROVIDER_NAMES = {TENSORRT: "tensorrt", CUDA: "cuda", CPU: "cpu"}
 
 CUDNN = "libcudnn.so.9"
 
-ENABLE = {
+INSTALL_HINTS = {
     "cuda": "install the NVIDIA driver, and the CUDA libraries with `pip install -e '.[cuda]'`, "
     "or use providers=cpu",
     "tensorrt": "install the NVIDIA driver, and the libraries with "
     "`pip install -e '.[cuda,tensorrt]'`, or use providers=cuda or cpu",
 }
+
+MAX_PROBLEM_CHARACTERS = 400
+"""Characters of an onnxruntime error to repeat. Some errors end with pages of the graph."""
 
 logger = logging.getLogger("dimml")
 
@@ -52,11 +46,11 @@ class GpuOptions:
     """How a process uses its GPU.
 
     Attributes:
-        device: its number among those that the process sees.
-        memory: bytes that each graph may take for weights and results; None for no limit.
-        tf32: whether float32 products may be computed from 10 bits of mantissa, on tensor cores.
-        cuda_graphs: whether an encoder's kernels are recorded once for each shape of its input
-            that `Predictor.warm_up` shows it, and then launched as one.
+        device: Number of the GPU among those visible to the process.
+        memory: Limit in bytes on the weights and results of each graph, None for no limit.
+        tf32: Whether float32 products may use tensor cores with a mantissa of 10 bits.
+        cuda_graphs: Whether `Predictor.warm_up` records the kernels of an encoder once per input
+            shape. A recorded encoder starts with one launch.
     """
 
     device: int = 0
@@ -66,64 +60,60 @@ class GpuOptions:
 
 
 def choose_provider(providers: str) -> Provider:
-    """The provider that a request, one of `PROVIDERS`, comes down to.
+    """Return the provider to use for one of `PROVIDERS`.
 
-    `auto` is CUDA where it can initialise and the CPU elsewhere, said once in the log.
+    "auto" is CUDA if available. Otherwise it is the CPU, and the log says why.
 
     Raises:
-        ProviderError: a provider was asked for by name and cannot be had.
-        UsageError: any other word.
+        ProviderError: If `providers` names a provider that is not available.
+        UsageError: If `providers` is unknown.
     """
     if providers not in PROVIDERS:
         raise UsageError(f"unknown provider {providers!r}; known: {', '.join(PROVIDERS)}")
-    if providers == "cpu":
-        return "cpu"
-    wanted: Provider = "tensorrt" if providers == "tensorrt" else "cuda"
-    problem = missing_for(wanted)
+    provider = cast(Provider, "cuda" if providers == "auto" else providers)
+    problem = unavailable_reason(provider)
     if problem is None:
-        return wanted
+        return provider
     if providers != "auto":
-        raise ProviderError(refusal(wanted, problem))
+        raise provider_error(provider, problem)
     logger.info("provider cpu: %s", problem)
     return "cpu"
 
 
-def missing_for(provider: str) -> str | None:
-    """Why a provider cannot be had, naming what is missing; None where nothing is missing."""
+def unavailable_reason(provider: str) -> str | None:
+    """Return what a provider lacks on this machine, or None if it is available."""
     if provider == "cpu":
         return None
-    wanted = TENSORRT if provider == "tensorrt" else CUDA
-    if wanted not in onnxruntime.get_available_providers():
+    name = TENSORRT if provider == "tensorrt" else CUDA
+    if name not in onnxruntime.get_available_providers():
         return "this onnxruntime was built without it (it is not onnxruntime-gpu)"
     if hasattr(onnxruntime, "preload_dlls"):
-        _preload()
+        _preload_libraries()
     return " and ".join(filter(None, (_driver_problem(), _library_problem(provider)))) or None
 
 
-def failed_on(provider: Provider, gpu: GpuOptions, problem: str) -> ProviderError:
-    """The error of a provider that is there and yet does not compute."""
-    # Onnxruntime's errors may end with pages of the graph.
-    problem = " ".join(problem.split())[:MOST_SAID]
-    way_out = "`nvidia-smi` shows what the GPU does"
+def compute_error(provider: Provider, gpu: GpuOptions, problem: str) -> ProviderError:
+    """Return the error for a provider that is available but does not work."""
+    problem = " ".join(problem.split())[:MAX_PROBLEM_CHARACTERS]
+    remedy = "run `nvidia-smi` to see what uses the GPU"
     if gpu.memory is not None:
-        way_out = f"gpu_memory, {gpu.memory} bytes for a graph, may be too low"
-    return ProviderError(refusal(provider, problem, f"{way_out}, or use providers=cpu"))
+        remedy = f"raise gpu_memory ({gpu.memory} bytes per graph), which may be too low"
+    return provider_error(provider, problem, f"{remedy}, or use providers=cpu")
 
 
-def refusal(provider: str, problem: str, way_out: str | None = None) -> str:
-    """The message of a `ProviderError`: what was asked for, what is wrong, what to do."""
+def provider_error(provider: str, problem: str, remedy: str | None = None) -> ProviderError:
+    """Return the error for a requested provider: what is wrong and what to do."""
     name = "TensorRT" if provider == "tensorrt" else "CUDA"
-    return f"{name} was asked for and {problem}; {way_out or ENABLE[provider]}"
+    remedy = remedy or INSTALL_HINTS[provider]
+    return ProviderError(f"{name} was requested, but {problem}; {remedy}")
 
 
-def _preload() -> None:
-    """Lets onnxruntime find CUDA and cuDNN in their Python packages; it prints what it lacks."""
-    import contextlib
-    import io
-
+def _preload_libraries() -> None:
+    """Load CUDA, cuDNN and TensorRT from their Python packages, without printing."""
+    # `preload_dlls` prints the libraries that it does not find.
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
-    # TensorRT's package is not among those that onnxruntime knows.
+    # `preload_dlls` does not know the package of TensorRT.
     if spec := importlib.util.find_spec("tensorrt_libs"):
         for folder in spec.submodule_search_locations or ():
             for name in ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"):
@@ -133,24 +123,26 @@ def _preload() -> None:
 
 def _driver_problem() -> str | None:
     try:
-        driver = ctypes.CDLL(DRIVER)
+        driver = ctypes.CDLL(CUDA_DRIVER)
         status = driver.cuInit(0)
         version = ctypes.c_int()
         driver.cuDriverGetVersion(ctypes.byref(version))
-    except OSError:
-        return f"the NVIDIA driver is missing ({DRIVER} could not be loaded)"
-    except AttributeError:
-        return f"the NVIDIA driver is missing ({DRIVER} is another library)"
+    # An AttributeError means that a library of this name is not the driver.
+    except (OSError, AttributeError):
+        return f"the NVIDIA driver is missing ({CUDA_DRIVER} could not be loaded)"
     if status:
-        return f"the NVIDIA driver finds no usable GPU (cuInit answers {status})"
-    has, needs = version.value // 1000, _cuda_major()
-    if has < needs:
-        return f"the NVIDIA driver is too old (it runs CUDA {has}, this onnxruntime needs {needs})"
+        return f"the NVIDIA driver finds no usable GPU (cuInit returns {status})"
+    supported, required = version.value // 1000, _required_cuda_major()
+    if supported < required:
+        return (
+            f"the NVIDIA driver is too old (it supports CUDA {supported}, this onnxruntime needs "
+            f"CUDA {required})"
+        )
     return None
 
 
-def _cuda_major() -> int:
-    """The CUDA that onnxruntime was built for; any driver that runs its first release will do."""
+def _required_cuda_major() -> int:
+    """Return the major CUDA version of onnxruntime. A driver for any minor version suffices."""
     from onnxruntime.capi import build_and_package_info
 
     return int(str(getattr(build_and_package_info, "cuda_version", "0")).partition(".")[0] or 0)
@@ -159,12 +151,12 @@ def _cuda_major() -> int:
 def _library_problem(provider: str) -> str | None:
     folder = Path(onnxruntime.__file__).parent / "capi"
     try:
-        # The provider library resolves symbols of this one, as onnxruntime loads it.
+        # The provider libraries take symbols from this library, so it is loaded first.
         for path in folder.glob("libonnxruntime_providers_shared.so"):
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        for name in dict.fromkeys((LIBRARIES["cuda"], LIBRARIES[provider])):
-            ctypes.CDLL(str(folder / name))
-        # The provider loads it with the first convolution, and so too late to choose another.
+        for name in dict.fromkeys(("cuda", provider)):
+            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{name}.so"))
+        # onnxruntime loads cuDNN with the first convolution, which is too late for a fallback.
         ctypes.CDLL(CUDNN)
     except OSError as error:
         return f"the library {str(error).split(':', 1)[0]} could not be loaded"

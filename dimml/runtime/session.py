@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime: one ONNX graph, ready to run."""
+"""Sessions of onnxruntime, each with one loaded ONNX graph."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from dimml.errors import BundleError, ProviderError
 from dimml.runtime.providers import (
     CPU,
     CUDA,
-    NAMES,
+    PROVIDER_NAMES,
     TENSORRT,
     GpuOptions,
     Provider,
-    failed_on,
-    missing_for,
-    refusal,
+    compute_error,
+    provider_error,
+    unavailable_reason,
 )
 
-VERSION: str = onnxruntime.__version__
+ONNXRUNTIME_VERSION: str = onnxruntime.__version__
 
 
 class Graph:
-    """One ONNX graph, ready to run.
+    """One loaded ONNX graph.
 
     Args:
-        model: its file, or the serialised model.
-        provider: where it runs.
-        threads: of onnxruntime, for what runs on the CPU.
-        gpu: how the GPU is used, where there is one.
+        model: File of the graph, or the serialised model.
+        provider: Execution provider to use.
+        threads: onnxruntime threads for operators on the CPU.
+        gpu: Options of the GPU.
 
     Attributes:
-        provider: the one its session truly got.
-        session: onnxruntime's, for `dimml.runtime.cuda`.
-        inputs, outputs: name to shape; a dimension that is free has a name.
+        provider: Execution provider of the session.
+        session: Session of onnxruntime, for `dimml.runtime.cuda`.
+        inputs, outputs: Name to shape. A free axis has a name as its size.
 
     Raises:
-        BundleError: onnxruntime cannot load it, on the CPU neither.
-        ProviderError: its session did not get the provider.
+        BundleError: If onnxruntime cannot load the graph, even on the CPU.
+        ProviderError: If the session does not use the provider.
     """
 
     def __init__(
@@ -55,52 +55,53 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Several sessions that spin in one process take the cores from each other.
+        # The threads of several sessions in one process would spin on the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        # By its name a file could pass for onnxruntime's own format, which nothing here checks.
+        options.log_severity_level = 3  # errors only
+        # By default the file name decides, and nothing here checks onnxruntime's own format.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         gpu = gpu or GpuOptions()
         source = model if isinstance(model, bytes) else str(model)
         name = "a graph" if isinstance(model, bytes) else str(model)
         try:
-            # Without its own fallback, which prints, and goes on with another provider.
+            # The fallback of onnxruntime would print a message and use another provider.
             self.session = onnxruntime.InferenceSession(
                 source, options, providers=execution_providers(provider, gpu), enable_fallback=0
             )
         except Exception as error:
+            problem = f"onnxruntime cannot load {name}: {error}"
             if provider == "cpu":
-                raise BundleError(f"onnxruntime cannot load {name}: {error}") from error
+                raise BundleError(problem) from error
             if gpu.cuda_graphs and "graph" in str(error):
                 raise ProviderError(
                     f"{name} cannot be recorded as a CUDA graph ({error}); set cuda_graphs off"
                 ) from error
-            # If the CPU cannot load it either, the bundle is to blame.
+            # If the graph does not load on the CPU either, this raises a `BundleError`.
             Graph(model, "cpu")
-            raise failed_on(provider, gpu, f"onnxruntime cannot load {name}: {error}") from error
-        self.provider = NAMES[self.session.get_providers()[0]]
+            raise compute_error(provider, gpu, problem) from error
+        self.provider = PROVIDER_NAMES[self.session.get_providers()[0]]
         if self.provider != provider:
-            problem = missing_for(provider) or f"onnxruntime fell back to {self.provider}"
-            raise ProviderError(refusal(provider, problem))
+            problem = unavailable_reason(provider) or f"onnxruntime fell back to {self.provider}"
+            raise provider_error(provider, problem)
         self.inputs = {node.name: node.shape for node in self.session.get_inputs()}
         self.outputs = {node.name: node.shape for node in self.session.get_outputs()}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The graph's outputs, in its order."""
+        """Run the graph and return its outputs in order."""
         outputs: list[np.ndarray] = self.session.run(None, dict(inputs))
         return outputs
 
 
 def execution_providers(provider: Provider, gpu: GpuOptions) -> list[Any]:
-    """Onnxruntime's providers, the wanted one first, with their options."""
+    """Return the providers of onnxruntime with their options, the requested provider first."""
     if provider == "cpu":
         return [CPU]
-    # Found by trying, the fastest convolution costs seconds for every new shape.
     cuda = {
         "device_id": str(gpu.device),
         "use_tf32": str(int(gpu.tf32)),
+        # An exhaustive search for the fastest convolution takes seconds for every new shape.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # By powers of two, memory would grow to twice what is used.
+        # The default grows the arena by powers of two, up to twice the memory in use.
         "arena_extend_strategy": "kSameAsRequested",
     }
     if gpu.memory is not None:
@@ -112,7 +113,7 @@ def execution_providers(provider: Provider, gpu: GpuOptions) -> list[Any]:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dimml", "tensorrt")
     tensorrt = {
         "device_id": str(gpu.device),
-        # Building an engine takes minutes; it depends on the graph, the GPU and the version.
+        # TensorRT takes minutes to build an engine for a graph, a GPU and a version.
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",

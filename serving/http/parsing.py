@@ -7,10 +7,11 @@ import binascii
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 from urllib.parse import parse_qsl
 
 from dimml.errors import InputError
+from dimml.samples import OnUnreadable
 from serving.http.multipart import Part, read_parts
 
 MULTIPART = "multipart/form-data"
@@ -20,7 +21,6 @@ CONTENT_TYPES = (MULTIPART, JSON, URLENCODED)
 MAX_PARTS = 16
 MAX_PART_BYTES = 20_000_000
 
-OnUnreadable: TypeAlias = Literal["error", "absent"]
 Value: TypeAlias = bytes | str | list[Any] | None
 
 

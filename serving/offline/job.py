@@ -19,7 +19,7 @@ from dimml.machine import available_cores, cuda_devices
 from dimml.probe import settle_provider
 from dimml.progress import print_status
 from dimml.runtime.providers import Provider
-from dimml.runtime.session import VERSION
+from dimml.runtime.session import ONNXRUNTIME_VERSION
 from serving.offline.find import find_tables
 from serving.offline.inputs import Inputs
 from serving.offline.local import Local
@@ -248,7 +248,7 @@ def _report(space: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
         "versions": {
             "dimml": __version__,
             "python": platform.python_version(),
-            "onnxruntime": VERSION,
+            "onnxruntime": ONNXRUNTIME_VERSION,
             **{name: version(name) for name in _PACKAGES},
         },
         "job": job.model_dump(mode="json"),

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from dimml.errors import DimmlError, UsageError
-from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
 from serving.offline.inputs import Inputs
 from serving.offline.scorer import Scorer, joined
 from serving.offline.workspace import Job, Part
+from serving.settings import SOURCE_ROOT
 
 try:
     import ray

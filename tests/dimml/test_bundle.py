@@ -9,9 +9,23 @@ from typing import Any
 import pytest
 from onnx import helper
 
-from dimml.bundle import MANIFEST, Bundle, Manifest, ModalitySpec, file_entry, new_folder
+from dimml.bundle import (
+    CLASSIFIER,
+    EVALUATION,
+    MANIFEST,
+    RESERVED_NAMES,
+    SCORE_SUFFIXES,
+    Bundle,
+    Manifest,
+    ModalitySpec,
+    file_entry,
+    new_bundle,
+    reserved_name_problem,
+)
+from dimml.cli import build
 from dimml.errors import BundleError, UsageError
 from dimml.modalities import Limits
+from serving.offline.scorer import schema_of
 
 GRAPHS = ("front.onnx", "classifier.onnx")
 GRAPH = helper.make_model(
@@ -19,8 +33,8 @@ GRAPH = helper.make_model(
 ).SerializeToString()
 
 
-def write(folder: Path, **changes: Any) -> Path:
-    """A bundle of one image modality; its graphs are never run."""
+def write_bundle(folder: Path, **changes: Any) -> Path:
+    """Write a bundle with one image modality. The tests never run its graphs."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in GRAPHS:
         (folder / file).write_bytes(GRAPH)
@@ -44,13 +58,13 @@ def write(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     document = json.loads((folder / MANIFEST).read_text())
     change(document)
     (folder / MANIFEST).write_text(json.dumps(document))
 
 
-def refusal(folder: Path) -> str:
+def load_error(folder: Path) -> str:
     with pytest.raises(BundleError) as caught:
         Bundle.load(folder)
     return caught.value.message
@@ -58,56 +72,67 @@ def refusal(folder: Path) -> str:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return write(tmp_path / "bundle")
+    return write_bundle(tmp_path / "bundle")
 
 
 class TestLoad:
-    def test_it_is_named_after_its_manifest(self, bundle: Path) -> None:
+    def test_bundle_id_is_name_and_manifest_digest(self, bundle: Path) -> None:
         digest = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
         loaded = Bundle.load(str(bundle))
         assert loaded.id == f"tiny@{digest[:12]}"
         assert loaded.manifest.labels == ("no", "yes")
 
-    def test_its_kinds_have_its_preprocessing_and_the_given_limits(self, bundle: Path) -> None:
+    def test_kinds_have_the_preprocessing_and_the_limits(self, bundle: Path) -> None:
         [(name, kind)] = Bundle.load(bundle).kinds(Limits(pixels=64)).items()
         assert (name, kind.limits.pixels) == ("front", 64)
         assert kind.preprocess(kind.decode(kind.example()))["pixels"].shape == (3, 8, 8)
 
-    def test_reports_beside_it_are_not_part_of_it(self, bundle: Path) -> None:
+    def test_bundle_id_does_not_depend_on_reports(self, bundle: Path) -> None:
         before = Bundle.load(bundle).id
         (bundle / "evaluation.json").write_text("{}")
         assert Bundle.load(bundle).id == before
 
-    def test_preprocessing_that_its_kind_does_not_know_is_refused(self, bundle: Path) -> None:
-        edit(bundle, lambda m: m["modalities"]["front"]["preprocessing"].update(sise=[8, 8]))
+    def test_unknown_preprocessing_key_is_rejected(self, bundle: Path) -> None:
+        edit_manifest(
+            bundle, lambda m: m["modalities"]["front"]["preprocessing"].update(sise=[8, 8])
+        )
         with pytest.raises(BundleError, match=r"front: invalid preprocessing(.|\n)*sise"):
             Bundle.load(bundle).kinds()
 
 
-class TestRefusals:
+class TestInvalidBundles:
     @pytest.mark.parametrize("name", ["none", "empty", "file"])
-    def test_what_is_no_bundle(self, tmp_path: Path, name: str) -> None:
+    def test_path_without_a_bundle_is_rejected(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "empty").mkdir()
         (tmp_path / "file").touch()
-        assert "is not a bundle" in (message := refusal(tmp_path / name))
+        assert "is not a bundle" in (message := load_error(tmp_path / name))
         assert "dimml export RUN BUNDLE" in message
 
     @pytest.mark.parametrize(
         "content",
         [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b"{}", b'{"format": "other"}'],
-        ids=["empty", "cut", "not UTF-8", "deep", "a list", "null", "no format", "another format"],
+        ids=[
+            "empty",
+            "truncated",
+            "not UTF-8",
+            "deep",
+            "list",
+            "null",
+            "no format",
+            "other format",
+        ],
     )
-    def test_a_malformed_manifest(self, bundle: Path, content: bytes) -> None:
+    def test_malformed_manifest_is_rejected(self, bundle: Path, content: bytes) -> None:
         (bundle / MANIFEST).write_bytes(content)
-        assert f"{MANIFEST} is not" in refusal(bundle)
+        assert f"{MANIFEST} is not" in load_error(bundle)
 
     @pytest.mark.parametrize("version", [0, 2, "1", None])
-    def test_an_unknown_version(self, bundle: Path, version: object) -> None:
-        edit(bundle, lambda m: m.update(version=version))
-        assert f"format version {version}; this dimml reads version 1" in refusal(bundle)
+    def test_unknown_format_version_is_rejected(self, bundle: Path, version: object) -> None:
+        edit_manifest(bundle, lambda m: m.update(version=version))
+        assert f"format version {version}; this dimml reads version 1" in load_error(bundle)
 
     @pytest.mark.parametrize(
-        ("change", "says"),
+        ("change", "message"),
         [
             (lambda m: m.update(colour="red"), "colour"),
             (lambda m: m["modalities"]["front"].update(colour="red"), "modalities.front.colour"),
@@ -124,138 +149,121 @@ class TestRefusals:
         ],
         ids=[
             "unknown key",
-            "unknown key of a modality",
+            "unknown key in a modality",
             "no labels",
             "one label",
-            "a label twice",
+            "duplicate label",
             "no features",
             "no modalities",
-            "a name that does for no field",
+            "invalid modality name",
             "unknown kind",
             "unknown precision",
-            "a file without a checksum",
-            "no checksum",
+            "file without entry",
+            "invalid checksum",
         ],
     )
-    def test_an_invalid_manifest(
-        self, bundle: Path, change: Callable[[dict[str, Any]], Any], says: str
+    def test_invalid_manifest_is_rejected(
+        self, bundle: Path, change: Callable[[dict[str, Any]], Any], message: str
     ) -> None:
-        edit(bundle, change)
-        assert says in refusal(bundle)
+        edit_manifest(bundle, change)
+        assert message in load_error(bundle)
 
     @pytest.mark.parametrize(
         "name", ["../x.onnx", "/etc/passwd", "..", ".", "a/b", "a\\b", ".x", ""]
     )
-    def test_a_path_outside_the_folder(self, bundle: Path, name: str) -> None:
+    def test_path_outside_the_folder_is_rejected(self, bundle: Path, name: str) -> None:
         for change in (
             lambda m: m["files"].update({name: m["files"]["front.onnx"]}),
             lambda m: m["modalities"]["front"].update(graph=name),
             lambda m: m["modalities"]["front"].update(assets={"tokenizer.json": name}),
             lambda m: m.update(classifier=name),
         ):
-            edit(write(bundle), change)
-            assert "should match pattern" in refusal(bundle)
+            edit_manifest(write_bundle(bundle), change)
+            assert "should match pattern" in load_error(bundle)
 
-    def test_a_link_in_place_of_a_file(self, bundle: Path, tmp_path: Path) -> None:
+    def test_link_instead_of_a_file_is_rejected(self, bundle: Path, tmp_path: Path) -> None:
         (bundle / "front.onnx").rename(tmp_path / "outside.onnx")
         (bundle / "front.onnx").symlink_to(tmp_path / "outside.onnx")
-        assert "front.onnx is missing or is not a plain file" in refusal(bundle)
+        assert "front.onnx is missing or is not a plain file" in load_error(bundle)
 
-    def test_a_missing_file(self, bundle: Path) -> None:
+    def test_missing_file_is_rejected(self, bundle: Path) -> None:
         (bundle / "classifier.onnx").unlink()
-        assert "classifier.onnx is missing" in refusal(bundle)
+        assert "classifier.onnx is missing" in load_error(bundle)
 
-    def test_a_link_in_place_of_the_manifest(self, bundle: Path, tmp_path: Path) -> None:
+    def test_link_instead_of_the_manifest_is_rejected(self, bundle: Path, tmp_path: Path) -> None:
         (bundle / MANIFEST).rename(tmp_path / "outside.json")
         (bundle / MANIFEST).symlink_to(tmp_path / "outside.json")
-        assert f"{MANIFEST} is a link" in refusal(bundle)
+        assert f"{MANIFEST} is a link" in load_error(bundle)
 
     @pytest.mark.parametrize("graph", GRAPHS)
-    def test_a_graph_that_is_none(self, bundle: Path, graph: str) -> None:
+    def test_empty_graph_is_rejected(self, bundle: Path, graph: str) -> None:
         (bundle / graph).write_bytes(b"")
-        edit(bundle, lambda m: m["files"].update({graph: file_entry(bundle / graph).model_dump()}))
-        assert f"{graph} is not an ONNX model" in refusal(bundle)
+        edit_manifest(
+            bundle, lambda m: m["files"].update({graph: file_entry(bundle / graph).model_dump()})
+        )
+        assert f"{graph} is not an ONNX model" in load_error(bundle)
 
     @pytest.mark.parametrize("content", [GRAPH.swapcase(), GRAPH + b" ", b""])
-    def test_a_file_that_is_not_the_one_exported(self, bundle: Path, content: bytes) -> None:
+    def test_changed_file_is_rejected(self, bundle: Path, content: bytes) -> None:
         (bundle / "front.onnx").write_bytes(content)
-        assert "front.onnx is not the file that was exported" in refusal(bundle)
+        assert "front.onnx is not the file that was exported" in load_error(bundle)
 
 
-class TestNewFolder:
-    @pytest.mark.parametrize("existing", ["nothing", "empty", "bundle"])
-    def test_it_takes_the_name_when_it_is_whole(self, tmp_path: Path, existing: str) -> None:
-        path = tmp_path / "deep" / "bundle"
-        if existing != "nothing":
-            path.mkdir(parents=True)
-        if existing == "bundle":
-            write(path)
-        with new_folder(path) as folder:
-            before = sorted(path.iterdir()) if path.exists() else None
-            write(folder, name="new")
-            assert before == (sorted(path.iterdir()) if path.exists() else None)
-        assert Bundle.load(path).manifest.name == "new"
-        assert list(path.parent.iterdir()) == [path]
-        assert path.stat().st_mode & 0o777 == 0o755
+def test_bundle_is_replaced(bundle: Path) -> None:
+    with new_bundle(bundle) as folder:
+        write_bundle(folder, name="new")
+    assert Bundle.load(bundle).manifest.name == "new"
+    assert list(bundle.parent.iterdir()) == [bundle]
 
-    @pytest.mark.parametrize("existing", [False, True])
-    def test_a_failure_midway_leaves_everything_as_it_was(
-        self, tmp_path: Path, existing: bool
-    ) -> None:
-        path = tmp_path / "bundle"
-        if existing:
-            write(path)
-        with pytest.raises(TypeError), new_folder(path) as folder:
-            write(write(folder), name=object())
-        assert list(tmp_path.iterdir()) == ([path] if existing else [])
-        assert not existing or Bundle.load(path).manifest.name == "tiny"
 
-    def test_a_failure_to_take_the_name_leaves_the_old_bundle(
-        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        rename = Path.rename
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("precious.txt", "x"),
+        (MANIFEST, "{}"),
+        (MANIFEST, '{"name": "web page"}'),
+        (MANIFEST, "["),
+    ],
+)
+def test_folder_without_a_bundle_is_not_replaced(tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UsageError, match="is not a bundle"), new_bundle(tmp_path):
+        pass
+    assert (tmp_path / file).read_text() == content
 
-        def fail_once(source: Path, target: Path) -> Path:
-            if target == bundle:
-                monkeypatch.undo()
-                raise OSError("no space")
-            return rename(source, target)
 
-        monkeypatch.setattr(Path, "rename", fail_once)
-        with pytest.raises(OSError, match="no space"), new_folder(bundle) as folder:
-            write(folder, name="new")
-        assert Bundle.load(bundle).manifest.name == "tiny"
-        assert list(bundle.parent.iterdir()) == [bundle]
+ALL_RESERVED = {name for names in RESERVED_NAMES.values() for name in names}
 
-    def test_a_link_goes_on_pointing_to_the_bundle(self, bundle: Path, tmp_path: Path) -> None:
-        link = tmp_path / "latest"
-        link.symlink_to(bundle)
-        with new_folder(link) as folder:
-            write(folder, name="new")
-        assert link.is_symlink()
-        assert Bundle.load(bundle).manifest.name == "new"
-        assert sorted(tmp_path.iterdir()) == [bundle, link]
 
-    @pytest.mark.parametrize(
-        ("file", "content"),
-        [
-            ("precious.txt", "x"),
-            (MANIFEST, "{}"),
-            (MANIFEST, '{"name": "web page"}'),
-            (MANIFEST, "["),
-        ],
-    )
-    def test_a_folder_that_is_no_bundle_is_never_replaced(
-        self, tmp_path: Path, file: str, content: str
-    ) -> None:
-        (tmp_path / file).write_text(content)
-        with pytest.raises(UsageError, match="is not a bundle"), new_folder(tmp_path):
-            pass
-        assert (tmp_path / file).read_text() == content
+def test_options_of_predict_are_reserved() -> None:
+    options = {
+        option.lstrip("-").replace("-", "_")
+        for parameter in build("predict").params
+        for option in parameter.opts
+    }
+    assert {"bundle", "json", "providers"} < options <= ALL_RESERVED
 
-    def test_nor_is_a_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "bundle"
-        path.write_text("x")
-        with pytest.raises(UsageError, match="is a file; name a folder"), new_folder(path):
-            pass
-        assert path.read_text() == "x"
+
+def test_columns_of_scores_are_reserved() -> None:
+    columns = set(schema_of(["photo"], ("a", "b")).names)
+    of_photo = {f"photo_{suffix}" for suffix in SCORE_SUFFIXES}
+    assert of_photo < columns
+    assert columns - of_photo <= ALL_RESERVED
+
+
+def test_files_of_a_bundle_are_reserved() -> None:
+    files = {Path(name).stem for name in (CLASSIFIER, EVALUATION, MANIFEST, "README.md")}
+    assert {name.lower() for name in files} <= ALL_RESERVED
+
+
+@pytest.mark.parametrize("name", ["id", "classifier", "on_unreadable", "com1", "photo_present"])
+def test_reserved_name_problem_lists_the_names(name: str) -> None:
+    problem = reserved_name_problem(name, ["photo", name])
+    assert problem
+    assert "reserved: " in problem
+    assert name in problem.partition(": ")[2]
+
+
+@pytest.mark.parametrize("name", ["photo", "title", "label_text", "note_label", "encoder"])
+def test_other_name_is_not_reserved(name: str) -> None:
+    assert reserved_name_problem(name, ["photo", name]) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dimml import Predictor
-from dimml.cli import main
+from dimml.cli import COMMANDS, main
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -16,7 +16,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+def test_help_lists_commands_without_heavy_imports() -> None:
     code = (
         "import sys; sys.argv[1:] = ['--help']\n"
         "from dimml.cli import main, COMMANDS\n"
@@ -25,80 +25,80 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         "heavy = {'numpy', 'torch', 'onnxruntime', 'pyarrow', 'bentoml'} & set(sys.modules)\n"
         "print('HEAVY', sorted(heavy))"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "HEAVY []" in answer.stdout
-    assert "predict" in answer.stdout
-    assert "Examples:" in answer.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "HEAVY []" in done.stdout
+    assert all(command.help in done.stdout for command in COMMANDS.values())
+    assert "Examples:" in done.stdout
 
 
-def test_predict_gives_the_same_answer_as_the_library(tiny_bundle: Path) -> None:
-    answer = run("predict", tiny_bundle, "--text", "seven", "--json", "--providers", "cpu")
-    assert answer.returncode == 0, answer.stderr
+def test_predict_command_agrees_with_the_library(tiny_bundle: Path) -> None:
+    done = run("predict", tiny_bundle, "--text", "seven", "--json", "--providers", "cpu")
+    assert done.returncode == 0, done.stderr
     expected = Predictor.load(tiny_bundle, "cpu").predict({"text": "seven"})
-    assert json.loads(answer.stdout)["probabilities"] == pytest.approx(
+    assert json.loads(done.stdout)["probabilities"] == pytest.approx(
         dict(expected.probabilities), abs=1e-5
     )
 
 
-def test_predict_takes_modalities_on_either_side_of_the_bundle(
+def test_predict_accepts_modalities_before_and_after_the_bundle(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--text", "a//b", "--providers", "cpu", "--json"]
-    said = []
+    predictions = []
     for words in (["predict", str(tiny_bundle), *options], ["predict", *options, str(tiny_bundle)]):
         monkeypatch.setattr("sys.argv", ["dimml", *words])
         with pytest.raises(SystemExit) as exited:
             main()
         assert exited.value.code == 0
-        said.append(json.loads(capsys.readouterr().out))
-    assert said[0] == said[1]
+        predictions.append(json.loads(capsys.readouterr().out))
+    assert predictions[0] == predictions[1]
     expected = Predictor.load(tiny_bundle, "cpu").predict({"text": "a//b"})
-    assert said[0]["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
+    assert predictions[0]["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
 
 
-def test_predict_without_a_bundle_says_so() -> None:
-    answer = run("predict", "--text", "seven")
-    assert answer.returncode == 2
-    assert "name the bundle" in answer.stderr
+def test_predict_without_a_bundle_is_rejected() -> None:
+    done = run("predict", "--text", "seven")
+    assert done.returncode == 2
+    assert "expected one bundle, got none" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "at least one of audio, image, text"),
         (("--video", "x"), "video: the bundle has no modality of this name"),
         (("--audio", "nowhere.wav"), "audio: no such file"),
         (("--text",), "--text needs a value"),
         (("--text", "a", "--text", "b"), "given twice"),
-        (("stray",), "unexpected 'stray'"),
+        (("stray",), ", stray: `dimml predict BUNDLE"),
     ],
 )
-def test_predict_refuses_bad_usage(
-    tiny_bundle: Path, arguments: tuple[str, ...], said: str
+def test_invalid_predict_arguments_are_rejected(
+    tiny_bundle: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    answer = run("predict", tiny_bundle, *arguments)
-    assert answer.returncode == 2
-    assert said in answer.stderr
-    assert "Traceback" not in answer.stderr
+    done = run("predict", tiny_bundle, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_inspect_shows_the_manifest(tiny_bundle: Path) -> None:
-    answer = run("inspect", tiny_bundle, "--json")
-    assert json.loads(answer.stdout)["labels"] == ["zero", "one", "two", "three"]
+def test_inspect_prints_the_manifest(tiny_bundle: Path) -> None:
+    done = run("inspect", tiny_bundle, "--json")
+    assert json.loads(done.stdout)["labels"] == ["zero", "one", "two", "three"]
     assert "audio: audio, encoder small" in run("inspect", tiny_bundle).stdout
 
 
-def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    answer = run("inspect", tmp_path)
-    assert answer.returncode == 2
-    assert "dimml export RUN BUNDLE" in answer.stderr
+def test_inspect_rejects_a_folder_without_a_bundle(tmp_path: Path) -> None:
+    done = run("inspect", tmp_path)
+    assert done.returncode == 2
+    assert "dimml export RUN BUNDLE" in done.stderr
 
 
-def test_an_unknown_command_is_bad_usage() -> None:
+def test_unknown_command_exits_with_2() -> None:
     assert run("predikt").returncode == 2
 
 
-def test_ctrl_c_says_that_it_stopped(
+def test_ctrl_c_prints_stopped_and_exits_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(path: Path) -> None:

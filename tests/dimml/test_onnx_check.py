@@ -1,4 +1,4 @@
-"""A graph that reaches outside its file, or outside the ONNX standard, is refused by name."""
+"""Graphs that refer to other files or use operators outside the ONNX standard are rejected."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dimml.runtime.session import Graph
 FLOAT = TensorProto.FLOAT
 
 
-def model() -> ModelProto:
-    """A graph of `y = x + w` with a branch, each holding a tensor, and a function beside it."""
+def build_model() -> ModelProto:
+    """Return a graph of `y = x + w` with tensors in a branch, in a function and in attributes."""
     branch = helper.make_graph(
         [helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(np.ones(2)))],
         "branch",
@@ -42,33 +42,33 @@ def model() -> ModelProto:
     ]
     weights = [numpy_helper.from_array(np.ones(2, np.float32), "w")]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, weights)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     constant = helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.ones(2)))
-    made.functions.append(
-        helper.make_function("ai.onnx", "Kept", [], ["k"], [constant], made.opset_import)
+    model.functions.append(
+        helper.make_function("ai.onnx", "Kept", [], ["k"], [constant], model.opset_import)
     )
-    sparse = graph_of(made).sparse_initializer.add()
+    sparse = graph_of(model).sparse_initializer.add()
     sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "s"))
     sparse.indices.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64), "i"))
     sparse.dims.append(2)
-    return made
+    return model
 
 
-def graph_of(made: ModelProto) -> Any:
-    return made.graph
+def graph_of(model: ModelProto) -> Any:
+    return model.graph
 
 
 def attribute(node: Any, name: str) -> AttributeProto:
     return next(a for a in node.attribute if a.name == name)
 
 
-def save(folder: Path, made: ModelProto) -> Path:
+def save(folder: Path, model: ModelProto) -> Path:
     path = folder / "front.onnx"
-    path.write_bytes(made.SerializeToString())
+    path.write_bytes(model.SerializeToString())
     return path
 
 
-def refusal(path: Path) -> str:
+def check_error(path: Path) -> str:
     with pytest.raises(BundleError) as caught:
         check_graph(path)
     assert str(path) in caught.value.message
@@ -76,15 +76,15 @@ def refusal(path: Path) -> str:
     return caught.value.message
 
 
-def test_a_graph_of_the_standard_passes_and_its_parts_are_looked_at(tmp_path: Path) -> None:
-    path = save(tmp_path, model())
+def test_standard_graph_passes_and_runs(tmp_path: Path) -> None:
+    path = save(tmp_path, build_model())
     check_graph(path)
     graph = Graph(path, "cpu")
     [y, z] = graph.run({"x": np.zeros((1, 2), np.float32), "c": np.array(True)})
     assert (y.tolist(), z.tolist()) == ([[1, 1]], [1, 1])
 
 
-def test_what_is_exported_passes(tiny_bundle: Path, any_length_bundle: Path) -> None:
+def test_exported_graphs_pass(tiny_bundle: Path, any_length_bundle: Path) -> None:
     for bundle in (tiny_bundle, any_length_bundle):
         graphs = Bundle.load(bundle).manifest.graphs
         assert len(graphs) == len(list(bundle.glob("*.onnx")))
@@ -93,93 +93,102 @@ def test_what_is_exported_passes(tiny_bundle: Path, any_length_bundle: Path) -> 
 
 
 TENSORS: dict[str, Callable[[ModelProto], TensorProto]] = {
-    "a weight": lambda made: made.graph.initializer[0],
-    "a constant in a branch": lambda made: (
-        attribute(attribute(made.graph.node[1], "then_branch").g.node[0], "value").t
+    "weight": lambda model: model.graph.initializer[0],
+    "constant in a branch": lambda model: (
+        attribute(attribute(model.graph.node[1], "then_branch").g.node[0], "value").t
     ),
-    "a constant in a function": lambda made: attribute(made.functions[0].node[0], "value").t,
-    "values of a sparse weight": lambda made: made.graph.sparse_initializer[0].values,
-    "indices of a sparse weight": lambda made: made.graph.sparse_initializer[0].indices,
-    "an attribute of several": lambda made: attribute_tensors(made),
+    "constant in a function": lambda model: attribute(model.functions[0].node[0], "value").t,
+    "values of a sparse weight": lambda model: model.graph.sparse_initializer[0].values,
+    "indices of a sparse weight": lambda model: model.graph.sparse_initializer[0].indices,
+    "attribute with a list": lambda model: attribute_tensors(model),
 }
 
 
-def attribute_tensors(made: ModelProto) -> TensorProto:
-    several = made.graph.node[0].attribute.add(name="several", type=AttributeProto.TENSORS)
-    several.tensors.append(numpy_helper.from_array(np.ones(2), "t"))
-    return several.tensors[0]
+def attribute_tensors(model: ModelProto) -> TensorProto:
+    tensor_list = model.graph.node[0].attribute.add(name="tensor_list", type=AttributeProto.TENSORS)
+    tensor_list.tensors.append(numpy_helper.from_array(np.ones(2), "t"))
+    return tensor_list.tensors[0]
 
 
 class TestExternalData:
     @pytest.mark.parametrize("where", TENSORS)
     @pytest.mark.parametrize("mark", ["location", "entry"])
-    def test_of_any_tensor(self, tmp_path: Path, where: str, mark: str) -> None:
-        made = model()
-        tensor = TENSORS[where](made)
-        tensor.name = "taken"
+    def test_external_data_of_any_tensor_is_rejected(
+        self, tmp_path: Path, where: str, mark: str
+    ) -> None:
+        model = build_model()
+        tensor = TENSORS[where](model)
+        tensor.name = "external"
         if mark == "location":
             tensor.data_location = TensorProto.EXTERNAL
         else:
             tensor.external_data.add(key="location", value="../secret")
-        message = refusal(save(tmp_path, made))
-        assert "keeps its tensor 'taken' outside the file (external data)" in message
+        message = check_error(save(tmp_path, model))
+        assert "stores its tensor 'external' outside the file (external data)" in message
 
-    def test_that_is_there(self, tmp_path: Path) -> None:
+    def test_existing_external_data_is_rejected(self, tmp_path: Path) -> None:
         path = tmp_path / "front.onnx"
         onnx.save(
-            model(), path, save_as_external_data=True, location="front.data", size_threshold=0
+            build_model(), path, save_as_external_data=True, location="front.data", size_threshold=0
         )
         assert (tmp_path / "front.data").is_file()
-        assert "external data" in refusal(path)
+        assert "external data" in check_error(path)
 
 
 class TestDomains:
     @pytest.mark.parametrize("domain", ["com.microsoft", "com.example", "ai.onnx.training"])
-    def test_an_import(self, tmp_path: Path, domain: str) -> None:
-        made = model()
-        made.opset_import.append(helper.make_opsetid(domain, 1))
-        message = refusal(save(tmp_path, made))
+    def test_import_of_another_domain_is_rejected(self, tmp_path: Path, domain: str) -> None:
+        model = build_model()
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+        message = check_error(save(tmp_path, model))
         assert f"operators of the domain {domain!r}" in message
         assert "ai.onnx, ai.onnx.ml" in message
 
     @pytest.mark.parametrize("where", ["graph", "branch", "function"])
-    def test_a_node(self, tmp_path: Path, where: str) -> None:
-        made = model()
-        branch = attribute(made.graph.node[1], "else_branch").g
-        nodes = {"graph": made.graph, "branch": branch, "function": made.functions[0]}
+    def test_node_of_another_domain_is_rejected(self, tmp_path: Path, where: str) -> None:
+        model = build_model()
+        branch = attribute(model.graph.node[1], "else_branch").g
+        nodes = {"graph": model.graph, "branch": branch, "function": model.functions[0]}
         nodes[where].node[0].domain = "com.example"
-        assert "'com.example'" in refusal(save(tmp_path, made))
+        assert "'com.example'" in check_error(save(tmp_path, model))
 
-    def test_a_function(self, tmp_path: Path) -> None:
-        made = model()
-        made.functions[0].domain = "com.example"
-        assert "'com.example'" in refusal(save(tmp_path, made))
+    def test_function_of_another_domain_is_rejected(self, tmp_path: Path) -> None:
+        model = build_model()
+        model.functions[0].domain = "com.example"
+        assert "'com.example'" in check_error(save(tmp_path, model))
 
     @pytest.mark.parametrize("domain", ["ai.onnx", "ai.onnx.ml"])
-    def test_those_of_the_standard_pass(self, tmp_path: Path, domain: str) -> None:
-        made = model()
-        made.opset_import.append(helper.make_opsetid(domain, 1))
-        check_graph(save(tmp_path, made))
-        made.opset_import[-1].domain = "com.example"
-        refusal(save(tmp_path, made))
+    def test_standard_domain_passes(self, tmp_path: Path, domain: str) -> None:
+        model = build_model()
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+        check_graph(save(tmp_path, model))
+        model.opset_import[-1].domain = "com.example"
+        check_error(save(tmp_path, model))
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"ORTM", b"not a graph", b"\x80\x04N.", model().SerializeToString()[:-3], b"\n" * 9],
-    ids=["empty", "another format", "text", "a pickle", "cut", "lines"],
+    [
+        b"",
+        b"ORTM",
+        b"not a graph",
+        b"\x80\x04N.",
+        build_model().SerializeToString()[:-3],
+        b"\n" * 9,
+    ],
+    ids=["empty", "another format", "text", "pickle", "truncated", "lines"],
 )
-def test_what_is_no_model(tmp_path: Path, content: bytes) -> None:
+def test_file_without_a_model_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "front.onnx"
     path.write_bytes(content)
-    assert "is not an ONNX model" in refusal(path)
+    assert "is not an ONNX model" in check_error(path)
 
 
-def test_onnxruntime_reads_the_format_that_was_checked_whatever_the_name(tmp_path: Path) -> None:
+def test_file_name_does_not_decide_the_format(tmp_path: Path) -> None:
     path = tmp_path / "front.ort"
-    save(tmp_path, model()).rename(path)
+    save(tmp_path, build_model()).rename(path)
     check_graph(path)
     assert set(Graph(path, "cpu").inputs) == {"x", "c"}
-    # Left to itself it goes by the name, and would read a format that nothing has checked.
+    # By default onnxruntime goes by the name, and reads a format that nothing has checked.
     with pytest.raises(Exception, match="ORT"):
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The predictor: any subset answers, a bad sample fails alone, the batch changes nothing."""
+"""The predictor: every subset, every position in a batch, and invalid samples."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ POOL: list[dict[str, Any]] = [
     }
     for number in range(2 * len(SUBSETS))
 ]
-"""Samples of every subset, twice, with texts of different lengths."""
+"""Two samples of every subset, with texts of different lengths."""
 
 
 class Spy(Graph):
-    """A graph that notes how many rows it was run on."""
+    """A graph that records the number of rows of each run."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "cpu")
@@ -77,7 +77,7 @@ def spied(tiny_bundle: Path) -> tuple[Predictor, dict[str, Spy]]:
 
 
 def with_conformal(predictor: Predictor, thresholds: Mapping[str, float]) -> Predictor:
-    """The same predictor, of a bundle that has these conformal thresholds."""
+    """Return a copy of the predictor whose bundle has these conformal thresholds."""
     conformal = Conformal(coverage=0.9, thresholds=dict(thresholds))
     manifest = predictor.bundle.manifest.model_copy(update={"conformal": conformal})
     twin = copy(predictor)
@@ -85,17 +85,17 @@ def with_conformal(predictor: Predictor, thresholds: Mapping[str, float]) -> Pre
     return twin
 
 
-def assert_same(answers: Sequence[Prediction], expected: Sequence[Prediction]) -> None:
-    for answer, wanted in zip(answers, expected, strict=True):
-        assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
-        for name, output in answer.modalities.items():
-            assert output.present == wanted.modalities[name].present
-            assert output.weight == pytest.approx(wanted.modalities[name].weight, abs=1e-5)
+def assert_same(predictions: Sequence[Prediction], expected: Sequence[Prediction]) -> None:
+    for prediction, other in zip(predictions, expected, strict=True):
+        assert prediction.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        for name, output in prediction.modalities.items():
+            assert output.present == other.modalities[name].present
+            assert output.weight == pytest.approx(other.modalities[name].weight, abs=1e-5)
 
 
 @pytest.mark.parametrize("subset", SUBSETS, ids=subset_name)
 class TestEverySubset:
-    def test_answers_with_probabilities_and_weights_that_sum_to_one(
+    def test_probabilities_and_weights_sum_to_one(
         self, predictor: Predictor, subset: tuple[str, ...]
     ) -> None:
         answer = predictor.predict({name: FULL[name] for name in subset})
@@ -105,7 +105,7 @@ class TestEverySubset:
         assert answer.probabilities[answer.label] == answer.confidence
         assert sum(m.weight for m in answer.modalities.values()) == pytest.approx(1, abs=1e-6)
 
-    def test_says_nothing_of_what_is_absent(
+    def test_absent_modality_has_no_output(
         self, predictor: Predictor, subset: tuple[str, ...]
     ) -> None:
         answer = predictor.predict({name: FULL[name] for name in subset})
@@ -116,10 +116,10 @@ class TestEverySubset:
                 assert output.label in predictor.labels
                 assert 0 < output.weight <= 1
             else:
-                said = (output.present, output.label, output.confidence, output.weight)
-                assert said == (False, None, None, 0.0)
+                assert (output.present, output.weight) == (False, 0.0)
+                assert (output.label, output.confidence) == (None, None)
 
-    def test_runs_no_encoder_of_what_is_absent(
+    def test_encoder_of_an_absent_modality_does_not_run(
         self, spied: tuple[Predictor, dict[str, Spy]], subset: tuple[str, ...]
     ) -> None:
         predictor, spies = spied
@@ -129,21 +129,22 @@ class TestEverySubset:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_modality_alone_has_all_the_weight_and_the_say(predictor: Predictor, name: str) -> None:
+def test_single_modality_has_all_the_weight(predictor: Predictor, name: str) -> None:
     answer = predictor.predict({name: FULL[name]})
-    said = answer.modalities[name]
-    assert said.weight == 1
-    assert (said.label, said.confidence) == (answer.label, pytest.approx(answer.confidence))
+    output = answer.modalities[name]
+    assert output.weight == 1
+    assert output.label == answer.label
+    assert output.confidence == pytest.approx(answer.confidence)
 
 
 @pytest.mark.parametrize("value", [None, "", " \n", float("nan"), [], [None, ""]])
-def test_an_empty_cell_is_an_absent_modality(predictor: Predictor, value: object) -> None:
-    given_empty = predictor.predict({"audio": value, "image": value, "text": "seven"})
-    assert given_empty == predictor.predict({"text": "seven"})
+def test_empty_value_is_an_absent_modality(predictor: Predictor, value: object) -> None:
+    with_empty_values = predictor.predict({"audio": value, "image": value, "text": "seven"})
+    assert with_empty_values == predictor.predict({"text": "seven"})
 
 
 class TestBatches:
-    def test_an_encoder_runs_only_on_the_rows_that_have_its_modality(
+    def test_encoder_runs_only_on_rows_with_its_modality(
         self, spied: tuple[Predictor, dict[str, Spy]]
     ) -> None:
         predictor, spies = spied
@@ -152,14 +153,14 @@ class TestBatches:
 
     @given(st.lists(st.integers(0, len(POOL) - 1), min_size=2, max_size=20))
     @settings(max_examples=12, deadline=None, derandomize=True)
-    def test_a_sample_is_answered_among_any_others_in_any_order_as_alone(
+    def test_prediction_does_not_depend_on_the_batch(
         self, predictor: Predictor, order: list[int]
     ) -> None:
         alone = {number: predictor.predict(POOL[number]) for number in set(order)}
-        together = predictor.predict_many([POOL[number] for number in order])
-        assert_same(together, [alone[number] for number in order])
+        in_batch = predictor.predict_many([POOL[number] for number in order])
+        assert_same(in_batch, [alone[number] for number in order])
 
-    def test_recordings_of_different_lengths_are_answered_as_alone(
+    def test_recordings_of_different_lengths_do_not_affect_each_other(
         self, any_length_bundle: Path
     ) -> None:
         predictor = Predictor.load(any_length_bundle, "cpu")
@@ -167,95 +168,91 @@ class TestBatches:
         samples = [{"audio": recording(n, length)} for n, length in enumerate(lengths)]
         assert_same(predictor.predict_many(samples), [predictor.predict(s) for s in samples])
 
-    def test_a_list_longer_than_one_batch_keeps_its_order(self, predictor: Predictor) -> None:
+    def test_list_longer_than_one_batch_keeps_its_order(self, predictor: Predictor) -> None:
         samples: list[dict[str, Any]] = [{"text": TEXTS[n % len(TEXTS)]} for n in range(150)]
         samples[0] = samples[70] = {}
         answers = predictor.predict_many(samples)
         assert [n for n, a in enumerate(answers) if isinstance(a, InputError)] == [0, 70]
-        good = [n for n in range(150) if n not in (0, 70)]
+        valid = [n for n in range(150) if n not in (0, 70)]
         alone = [predictor.predict({"text": text}) for text in TEXTS]
-        assert_same([answers[n] for n in good], [alone[n % len(TEXTS)] for n in good])
+        assert_same([answers[n] for n in valid], [alone[n % len(TEXTS)] for n in valid])
 
-    def test_no_samples_have_no_answers(self, predictor: Predictor) -> None:
+    def test_empty_list_has_no_predictions(self, predictor: Predictor) -> None:
         assert predictor.predict_many([]) == []
 
 
-BAD: dict[str, tuple[Any, tuple[str, str | None]]] = {
-    "nothing given": ({}, ("no_modality", None)),
-    "nothing but empty cells": ({"audio": None, "text": " "}, ("no_modality", None)),
+INVALID: dict[str, tuple[Any, tuple[str, str | None]]] = {
+    "empty sample": ({}, ("no_modality", None)),
+    "only empty values": ({"audio": None, "text": " "}, ("no_modality", None)),
     "unknown modality": ({"text": "one", "video": b"x"}, ("unknown_field", "video")),
-    "unknown modality, empty": ({"text": "one", "video": None}, ("unknown_field", "video")),
-    "no mapping": (None, ("invalid_request", None)),
+    "unknown empty modality": ({"text": "one", "video": None}, ("unknown_field", "video")),
+    "not a mapping": (None, ("invalid_request", None)),
     "missing file": ({"audio": "nowhere.wav", "text": "one"}, ("unreadable", "audio")),
-    "no bytes": ({"image": b""}, ("unreadable", "image")),
-    "another type of file": ({"image": b"not an image"}, ("unsupported_type", "image")),
-    "a list for one image": ({"image": [picture(0)]}, ("unreadable", "image")),
-    "a number for text": ({"text": 7}, ("unreadable", "text")),
+    "empty file": ({"image": b""}, ("unreadable", "image")),
+    "not an image": ({"image": b"not an image"}, ("unsupported_type", "image")),
+    "list instead of one image": ({"image": [picture(0)]}, ("unreadable", "image")),
+    "number instead of text": ({"text": 7}, ("unreadable", "text")),
     "text over the limit": ({"text": "x" * 20_001}, ("too_large", "text")),
 }
 
 
-class TestBadSamples:
-    @pytest.mark.parametrize("case", BAD)
-    def test_each_is_an_error_in_its_place_and_fails_no_neighbour(
+class TestInvalidSamples:
+    @pytest.mark.parametrize("case", INVALID)
+    def test_invalid_sample_does_not_affect_the_others(
         self, predictor: Predictor, case: str
     ) -> None:
-        sample, wanted = BAD[case]
+        sample, expected = INVALID[case]
         first, error, last = predictor.predict_many([POOL[6], sample, POOL[3]])
         assert isinstance(error, InputError)
-        assert (error.code, error.field) == wanted
+        assert (error.code, error.field) == expected
         assert_same([first, last], [predictor.predict(POOL[6]), predictor.predict(POOL[3])])
 
-    @pytest.mark.parametrize("case", BAD)
-    def test_predict_raises_what_predict_many_returns(
+    @pytest.mark.parametrize("case", INVALID)
+    def test_predict_raises_the_error_of_predict_many(
         self, predictor: Predictor, case: str
     ) -> None:
-        sample, (code, field) = BAD[case]
+        sample, (code, field) = INVALID[case]
         with pytest.raises(InputError) as raised:
             predictor.predict(sample)
         assert (raised.value.code, raised.value.field) == (code, field)
 
     @pytest.mark.parametrize("sample", [{}, {"video": b"x"}])
-    def test_the_message_lists_what_there_is(
-        self, predictor: Predictor, sample: dict[str, Any]
-    ) -> None:
+    def test_error_lists_the_modalities(self, predictor: Predictor, sample: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="audio, image, text"):
             predictor.predict(sample)
 
-    def test_what_cannot_be_read_may_count_as_absent(self, predictor: Predictor) -> None:
+    def test_unreadable_value_can_count_as_absent(self, predictor: Predictor) -> None:
         answer = predictor.predict({"image": b"junk", "text": "seven"}, on_unreadable="absent")
         assert_same([answer], [predictor.predict({"text": "seven"})])
         [warning] = answer.modalities["image"].warnings
         assert warning.startswith("unsupported_type: ")
         assert answer.modalities["text"].warnings == ()
 
-    def test_nothing_readable_is_no_modality_and_says_what_was_wrong(
-        self, predictor: Predictor
-    ) -> None:
+    def test_only_unreadable_values_are_no_modality(self, predictor: Predictor) -> None:
         with pytest.raises(InputError, match=r"image: unsupported_type: .*") as raised:
             predictor.predict({"image": b"junk"}, on_unreadable="absent")
         assert raised.value.code == "no_modality"
 
-    def test_on_unreadable_is_one_of_two_words(self, predictor: Predictor) -> None:
+    def test_unknown_on_unreadable_is_rejected(self, predictor: Predictor) -> None:
         with pytest.raises(UsageError, match="'error' or 'absent', not 'ignore'"):
             predictor.predict_many([], on_unreadable="ignore")  # type: ignore[arg-type]
 
 
 class TestPredictionSet:
     @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.74, 0.76, 0.8, 1.0])
-    def test_holds_the_label_first_and_whatever_reaches_the_threshold(
+    def test_prediction_set_holds_the_label_and_all_above_the_threshold(
         self, predictor: Predictor, threshold: float
     ) -> None:
         thresholds = {subset_name(subset): threshold for subset in SUBSETS}
         for answer in with_conformal(predictor, thresholds).predict_many(POOL):
             probabilities = answer.probabilities
-            wanted = {k for k, p in probabilities.items() if p >= 1 - threshold} | {answer.label}
-            assert set(answer.prediction_set) == wanted
-            ranked = sorted(wanted, key=lambda label: -probabilities[label])
+            expected = {k for k, p in probabilities.items() if p >= 1 - threshold} | {answer.label}
+            assert set(answer.prediction_set) == expected
+            ranked = sorted(expected, key=lambda label: -probabilities[label])
             assert list(answer.prediction_set) == ranked
             assert answer.prediction_set[0] == answer.label
 
-    def test_each_subset_has_its_own_threshold_and_without_one_holds_every_label(
+    def test_subset_without_a_threshold_has_every_label_in_its_set(
         self, predictor: Predictor
     ) -> None:
         answers = with_conformal(predictor, {"text": 0.0, "audio+text": 1.0}).predict_many(

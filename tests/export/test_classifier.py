@@ -1,4 +1,4 @@
-"""`classifier.onnx` against the head it was exported from."""
+"""`classifier.onnx` against the torch fusion that it was exported from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Exported = tuple[CertaintyFusion, onnxruntime.InferenceSession]
 
 
 def all_subsets(modalities: int) -> Tensor:
-    """Every non-empty subset, bool [2 ** M - 1, M]."""
+    """Return every non-empty subset, bool [2 ** M - 1, M]."""
     rows = itertools.product([False, True], repeat=modalities)
     return torch.tensor([row for row in rows if any(row)])
 
@@ -38,7 +38,7 @@ def run(session: onnxruntime.InferenceSession, features: Tensor, present: Tensor
 
 @pytest.fixture(scope="module", params=[1, 3])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A head whose every temperature differs where it may, and its graph."""
+    """A fusion with different temperatures, and its graph."""
     modalities: int = request.param
     path: Path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return model.fusion, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def test_it_has_the_names_and_types_of_the_bundle_format(exported: Exported) -> None:
+def test_classifier_graph_has_the_names_and_types_of_the_format(exported: Exported) -> None:
     fusion, session = exported
     modalities = len(fusion.modality_temperature)
     assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [
@@ -68,9 +68,7 @@ def test_it_has_the_names_and_types_of_the_bundle_format(exported: Exported) -> 
 
 
 @pytest.mark.parametrize("dirt", [0.0, float("nan"), float("inf")])
-def test_it_answers_as_torch_for_every_subset_whatever_absent_slots_hold(
-    exported: Exported, dirt: float
-) -> None:
+def test_classifier_graph_equals_torch_for_every_subset(exported: Exported, dirt: float) -> None:
     fusion, session = exported
     present = all_subsets(len(fusion.modality_temperature))
     with torch.no_grad():
@@ -81,7 +79,7 @@ def test_it_answers_as_torch_for_every_subset_whatever_absent_slots_hold(
         np.testing.assert_allclose(actual, wanted.numpy(), atol=1e-5)
 
 
-def test_it_answers_a_row_alone_as_among_others(exported: Exported) -> None:
+def test_classifier_graph_answers_each_row_independently(exported: Exported) -> None:
     fusion, session = exported
     present = all_subsets(len(fusion.modality_temperature))
     features = random_features(present, float("nan"))

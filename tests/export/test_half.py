@@ -1,4 +1,4 @@
-"""An fp16 bundle: what is halved, and that it answers as the fp32 one does."""
+"""fp16 bundles: which parts are float16, and that they answer like the fp32 bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
 
 
 def rows_of(count: int, seed: int) -> list[Row]:
-    """Rows of noise, in sound and picture, and of words; the fourth has no audio."""
+    """Rows of noise as audio and image, and of words; the fourth row has no audio."""
     random = np.random.default_rng(seed)
     rows = []
     for number in range(count):
@@ -49,7 +49,7 @@ def fp16(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["audio", "image", "text"])
-def test_weights_are_halved_and_the_interface_is_not(
+def test_fp16_graph_has_float16_weights_and_float32_interface(
     tiny_bundle: Path, fp16: Path, name: str
 ) -> None:
     graph = onnx.load(fp16 / f"{name}.onnx").graph
@@ -63,7 +63,7 @@ def test_weights_are_halved_and_the_interface_is_not(
     assert ratio < 0.65
 
 
-def test_what_is_in_front_of_the_logarithm_stays_in_32_bits(fp16: Path) -> None:
+def test_layers_before_the_logarithm_stay_float32(fp16: Path) -> None:
     graph = onnx.load(fp16 / "audio.onnx").graph
     types = {tensor.name: TYPES.get(tensor.data_type) for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
@@ -78,7 +78,7 @@ def test_what_is_in_front_of_the_logarithm_stays_in_32_bits(fp16: Path) -> None:
     assert set(seen) - {None} == {"float32"}
 
 
-def test_power_of_any_size_gives_the_features_of_fp32(tiny_bundle: Path, fp16: Path) -> None:
+def test_fp16_features_equal_fp32_for_any_loudness(tiny_bundle: Path, fp16: Path) -> None:
     graphs = [Graph(path / "audio.onnx", "cpu") for path in (tiny_bundle, fp16)]
     bands, frames = graphs[0].inputs["power"][1:]
     power = 10.0 ** np.random.default_rng(0).uniform(-9, 7, (4, bands, frames))
@@ -87,11 +87,11 @@ def test_power_of_any_size_gives_the_features_of_fp32(tiny_bundle: Path, fp16: P
 
 
 @pytest.mark.parametrize("name", ["audio", "image", "text"])
-def test_a_halved_graph_is_valid(fp16: Path, name: str) -> None:
+def test_fp16_graph_is_valid(fp16: Path, name: str) -> None:
     onnx.checker.check_model(str(fp16 / f"{name}.onnx"))
 
 
-def test_the_manifest_says_so_and_answers_stay(tiny_bundle: Path, fp16: Path) -> None:
+def test_fp16_manifest_names_its_precision_and_answers_stay(tiny_bundle: Path, fp16: Path) -> None:
     manifest = Bundle.load(fp16).manifest
     report: dict[str, Any] = manifest.provenance["quantization"]
     assert manifest.precision == "fp16"
@@ -107,7 +107,7 @@ def test_the_manifest_says_so_and_answers_stay(tiny_bundle: Path, fp16: Path) ->
         np.testing.assert_allclose(*values, atol=0.02)
 
 
-def test_the_gate_names_the_precision() -> None:
+def test_accuracy_error_names_the_precision() -> None:
     row = {"samples": 100, "fp32": 0.9, "fp16": 0.8, "max_difference": 0.5}
     with pytest.raises(PrecisionError, match=r"a: fp16 loses 10\.00 points"):
         check_accuracy({"a": row}, "fp16", ["a"])

@@ -34,7 +34,7 @@ def tag(store: Path, tiny_bundle: Path) -> str:
     return build_bento(tiny_bundle)
 
 
-def test_the_bento_holds_the_bundle_and_no_training_code(
+def test_bento_holds_the_bundle_and_no_training_code(
     store: Path, tag: str, tiny_bundle: Path
 ) -> None:
     name, version = tag.split(":")
@@ -47,7 +47,7 @@ def test_the_bento_holds_the_bundle_and_no_training_code(
     assert not list(source.rglob("__pycache__"))
 
 
-def test_the_bento_answers_like_the_bundle(
+def test_bento_answers_like_its_bundle(
     store: Path, tag: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     with socket.socket() as probe:
@@ -76,12 +76,12 @@ def test_the_bento_answers_like_the_bundle(
     assert answer["probabilities"] == pytest.approx(dict(expected.probabilities), abs=1e-5)
 
 
-def test_an_unsound_bundle_is_refused(tmp_path: Path) -> None:
+def test_invalid_bundle_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         build_bento(tmp_path)
 
 
-def test_a_link_beside_a_bundle_is_not_followed(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_link_inside_a_bundle_is_rejected(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     (tmp_path / "secret").write_text("secret")
     (bundle / "README.md").symlink_to(tmp_path / "secret")

@@ -1,4 +1,4 @@
-"""A bundle is written only where ONNX and PyTorch agree."""
+"""A bundle is written only if ONNX and PyTorch agree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ("image", "text")
 
 @dataclass(frozen=True)
 class Exported:
-    """A model and its bundle, which `parity_check` let pass."""
+    """A model and its bundle, which passed `parity_check`."""
 
     model: MultimodalModel
     bundle: Bundle
@@ -49,7 +49,7 @@ def samples_of(kinds: Mapping[str, Kind]) -> dict[str, list[Arrays]]:
 
 
 def write(path: Path, source: Bundle, model: MultimodalModel, check: Any) -> None:
-    """A bundle of `model` that is otherwise as `source`."""
+    """Write a bundle of `model` that otherwise equals `source`."""
     specs = {name: source.manifest.modalities[name] for name in NAMES}
     kinds = {name: source.kinds()[name] for name in NAMES}
     assets = {name: source.assets(spec) for name, spec in specs.items()}
@@ -74,7 +74,7 @@ def exported(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 
 @contextmanager
 def moved(tensor: torch.Tensor, by: float) -> Iterator[None]:
-    """A tensor, all of it changed for a while."""
+    """Change all values of a tensor for the block."""
     before = tensor.detach().clone()
     with torch.no_grad():
         tensor.add_(by)
@@ -89,7 +89,7 @@ def check(exported: Exported) -> None:
     run(exported.bundle.path, exported.bundle.manifest)
 
 
-def test_a_real_export_passes(exported: Exported) -> None:
+def test_parity_check_accepts_an_exported_model(exported: Exported) -> None:
     assert list(exported.bundle.manifest.modalities) == list(NAMES)
     check(exported)
     # And it does so by a wide margin, over what the exporter is known for.
@@ -131,9 +131,7 @@ PERTURBED: dict[str, tuple[Callable[[MultimodalModel], torch.Tensor], str]] = {
 
 
 @pytest.mark.parametrize("what", PERTURBED)
-def test_a_model_that_is_not_what_was_exported_is_refused_by_name_and_difference(
-    exported: Exported, what: str
-) -> None:
+def test_parity_error_names_the_graph_and_the_difference(exported: Exported, what: str) -> None:
     tensor, where = PERTURBED[what]
     with (
         moved(tensor(exported.model), 0.05),
@@ -142,13 +140,13 @@ def test_a_model_that_is_not_what_was_exported_is_refused_by_name_and_difference
         check(exported)
 
 
-def test_a_difference_that_is_no_number_is_refused(exported: Exported) -> None:
+def test_parity_check_rejects_nan(exported: Exported) -> None:
     bias = exported.model.fusion.classifier.bias[:1]
     with moved(bias, float("nan")), pytest.raises(ParityError, match="differ by nan"):
         check(exported)
 
 
-def test_every_sample_is_compared_not_the_first_alone(exported: Exported) -> None:
+def test_parity_check_compares_every_sample(exported: Exported) -> None:
     # A token that the fourth text alone has: no batch of one or two holds it.
     token = int(exported.samples["text"][3]["input_ids"][1])
     embedding = exported.model.get_parameter(
@@ -161,7 +159,7 @@ def test_every_sample_is_compared_not_the_first_alone(exported: Exported) -> Non
 class TestNothingIsLeft:
     @pytest.fixture
     def tampering(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Every encoder changes as soon as its graph is written."""
+        """Change every encoder after its graph is written."""
         from export import onnx
 
         export_encoder = onnx.export_encoder
@@ -173,7 +171,9 @@ class TestNothingIsLeft:
 
         monkeypatch.setattr("export.onnx.export_encoder", tamper)
 
-    def test_of_a_new_bundle(self, exported: Exported, tmp_path: Path, tampering: None) -> None:
+    def test_failed_parity_writes_no_bundle(
+        self, exported: Exported, tmp_path: Path, tampering: None
+    ) -> None:
         def refuse(folder: Path, manifest: Manifest) -> None:
             assert (folder / "image.onnx").is_file()
             parity_check(exported.model, exported.kinds, exported.samples)(folder, manifest)
@@ -183,7 +183,7 @@ class TestNothingIsLeft:
             write(tmp_path / "new", exported.bundle, exported.model, refuse)
         assert list(tmp_path.iterdir()) == []
 
-    def test_of_a_run_and_the_bundle_before_it_stays(
+    def test_failed_parity_keeps_the_existing_bundle(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
     ) -> None:
         rows = [

@@ -1,4 +1,4 @@
-"""An int8 bundle: what is quantised, and that it is written only where no subset gets worse."""
+"""int8 bundles: which parts are quantised, and that an inaccurate bundle is not written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NAMES = ("audio", "image", "text")
 def rows_of(
     count: int, seed: int, names: Sequence[str] = NAMES, seconds: Sequence[float] = (1.0,)
 ) -> list[Row]:
-    """Rows of noise, in sound and picture, and of words; the fourth has no audio."""
+    """Rows of noise as audio and image, and of words; the fourth row has no audio."""
     random = np.random.default_rng(seed)
     words = ("seven", "one two three a b c", "number", "a")
     rows = []
@@ -55,7 +55,7 @@ def rows_of(
 
 
 def quantize_ungated(source: Path, folder: Path, *rows: Any) -> dict[str, Any]:
-    """Without the gate: the encoders here are untrained, and their answers close to ties."""
+    """A bundle without the accuracy check: the untrained encoders answer close to ties."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("export.precision.MAX_DROP", 1.0)
         return convert_bundle(source, folder, "int8", *rows)
@@ -77,7 +77,7 @@ def int8(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestGraphs:
-    def test_the_weights_are_integers_of_seven_bits_per_channel(self, int8: Path) -> None:
+    def test_int8_weights_use_seven_bits_per_channel(self, int8: Path) -> None:
         graph = onnx.load(int8 / "image.onnx").graph
         weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         convolutions = {n: w for n, w in weights.items() if w.dtype == np.int8 and w.ndim == 4}
@@ -89,7 +89,7 @@ class TestGraphs:
             assert weights[scales[name]].shape == weight.shape[:1]
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_the_projection_and_what_is_ahead_of_the_logarithm_stay_in_float(
+    def test_projection_and_layers_before_the_logarithm_stay_float(
         self, int8: Path, name: str
     ) -> None:
         graph = onnx.load(int8 / f"{name}.onnx").graph
@@ -106,11 +106,11 @@ class TestGraphs:
             assert "Quantize" not in node.op_type
             ahead += [makers[i] for i in node.input if i in makers]
 
-    def test_the_classifier_is_the_fp32_one(self, int8: Path, tiny_bundle: Path) -> None:
+    def test_int8_bundle_keeps_the_fp32_classifier(self, int8: Path, tiny_bundle: Path) -> None:
         name = "classifier.onnx"
         assert (int8 / name).read_bytes() == (tiny_bundle / name).read_bytes()
 
-    def test_the_features_are_close_to_those_of_fp32_at_any_batch_size(
+    def test_int8_features_are_close_to_fp32_at_any_batch_size(
         self, int8: Path, tiny_bundle: Path
     ) -> None:
         rows = [row for row in rows_of(8, seed=2) if row.sample["audio"]]
@@ -123,9 +123,7 @@ class TestGraphs:
             [alone] = graphs[1].run(kind.collate(items[:1]))
             np.testing.assert_allclose(alone[0], after[0], atol=1e-5)
 
-    def test_recordings_and_texts_of_any_length_go_on_working(
-        self, any_length_bundle: Path, tmp_path: Path
-    ) -> None:
+    def test_int8_encoders_take_any_length(self, any_length_bundle: Path, tmp_path: Path) -> None:
         names = ("audio", "text")
         quantize_ungated(
             any_length_bundle,
@@ -144,7 +142,7 @@ class TestGraphs:
 
 
 class TestReport:
-    def test_every_subset_is_measured_on_the_rows_that_have_it(
+    def test_every_subset_is_compared_on_rows_that_have_it(
         self, int8: Path, tiny_bundle: Path, report: dict[str, Any]
     ) -> None:
         rows = rows_of(12, seed=1)
@@ -166,7 +164,7 @@ class TestReport:
             assert report["subsets"][subset_name(subset)] == pytest.approx(wanted, abs=1e-5)
             assert report["subsets"][subset_name(subset)]["max_difference"] > 0
 
-    def test_the_bundle_says_what_it_is(
+    def test_int8_manifest_describes_the_quantisation(
         self, int8: Path, tiny_bundle: Path, report: dict[str, Any]
     ) -> None:
         assert (Bundle.load(int8).manifest.precision, report["split"]) == ("int8", "validation")
@@ -186,9 +184,7 @@ class TestGate:
             (1.0, 0.0, True),
         ],
     )
-    def test_half_a_point_is_what_a_subset_may_lose(
-        self, fp32: float, int8: float, refused: bool
-    ) -> None:
+    def test_subset_may_lose_half_a_point(self, fp32: float, int8: float, refused: bool) -> None:
         same = {"samples": 1000, "fp32": 0.8, "int8": 0.8, "max_difference": 0.1}
         measured = {"a": same, "b": same, "a+b": {**same, "fp32": fp32, "int8": int8}}
         if not refused:
@@ -198,13 +194,13 @@ class TestGate:
         with pytest.raises(PrecisionError, match=lost + r".*over 0\.5; nothing was written"):
             check_accuracy(measured, "int8", ["a", "b"])
 
-    def test_an_answer_that_is_no_number_is_refused(self) -> None:
+    def test_nan_probability_counts_as_lost_accuracy(self) -> None:
         row = {"samples": 9, "fp32": 0.8, "int8": 0.8, "max_difference": float("nan")}
         with pytest.raises(PrecisionError, match="a: int8 loses"):
             check_accuracy({"a": row}, "int8", ["a"])
 
     @pytest.mark.parametrize(("split", "says"), [(0, "no training sample"), (1, "no row of the")])
-    def test_a_modality_without_samples_is_refused(
+    def test_modality_without_samples_is_rejected(
         self, tiny_bundle: Path, tmp_path: Path, split: int, says: str
     ) -> None:
         rows = [rows_of(4, seed=0), rows_of(4, seed=1)]
@@ -217,7 +213,7 @@ class TestGate:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Notes that name their label."""
+    """Return rows whose notes name their label."""
     folder = tmp_path_factory.mktemp("notes")
     lines = [
         f"{split},{label},it is {label}"
@@ -241,7 +237,7 @@ class TestExport:
             main()
         return stopped.value.code
 
-    def test_the_command_writes_and_reports_it_and_replaces_it_only_by_one_as_good(
+    def test_export_replaces_a_bundle_only_by_an_accurate_one(
         self,
         run: Path,
         tmp_path: Path,
@@ -266,14 +262,14 @@ class TestExport:
         assert list(bundle.parent.iterdir()) == [bundle]
         assert Bundle.load(bundle).id == loaded.id
 
-    def test_an_unknown_precision_is_refused(self, run: Path, tmp_path: Path) -> None:
+    def test_unknown_precision_is_rejected(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="'int4'; known: fp32, fp16, int8"):
             export_run(run, tmp_path / "bundle", "int4")
         assert list(tmp_path.iterdir()) == []
 
 
 def forget_everything(source: Path, target: Path, samples: Any) -> None:
-    """In place of quantisation: an encoder that gives every sample the same features."""
+    """Write an encoder that gives every sample the same features, in place of quantisation."""
     samples.get_next()
     model = onnx.load(source)
     for tensor in model.graph.initializer:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dimml import Prediction, Predictor
-from dimml.predictor import LARGE
+from dimml.predictor import EAGER_PREPROCESS_BYTES
 from serving.http.openapi import fields_of
 from serving.http.parsing import URLENCODED, RawRequest
 from serving.pipeline import Pipeline
@@ -19,7 +19,10 @@ REQUESTS = [RawRequest(URLENCODED, "", b"text=" + text) for text in (b"one", b"t
 
 @pytest.mark.parametrize(
     ("memory", "order"),
-    [(0, ["decode"] * 3 + ["preprocess"] * 3), (2 * LARGE, ["decode", "preprocess"] * 3)],
+    [
+        (0, ["decode"] * 3 + ["preprocess"] * 3),
+        (2 * EAGER_PREPROCESS_BYTES, ["decode", "preprocess"] * 3),
+    ],
     ids=["small", "large"],
 )
 def test_large_samples_are_not_all_decoded_before_they_are_made_small(

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from dimml.nn.fusion import CertaintyFusion
 from dimml.samples import subset_name, subsets
-from train.calibration import POOLED_TEMPERATURES, Rule, calibrate, conformal, conformal_rows
+from train.calibration import (
+    POOLED_TEMPERATURES,
+    Rule,
+    calibrate,
+    conformal,
+    conformal_rows,
+    subset_rows,
+)
 
 NAMES = ("audio", "image")
 SUBSETS = list(subsets(NAMES))
@@ -222,3 +229,10 @@ def test_pooling_a_few_rows_stays_within_its_bounds() -> None:
     calibrate(fusion, NAMES, logits, present, labels, "pooled")
     assert float(fusion.fusion_temperature) == pytest.approx(POOLED_TEMPERATURES[0])
     assert fusion.modality_bias.isfinite().all()
+
+
+def test_rows_of_a_subset_have_at_least_it() -> None:
+    present = torch.tensor([[True, True, True], [True, False, False], [False, True, True]] * 200)
+    found = {subset: int(rows.sum()) for subset, rows, _ in subset_rows(("a", "b", "c"), present)}
+    assert found[("b",)] == found[("b", "c")] == 400
+    assert found[("a", "b", "c")] == 200

@@ -1,230 +1,189 @@
-"""The results of a comparison as they lie on disk: one JSON file per method and seed."""
+"""The folder of a comparison: its files, and one result per method and seed."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import pydantic
 
 from dimml.errors import UsageError
 from dimml.samples import subset_name
 
+SETTINGS = "settings.json"
 RESULTS = "results"
-TABLES = {
-    "hyperparameters": 0,
-    "machine": 0,
-    "validation": 0,
-    "subsets": 1,
-    "missing": 1,
-    "reliability": 1,
-    "corruption": 3,
-}
-"""Fields, and how deep tables lie in them; null instead of a table is an empty one."""
-Corruption = tuple[str, str, str]
-"""Modality, kind of corruption, level."""
+TRIALS = "trials"
+WORK = "work"
+DOCUMENT = "compare.json"
+MARKDOWN = "report.md"
+PAGE = "report.html"
+
+CorruptionKey = tuple[str, str, str]
+"""Modality, corruption and level."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one method measured with one seed. A figure that could not be measured is None.
+def _number(value: Any) -> Any:
+    if value is not None and type(value) not in (int, float):
+        raise ValueError("expected a number, or null where nothing was measured")
+    return value
+
+
+def _numeric_keys(table: Any) -> Any:
+    for key in table if isinstance(table, dict) else ():
+        try:
+            float(key)
+        except ValueError:
+            raise ValueError(f"{key!r} is not a number") from None
+    return table
+
+
+Value = TypeVar("Value")
+Number = Annotated[Any, pydantic.PlainValidator(_number)]
+# A part that was not measured may be null.
+Table = Annotated[dict[str, Value], pydantic.BeforeValidator(lambda value: value or {})]
+Figures = Table[Number]
+ByNumber = Annotated[Table[Value], pydantic.BeforeValidator(_numeric_keys)]
+
+
+class Result(pydantic.BaseModel):
+    """What one method measured with one seed; a figure that could not be measured is None.
 
     Attributes:
-        method: its name.
-        seed: of the training.
-        seconds: of training, calibration and evaluation together.
-        epochs: trained.
-        hyperparameters: as chosen on validation.
-        machine: what it ran on.
-        validation: accuracy and nll, means over subsets on rows that calibration did not see.
-        subsets: subset name to accuracy, nll, ece, risk_coverage_area; set_coverage, set_size and
-            set_nominal of prediction sets, and with `high_` before them those of a high coverage;
-            set_rows, on which the sets' thresholds were fitted.
-        missing: rate to accuracy, nll, ece.
-        corruption: modality to kind to level to accuracy, nll, ece, weight, confidence.
-        reliability: subset name to confidence, accuracy and count per bin.
-        duc: sizes of the dimension sets; None for a method without any.
-        modalities: names in order; empty where the file does not say.
-        rows: all methods whose results came out of the same training, in this one's own file.
+        method: Name of the method, variant or reference row.
+        seconds: Duration of training, calibration and evaluation together.
+        hyperparameters: The settings, as chosen on validation.
+        validation: Means over subsets, see `train.compare.protocol.cross_validate`.
+        subsets, missing, corruption, reliability: See `train.compare.protocol.measure_readout`.
+        duc: Sizes of the dimension sets, for a method that has them.
+        modalities: Names in slot order.
+        rows: In the file of a trained method, the rows that came out of the same training.
     """
 
     method: str
-    seed: int
-    seconds: float | None
-    epochs: int | None
-    hyperparameters: Mapping[str, Any]
-    machine: Mapping[str, Any]
-    validation: Mapping[str, Any]
-    subsets: Mapping[str, Mapping[str, Any]]
-    missing: Mapping[str, Mapping[str, Any]]
-    corruption: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
-    reliability: Mapping[str, Mapping[str, list[Any]]]
-    duc: Mapping[str, Mapping[str, Any]] | None
+    seed: pydantic.StrictInt
+    seconds: Number = None
+    epochs: Number = None
+    hyperparameters: Table[Any] = {}
+    machine: Table[Any] = {}
+    validation: Figures = {}
+    subsets: Table[Figures] = {}
+    missing: ByNumber[Figures] = {}
+    corruption: Table[Table[ByNumber[Figures]]] = {}
+    reliability: Table[Table[list[Any]]] = {}
+    duc: dict[str, Figures] | None = None
     modalities: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
 
-    def corrupted(self, key: Corruption) -> Mapping[str, Any]:
-        """The figures under one corruption; empty if it was not measured."""
-        modality, kind, level = key
-        return self.corruption.get(modality, {}).get(kind, {}).get(level, {})
+    def corrupted(self, key: CorruptionKey) -> Mapping[str, Any]:
+        """Return the figures under one corruption; empty if it was not measured."""
+        modality, corruption, level = key
+        return self.corruption.get(modality, {}).get(corruption, {}).get(level, {})
 
 
 @dataclass(frozen=True)
 class Scope:
-    """All that any of the results measured, in the order of their first appearance.
+    """Everything that any of the results measured, in the order of first appearance.
 
-    A mean over less than the whole of it is not comparable, so it is not made.
+    A mean over a part of the scope could not be compared, so none is computed.
 
     Attributes:
-        full: the subset of all modalities, which may not be among `subsets`.
-        subsets: names of those that rows of the test split have.
-        rates: of missing modalities, as written and ascending.
-        corruptions: every modality, kind and level.
-        seeds: ascending.
+        full: Name of the subset of all modalities, which need not be in `subsets`.
+        subsets: Names of the subsets that rows of the test split have.
+        rates: Rates of missing modalities as written, ascending.
+        corruptions: Every modality, corruption and level.
+        seeds: Ascending.
     """
 
     full: str
     subsets: tuple[str, ...]
     rates: tuple[str, ...]
-    corruptions: tuple[Corruption, ...]
+    corruptions: tuple[CorruptionKey, ...]
     seeds: tuple[int, ...]
 
-    @property
-    def singles(self) -> tuple[str, ...]:
-        """The subsets of one modality."""
-        return tuple(name for name in self.subsets if len(modalities(name)) == 1)
 
-
-def modalities(subset: str) -> list[str]:
-    """The names that `dimml.samples.subset_name` joined."""
+def modality_names(subset: str) -> list[str]:
+    """Split a subset's name, as `dimml.samples.subset_name` joins it."""
     return subset.split("+")
 
 
-def read_results(out: Path) -> list[Result]:
-    """Every `results/<method>/seed-<n>.json`, by method and seed.
+def _size(subset: str) -> int:
+    return len(modality_names(subset))
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Read every `results/<method>/seed-<n>.json` of a comparison, by method and seed.
 
     Raises:
-        UsageError: there is none, one cannot be read, or two are of the same method and seed.
+        UsageError: If there is none, a file is invalid, or two are of the same method and seed.
     """
-    paths = sorted((out / RESULTS).glob("*/seed-*.json"))
+    paths = sorted((folder / RESULTS).glob("*/seed-*.json"))
     if not paths:
         raise UsageError(
-            f"{out / RESULTS}: no <method>/seed-<n>.json; run `dimml compare RECIPE --out {out}`"
+            f"{folder / RESULTS}: no <method>/seed-<n>.json; run "
+            f"`dimml compare RECIPE --out {folder}`"
         )
-    found: dict[tuple[str, int], Result] = {}
+    results: dict[tuple[str, int], Result] = {}
     for path in paths:
         result = read_result(path)
-        if (key := (result.method, result.seed)) in found:
+        if (key := (result.method, result.seed)) in results:
             raise UsageError(f"{path}: a second result of {key[0]}, seed {key[1]}; remove one")
-        found[key] = result
-    return [found[key] for key in sorted(found)]
+        results[key] = result
+    return [results[key] for key in sorted(results)]
 
 
 def read_result(path: Path) -> Result:
-    """One result.
+    """Read one result.
 
     Raises:
-        UsageError: it is not a JSON object with a method and a seed, or a figure is no number.
+        UsageError: If the file is not a result; the message names the file and the field.
     """
     try:
-        content = json.loads(path.read_bytes())
+        # NaN and infinity stand for figures that could not be measured.
+        return Result.model_validate(json.loads(path.read_bytes(), parse_constant=lambda _: None))
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"])) or "the file"
+        reason = f"{field}: {problem['msg'].removeprefix('Value error, ')}"
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {error}; remove it and run `dimml compare` again") from error
-    fields = clean(content)
-    if not isinstance(fields, dict) or not _named(fields):
-        raise UsageError(f"{path}: no object with a method and a seed; remove it and compare again")
-    if wrong := next(_wrong(fields), None):
-        raise UsageError(f"{path}: {wrong}; remove it and run `dimml compare` again")
-    return Result(
-        modalities=tuple(fields.get("modalities") or ()),
-        rows=tuple(fields.get("rows") or ()),
-        method=fields["method"],
-        seed=fields["seed"],
-        seconds=fields.get("seconds"),
-        epochs=fields.get("epochs"),
-        duc=fields.get("duc"),
-        **{name: _tables(fields.get(name), depth) for name, depth in TABLES.items()},
-    )
+        reason = str(error)
+    raise UsageError(f"{path}: {reason}; remove it and run `dimml compare` again")
 
 
-def clean(value: Any) -> Any:
-    """A JSON value without its NaN and infinities (None instead)."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [clean(item) for item in value]
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    return value
-
-
-def scope_of(results: Sequence[Result]) -> Scope:
-    """What the results measured between them.
+def measured_scope(results: Sequence[Result]) -> Scope:
+    """Return what the results measured between them.
 
     Raises:
-        UsageError: none measured any subset.
+        UsageError: If no result measured any subset.
     """
-    subsets = tuple(dict.fromkeys(name for result in results for name in result.subsets))
+    subsets = list(dict.fromkeys(name for result in results for name in result.subsets))
     if not subsets:
         raise UsageError("no result measured a subset; run `dimml compare` again")
-    rates = {rate for result in results for rate in result.missing}
-    all_modalities = next((r.modalities for r in results if r.modalities), None)
+    subsets.sort(key=_size)
+    modalities = next((result.modalities for result in results if result.modalities), None)
     return Scope(
-        full=(
-            subset_name(all_modalities)
-            if all_modalities
-            else max(subsets, key=lambda name: len(modalities(name)))
-        ),
-        subsets=tuple(sorted(subsets, key=lambda name: len(modalities(name)))),
-        rates=tuple(sorted(rates, key=float)),
-        corruptions=tuple(dict.fromkeys(_corruptions(results))),
+        full=subset_name(modalities) if modalities else max(subsets, key=_size),
+        subsets=tuple(subsets),
+        rates=tuple(sorted({rate for r in results for rate in r.missing}, key=float)),
+        corruptions=tuple(dict.fromkeys(_corruption_keys(results))),
         seeds=tuple(sorted({result.seed for result in results})),
     )
 
 
-def _tables(value: Any, depth: int) -> dict[str, Any]:
-    table = value if isinstance(value, dict) else {}
-    return {key: _tables(item, depth - 1) for key, item in table.items()} if depth else table
+def stored_settings(folder: Path) -> dict[str, Any]:
+    """Return what a folder's results have in common; empty if `settings.json` is unreadable."""
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
-def _wrong(fields: Mapping[str, Any]) -> Iterator[str]:
-    """What is of a wrong type, in words."""
-    numbers = [("seconds", fields.get("seconds")), ("epochs", fields.get("epochs"))]
-    for name in ("validation", "subsets", "missing", "corruption"):
-        numbers += _leaves(_tables(fields.get(name), TABLES[name]), name)
-    for place, value in numbers:
-        if value is not None and type(value) not in (int, float):
-            yield f"{place} is no number"
-    levels = [
-        level
-        for kinds in _tables(fields.get("corruption"), 2).values()
-        for table in kinds.values()
-        for level in table
-    ]
-    for name in [*_tables(fields.get("missing"), 0), *levels]:
-        try:
-            float(name)
-        except ValueError:
-            yield f"{name!r} is no rate or level"
-
-
-def _leaves(table: Mapping[str, Any], place: str) -> list[tuple[str, Any]]:
-    found = []
-    for key, value in table.items():
-        inner = f"{place}.{key}"
-        found += _leaves(value, inner) if isinstance(value, Mapping) else [(inner, value)]
-    return found
-
-
-def _corruptions(results: Sequence[Result]) -> Iterable[Corruption]:
+def _corruption_keys(results: Sequence[Result]) -> Iterable[CorruptionKey]:
     for result in results:
-        for modality, kinds in result.corruption.items():
-            for kind, levels in kinds.items():
+        for modality, corruptions in result.corruption.items():
+            for corruption, levels in corruptions.items():
                 for level in sorted(levels, key=float):
-                    yield modality, kind, level
-
-
-def _named(fields: Mapping[str, Any]) -> bool:
-    return isinstance(fields.get("method"), str) and type(fields.get("seed")) is int
+                    yield modality, corruption, level

@@ -1,87 +1,146 @@
 """`dimml compare`: training methods on the same data, seeds and budget, by one protocol.
 
-The folder: `settings.json` (what may not change), `results/<row>/seed-<n>.json`, with several
-trials `trials/<run>/<number>.json`, `work`, checkpoints of the training that is under way, and the
-report: `compare.json`, `report.md` and `report.html`.
+A comparison is a folder: `settings.json` (what all its results share),
+`results/<row>/seed-<n>.json`, with several trials also `trials/<run>/<number>.json`, `work`
+(checkpoints of the training in progress), and the report: `compare.json`, `report.md` and
+`report.html`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dimml import __version__
 from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder, write_atomic
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.progress import print_status
-from train.compare.plan import (
+from train.compare.results import (
+    DOCUMENT,
+    MARKDOWN,
+    PAGE,
     RESULTS,
+    SETTINGS,
     TRIALS,
     WORK,
-    ComparisonPlan,
-    check_trials,
-    claim,
-    fixed_settings,
-    is_other,
-    method_of,
+    read_result,
+    stored_settings,
 )
-from train.compare.results import read_result
-from train.methods import method_class
-from train.recipe import Recipe
+from train.methods import METHODS, VARIANTS, method_class, method_of
+from train.recipe import Recipe, written
+
+if TYPE_CHECKING:
+    from train.compare.trial import TrialRunner
+
+PROTOCOL = 2
+"""Raised by every change that makes older results incomparable."""
+DIVERGED = -1.0
+"""The score of a trial that diverged, worse than any accuracy."""
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What a comparison runs.
+
+    Attributes:
+        runs: Names of methods or variants.
+        seeds: Seeds of each run; the first one chooses among trials.
+        trials: Number of settings tried per method.
+    """
+
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trials: int
+
+    @property
+    def total(self) -> int:
+        """The number of trainings."""
+        return len(self.runs) * len(self.seeds)
+
+
+def parse_runs(names: str) -> tuple[str, ...]:
+    """Return the distinct runs of a list joined by commas; all methods for an empty list.
+
+    Raises:
+        UsageError: If a name is neither a method nor a variant.
+    """
+    listed = tuple(dict.fromkeys(n for n in map(str.strip, names.split(",")) if n)) or (*METHODS,)
+    if unknown := [name for name in listed if name not in METHODS and name not in VARIANTS]:
+        raise UsageError(
+            f"--methods: no method {', '.join(unknown)}; there are: "
+            f"{', '.join([*METHODS, *VARIANTS])}"
+        )
+    return listed
 
 
 def compare_runs(recipe: Recipe, plan: ComparisonPlan, folder: Path, overwrite: bool) -> list[str]:
-    """Trains and measures what of the plan has no result in the folder yet.
+    """Train and measure every run of the plan that has no result in the folder.
 
     Returns:
-        What diverged, a line each; the others are measured all the same.
+        A line for each run that diverged; the other runs are measured all the same.
 
     Raises:
-        UsageError: the folder has results of another recipe or other data, or another process uses
-            it; or a method has fewer settings than there are trials.
-        InterruptedRunError: stopped by Ctrl-C or SIGTERM.
+        UsageError: If the folder has results of another recipe or other data, another process
+            uses it, or a method has fewer settings than there are trials.
+        InterruptedRunError: If Ctrl-C or SIGTERM stopped the comparison.
     """
-    check_trials(plan)
-    with locked_folder(folder, "comparing in", "another with --out"), sigterm_as_ctrl_c():
+    settings = min(len(method_class(method_of(run)[0]).TRIALS) for run in plan.runs)
+    if plan.trials > settings:
+        raise UsageError(f"--trials {plan.trials}: every method has {settings} settings to try")
+    with locked_folder(folder, "comparing in", "another with --out"), resumable(plan, folder):
+        return _run_all(recipe, plan, folder, overwrite)
+
+
+@contextmanager
+def resumable(plan: ComparisonPlan, folder: Path) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM in the block into an error that says how to resume.
+
+    Raises:
+        InterruptedRunError: If the block was interrupted.
+    """
+    with sigterm_as_ctrl_c():
         try:
-            return _run_all(recipe, plan, folder, overwrite)
+            yield
         except KeyboardInterrupt:
-            raise stopped(plan, folder) from None
+            done = sum(_result(folder, r, s).exists() for r in plan.runs for s in plan.seeds)
+            raise InterruptedRunError(
+                f"stopped with {done} of {plan.total} runs finished; the same command goes on (the "
+                f"results are in {folder})"
+            ) from None
 
 
 def _run_all(recipe: Recipe, plan: ComparisonPlan, folder: Path, overwrite: bool) -> list[str]:
-    fixed = fixed_settings(recipe, plan)
-    if not is_other(folder, fixed, overwrite) and not _unfinished(plan, folder):
-        print_status(f"all {total(plan)} runs are finished; the data are not read again")
+    shared = _shared_settings(recipe, plan)
+    if not _is_other_comparison(folder, shared, overwrite) and not _unfinished(plan, folder):
+        print_status(f"all {plan.total} runs are finished; the data are not read again")
         return []
-    from train.compare.trial import Laboratory
+    # Training code loads torch, which a refused comparison does not need.
+    from train.compare.trial import TrialRunner
 
-    laboratory = Laboratory(recipe, folder / WORK, folder.parent / "cache")
-    # Nothing is discarded before the new data are known to do.
-    claim(folder, {**fixed, "samples": laboratory.samples}, overwrite)
-    todo = _unfinished(plan, folder)
-    failed = []
-    for number, (run, seed) in enumerate(todo, total(plan) - len(todo) + 1):
-        print_status(f"run {number} of {total(plan)}: {run}, seed {seed}")
+    runner = TrialRunner(recipe, folder / WORK, folder.parent / "cache")
+    # The new data are read by now, so results are not discarded for data that cannot be used.
+    _claim_folder(folder, {**shared, "samples": runner.samples}, overwrite)
+    unfinished = _unfinished(plan, folder)
+    failures = []
+    for number, (run, seed) in enumerate(unfinished, plan.total - len(unfinished) + 1):
+        print_status(f"run {number} of {plan.total}: {run}, seed {seed}")
         try:
-            documents = _documents(laboratory, run, seed, plan, folder)
+            documents = _run(runner, run, seed, plan, folder)
         except TrainingError as error:
-            failed.append(f"{run}, seed {seed}: {error}")
-            print_status(f"failed: {failed[-1]}")
+            failures.append(f"{run}, seed {seed}: {error}")
+            print_status(f"failed: {failures[-1]}")
             continue
-        # A run is finished when its own file is there, so that is written last.
+        # The run's own file marks the run as finished, so it is written last.
         for row in sorted(documents, key=lambda row: row == run):
             _write(_result(folder, row, seed), documents[row])
     shutil.rmtree(folder / WORK, ignore_errors=True)
-    return failed
-
-
-def total(plan: ComparisonPlan) -> int:
-    """How many runs a plan has."""
-    return len(plan.runs) * len(plan.seeds)
+    return failures
 
 
 def _unfinished(plan: ComparisonPlan, folder: Path) -> list[tuple[str, int]]:
@@ -90,62 +149,45 @@ def _unfinished(plan: ComparisonPlan, folder: Path) -> list[tuple[str, int]]:
 
 
 def _is_finished(folder: Path, run: str, seed: int) -> bool:
-    """Whether a run's result is there, and all rows that came out of the same training."""
+    """Return whether the results of a run and of all rows of the same training exist."""
     path = _result(folder, run, seed)
-    if not path.exists():
-        return False
-    rows = read_result(path).rows
-    return all(_result(folder, row, seed).exists() for row in rows)
-
-
-def stopped(plan: ComparisonPlan, folder: Path) -> InterruptedRunError:
-    """The error of a comparison that was stopped: how far it came, and how it goes on."""
-    done = sum(_result(folder, r, s).exists() for r in plan.runs for s in plan.seeds)
-    return InterruptedRunError(
-        f"stopped with {done} of {total(plan)} runs finished; the same command goes on (the "
-        f"results are in {folder})"
+    return path.exists() and all(
+        _result(folder, row, seed).exists() for row in read_result(path).rows
     )
 
 
-def _documents(
-    laboratory: Any, run: str, seed: int, plan: ComparisonPlan, folder: Path
-) -> dict[str, dict[str, Any]]:
-    """Row to result. The first seed's is that of the trial that did best on validation."""
+def _run(
+    runner: TrialRunner, run: str, seed: int, plan: ComparisonPlan, folder: Path
+) -> Mapping[str, Any]:
+    """Train with the settings that did best on validation; return the document of each row."""
     method, options = method_of(run)
-    grid = method_class(method).TRIALS[: plan.trials]
-    if len(grid) == 1:
-        return dict(laboratory.run(run, method, options, grid[0], seed).documents)
-    first = plan.seeds[0]
+    trials = method_class(method).TRIALS[: plan.trials]
+    if len(trials) == 1:
+        return runner.run(run, method, options, trials[0], seed).documents
     tried = []
-    for number, trial in enumerate(grid):
+    for number, trial in enumerate(trials):
         path = folder / TRIALS / run / f"{number}.json"
         if not path.exists():
-            _write(path, _tried(laboratory, run, method, options, trial, first))
-        tried.append(_read(path))
-    best = max(range(len(grid)), key=lambda number: tried[number]["score"])
-    if tried[best]["score"] < 0:
+            try:
+                outcome = runner.run(run, method, options, trial, plan.seeds[0])
+                _write(path, {"score": outcome.score, "documents": outcome.documents})
+            except TrainingError as error:
+                print_status(f"trial failed: {error}")
+                _write(path, {"score": DIVERGED, "documents": {}})
+        tried.append(_read_trial(path))
+    best = max(range(len(trials)), key=lambda number: tried[number]["score"])
+    if tried[best]["score"] == DIVERGED:
         raise TrainingError("it diverged with all of its settings")
-    if seed == first:
+    if seed == plan.seeds[0]:
         return dict(tried[best]["documents"])
-    return dict(laboratory.run(run, method, options, grid[best], seed).documents)
+    return runner.run(run, method, options, trials[best], seed).documents
 
 
-def _tried(laboratory: Any, *trial: Any) -> dict[str, Any]:
-    """Score and documents of a trial; what diverged is worse than anything."""
+def _read_trial(path: Path) -> dict[str, Any]:
     try:
-        found = laboratory.run(*trial)
-    except TrainingError as error:
-        print_status(f"trial failed: {error}")
-        return {"score": -1.0, "documents": {}}
-    return {"score": found.score, "documents": found.documents}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     except ValueError as error:
         raise UsageError(f"{path}: {error}; remove it and run `dimml compare` again") from error
-    return found
 
 
 def _result(folder: Path, row: str, seed: int) -> Path:
@@ -155,3 +197,45 @@ def _result(folder: Path, row: str, seed: int) -> Path:
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
+    """Return what all results of a folder share; seeds and methods may be added later."""
+    from train.data.splits import fingerprint
+
+    excluded = {"method", "options", "data"}
+    return {
+        "recipe": {k: v for k, v in written(recipe).items() if k not in excluded},
+        "data": fingerprint(recipe.data),
+        "trials": plan.trials,
+        "protocol": PROTOCOL,
+        "version": __version__,
+    }
+
+
+def _is_other_comparison(folder: Path, shared: Mapping[str, Any], overwrite: bool) -> bool:
+    """Return whether a folder holds results with other settings, which may be discarded.
+
+    Raises:
+        UsageError: If the folder holds such results and `overwrite` is false.
+    """
+    stored = stored_settings(folder)
+    changed = [key for key, value in shared.items() if stored.get(key) != value]
+    if not changed or not ((folder / SETTINGS).exists() or (folder / RESULTS).exists()):
+        return False
+    if not overwrite:
+        raise UsageError(
+            f"{folder} holds results of another comparison (other {', '.join(changed)}, see "
+            f"its {SETTINGS}): choose another folder with --out, or discard them with --overwrite"
+        )
+    return True
+
+
+def _claim_folder(folder: Path, shared: Mapping[str, Any], overwrite: bool) -> None:
+    """Write the settings of a folder, after discarding results with other settings."""
+    if _is_other_comparison(folder, shared, overwrite):
+        for name in (RESULTS, TRIALS, WORK):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (DOCUMENT, MARKDOWN, PAGE):
+            (folder / name).unlink(missing_ok=True)
+    write_atomic(folder / SETTINGS, json.dumps(shared, indent=2) + "\n")

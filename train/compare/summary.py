@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from train.compare.plan import stored_settings
-from train.compare.results import Result, Scope, modalities, read_results, scope_of
-from train.compare.statistics import (
-    complete,
-    curve_area,
-    expected_ece,
-    mean,
-    paired,
-    pooled_reliability,
-    spread,
+from train.compare.results import (
+    Result,
+    Scope,
+    measured_scope,
+    modality_names,
+    read_results,
+    stored_settings,
 )
+from train.compare.statistics import (
+    all_or_none,
+    curve_area,
+    mean,
+    mean_and_deviation,
+    paired,
+)
+from train.metrics import expected_ece, pooled_reliability
 
 REFERENCE = "dimml"
 SET_FIGURES = ("set_coverage", "set_size", "set_nominal")
@@ -30,76 +34,64 @@ SUBSET_FIGURES = (
 VALIDATION_FIGURES = ("accuracy", "nll")
 MISSING_FIGURES = ("accuracy", "nll", "ece")
 CORRUPTION_FIGURES = ("accuracy", "nll", "ece", "weight", "confidence")
+ABLATION_NAME = re.compile(rf"{REFERENCE}[+-]")
+"""The start of the name of a row that is `dimml` with one change."""
+
 Summary = dict[str, Any]
-ABLATION = re.compile(rf"{REFERENCE}[+-]")
-"""How the name of a row begins that is `dimml` with a change."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How a figure is written: times a factor, with digits after the point."""
-
-    factor: float
-    digits: int
-    unit: str = ""
-
-    def write(self, value: float, sign: str = "") -> str:
-        """The figure in digits, without its unit; with sign "+" it always has one."""
-        return f"{self.factor * value:{sign}.{self.digits}f}"
-
-
-PER_CENT = Scale(100, 2, " points")
-PLAIN = Scale(1, 4)
-FINE = Scale(1, 6)
-
-
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A figure of one run by which methods are compared.
 
     Attributes:
-        title: as reports call it.
-        higher: whether more is better.
-        scale: how it is written.
+        title: The name in reports.
+        factor: What the figure is multiplied by when written; 100 for per cent.
+        digits: The number of decimals.
+        higher: Whether a higher figure is better.
     """
 
     title: str
-    higher: bool
-    scale: Scale
+    factor: float = 100
+    digits: int = 2
+    higher: bool = True
+
+    def write(self, value: float, sign: str = "") -> str:
+        """Return the figure without its unit; with `sign="+"`, positive figures have a sign."""
+        return f"{self.factor * value:{sign}.{self.digits}f}"
 
 
-MEASURES: dict[str, Measure] = {
-    "full": Measure("accuracy on full input", higher=True, scale=PER_CENT),
-    "mean": Measure("accuracy, mean over subsets", higher=True, scale=PER_CENT),
-    "worst": Measure("accuracy on the worst subset", higher=True, scale=PER_CENT),
-    "missing_area": Measure("area under the missing-rate curve", higher=True, scale=PER_CENT),
-    "robustness": Measure("accuracy kept under corruption", higher=True, scale=PER_CENT),
-    "ece_full": Measure("ECE on full input", higher=False, scale=PLAIN),
-    "ece_mean": Measure("ECE, mean over subsets", higher=False, scale=PLAIN),
-    "nll_full": Measure("NLL on full input", higher=False, scale=PLAIN),
-    "nll_mean": Measure("NLL, mean over subsets", higher=False, scale=PLAIN),
-    "risk_full": Measure("risk-coverage area on full input", higher=False, scale=FINE),
-    "risk_mean": Measure("risk-coverage area, mean over subsets", higher=False, scale=FINE),
+MEASURES = {
+    "full": Measure("accuracy on full input"),
+    "mean": Measure("accuracy, mean over subsets"),
+    "worst": Measure("accuracy on the worst subset"),
+    "missing_area": Measure("area under the missing-rate curve"),
+    "robustness": Measure("accuracy kept under corruption"),
+    "ece_full": Measure("ECE on full input", 1, 4, higher=False),
+    "ece_mean": Measure("ECE, mean over subsets", 1, 4, higher=False),
+    "nll_full": Measure("NLL on full input", 1, 4, higher=False),
+    "nll_mean": Measure("NLL, mean over subsets", 1, 4, higher=False),
+    "risk_full": Measure("risk-coverage area on full input", 1, 6, higher=False),
+    "risk_mean": Measure("risk-coverage area, mean over subsets", 1, 6, higher=False),
 }
-SUBSET_MEASURE = Measure("accuracy", higher=True, scale=PER_CENT)
+SUBSET_MEASURE = Measure("accuracy")
 
 
-def summarise(out: Path) -> Summary:
-    """The document of `compare.json` of the results in a folder.
+def summarise(folder: Path) -> Summary:
+    """Return the document of `compare.json` for the results in a folder.
 
-    A figure over seeds is `{"mean", "std", "count"}`. Methods are in the order of their mean over
-    subsets, `dimml` first. Differences are `dimml` less the method, see `paired`.
+    A figure over seeds is `{"mean", "std", "count"}`. `dimml` is the first method; the others are
+    sorted by their mean over subsets. Differences are `dimml` less the method, see `paired`.
 
     Raises:
-        UsageError: see `read_results`.
+        UsageError: If there are no results or one is invalid, see `read_results`.
     """
-    results = read_results(out)
-    scope = scope_of(results)
-    settings = stored_settings(out)
+    results = read_results(folder)
+    scope = measured_scope(results)
+    settings = stored_settings(folder)
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.method, []).append(result)
-    methods = {name: _method(found, scope) for name, found in by_method.items()}
+    methods = {name: _method(of_method, scope) for name, of_method in by_method.items()}
     order = sorted(methods, key=lambda name: _rank(name, methods[name]))
     ours = by_method.get(REFERENCE)
     return {
@@ -107,14 +99,14 @@ def summarise(out: Path) -> Summary:
         "name": settings.get("recipe", {}).get("name"),
         "data": settings.get("data"),
         "full": scope.full,
-        "modalities": modalities(scope.full),
+        "modalities": modality_names(scope.full),
         "subsets": list(scope.subsets),
-        "singles": list(scope.singles),
+        "singles": [name for name in scope.subsets if len(modality_names(name)) == 1],
         "rates": list(scope.rates),
         "seeds": list(scope.seeds),
         "samples": {name: _samples(results, name) for name in scope.subsets},
         "methods": {name: methods[name] for name in order},
-        "ablations": [name for name in order if ours and ABLATION.match(name)],
+        "ablations": [name for name in order if ours and ABLATION_NAME.match(name)],
         "differences": {
             name: _differences(ours, by_method[name], scope)
             for name in order
@@ -125,18 +117,18 @@ def summarise(out: Path) -> Summary:
     }
 
 
-def measure(result: Result, scope: Scope) -> dict[str, float | None]:
-    """The `MEASURES` of one run; one that would leave anything of the scope out is None.
+def run_measures(result: Result, scope: Scope) -> dict[str, float | None]:
+    """Return the `MEASURES` of one run; one that would leave out a part of the scope is None.
 
-    Relative robustness is the accuracy under a corruption of one modality over that on full input,
-    the mean over all corruptions and levels.
+    Relative robustness is the accuracy under corruption of one modality divided by the accuracy on
+    full input, the mean over all corruptions and levels.
     """
     per_subset = {
         figure: [result.subsets.get(name, {}).get(figure) for name in scope.subsets]
-        for figure in SUBSET_FIGURES
+        for figure in ("accuracy", "ece", "nll", "risk_coverage_area")
     }
     full = result.subsets.get(scope.full, {})
-    accuracies = complete(per_subset["accuracy"])
+    accuracies = all_or_none(per_subset["accuracy"])
     rates = {float(rate): result.missing.get(rate, {}).get("accuracy") for rate in scope.rates}
     corrupted = mean(result.corrupted(key).get("accuracy") for key in scope.corruptions)
     clean = full.get("accuracy")
@@ -156,55 +148,49 @@ def measure(result: Result, scope: Scope) -> dict[str, float | None]:
 
 
 def _method(results: Sequence[Result], scope: Scope) -> Summary:
-    measured = [measure(result, scope) for result in results]
+    measured = [run_measures(result, scope) for result in results]
+    corruption: Summary = {}
+    for key in scope.corruptions:
+        modality, kind, level = key
+        levels = corruption.setdefault(modality, {}).setdefault(kind, {})
+        levels[level] = _figures(CORRUPTION_FIGURES, [result.corrupted(key) for result in results])
     return {
         "seeds": [result.seed for result in results],
-        "seconds": spread(result.seconds for result in results),
-        "epochs": spread(result.epochs for result in results),
+        "seconds": mean_and_deviation(result.seconds for result in results),
+        "epochs": mean_and_deviation(result.epochs for result in results),
         "hyperparameters": _distinct(result.hyperparameters for result in results),
-        "measures": {name: spread(one[name] for one in measured) for name in MEASURES},
+        "measures": {key: mean_and_deviation(one[key] for one in measured) for key in MEASURES},
         "subsets": {name: _subset(results, name) for name in scope.subsets},
         "missing": {
             rate: _figures(MISSING_FIGURES, [result.missing.get(rate, {}) for result in results])
             for rate in scope.rates
         },
-        "corruption": _corruption(results, scope),
+        "corruption": corruption,
         "reliability": {
             name: pooled_reliability([r.reliability.get(name, {}) for r in results])
             for name in scope.subsets
         },
         "validation": _figures(VALIDATION_FIGURES, [r.validation for r in results]),
-        "duc": _duc(results),
+        "duc": _dimension_sets([result.duc for result in results if result.duc]),
     }
 
 
 def _subset(results: Sequence[Result], name: str) -> Summary:
     figures = _figures(SUBSET_FIGURES, [result.subsets.get(name, {}) for result in results])
     expected = (expected_ece(result.reliability.get(name, {})) for result in results)
-    return {**figures, "expected_ece": spread(expected)}
+    return {**figures, "expected_ece": mean_and_deviation(expected)}
 
 
-def _figures(names: Sequence[str], tables: Sequence[Mapping[str, Any]]) -> Summary:
-    return {name: spread(table.get(name) for table in tables) for name in names}
+def _figures(names: Iterable[str], tables: Sequence[Mapping[str, Any]]) -> Summary:
+    return {name: mean_and_deviation(table.get(name) for table in tables) for name in names}
 
 
-def _corruption(results: Sequence[Result], scope: Scope) -> Summary:
-    found: Summary = {}
-    for key in scope.corruptions:
-        modality, kind, level = key
-        levels = found.setdefault(modality, {}).setdefault(kind, {})
-        levels[level] = _figures(CORRUPTION_FIGURES, [result.corrupted(key) for result in results])
-    return found
-
-
-def _duc(results: Sequence[Result]) -> Summary | None:
-    tables = [result.duc for result in results if result.duc]
-    found: Summary = {}
+def _dimension_sets(tables: Sequence[Mapping[str, Mapping[str, Any]]]) -> Summary | None:
+    groups: Summary = {}
     for group in dict.fromkeys(group for table in tables for group in table):
         sizes = [table.get(group) or {} for table in tables]
-        names = dict.fromkeys(name for size in sizes for name in size)
-        found[group] = {name: spread(size.get(name) for size in sizes) for name in names}
-    return found or None
+        groups[group] = _figures(dict.fromkeys(name for size in sizes for name in size), sizes)
+    return groups or None
 
 
 def _differences(ours: Sequence[Result], theirs: Sequence[Result], scope: Scope) -> Summary:
@@ -213,7 +199,7 @@ def _differences(ours: Sequence[Result], theirs: Sequence[Result], scope: Scope)
         return paired(first, second)
 
     return {
-        "measures": {n: difference(lambda r, n=n: measure(r, scope)[n]) for n in MEASURES},
+        "measures": {n: difference(lambda r, n=n: run_measures(r, scope)[n]) for n in MEASURES},
         "subsets": {
             name: difference(lambda r, name=name: r.subsets.get(name, {}).get("accuracy"))
             for name in scope.subsets
@@ -222,42 +208,41 @@ def _differences(ours: Sequence[Result], theirs: Sequence[Result], scope: Scope)
 
 
 def _rank(name: str, method: Summary) -> tuple[bool, float, str]:
-    found = method["measures"]["mean"]["mean"]
-    return name != REFERENCE, -found if found is not None else 0.0, name
+    value = method["measures"]["mean"]["mean"]
+    return name != REFERENCE, -value if value is not None else 0.0, name
 
 
 def _samples(results: Sequence[Result], subset: str) -> int | None:
     return next((n for r in results if (n := r.subsets.get(subset, {}).get("samples"))), None)
 
 
-def _distinct(tables: Iterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    for table in tables:
-        if table not in found:
-            found.append(table)
-    return found
+def _distinct(tables: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    distinct: list[Mapping[str, Any]] = []
+    distinct.extend(table for table in tables if table not in distinct)
+    return distinct
 
 
 def _gaps(by_method: Mapping[str, Sequence[Result]], scope: Scope) -> Iterator[str]:
-    """What stands between the results and a complete comparison, in words."""
+    """Yield a sentence for everything that the results lack for a complete comparison."""
     if REFERENCE not in by_method:
         yield f"there is no result of {REFERENCE}, so there are no differences"
-    every = [measure(result, scope) for results in by_method.values() for result in results]
-    nowhere = {key for key in MEASURES if all(one[key] is None for one in every)}
     if scope.full not in scope.subsets:
         yield f"no row of the test split has every modality ({scope.full})"
+    lacking = {
+        (name, result.seed): [k for k, v in run_measures(result, scope).items() if v is None]
+        for name, results in by_method.items()
+        for result in results
+    }
+    nowhere = [key for key in MEASURES if all(key in keys for keys in lacking.values())]
     if nowhere:
-        titles = "; ".join(MEASURES[key].title for key in MEASURES if key in nowhere)
-        yield f"not measured: {titles}"
+        yield f"not measured: {_titles(nowhere)}"
     for name, results in by_method.items():
         if absent := sorted(set(scope.seeds) - {result.seed for result in results}):
             yield f"there is no result of {name} for seed {', '.join(map(str, absent))}"
         for result in results:
-            lacking = [
-                key
-                for key, value in measure(result, scope).items()
-                if value is None and key not in nowhere
-            ]
-            if lacking:
-                titles = "; ".join(MEASURES[key].title for key in lacking)
-                yield f"seed {result.seed} of {name} lacks: {titles}"
+            if keys := [key for key in lacking[name, result.seed] if key not in nowhere]:
+                yield f"seed {result.seed} of {name} lacks: {_titles(keys)}"
+
+
+def _titles(keys: Iterable[str]) -> str:
+    return "; ".join(MEASURES[key].title for key in keys)

@@ -6,10 +6,10 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 
 from dimml.errors import ManifestError, UsageError
@@ -19,50 +19,47 @@ from dimml.progress import print_status
 from train.calibration import conformal_rows
 from train.compare.protocol import (
     coverages,
-    cross_validated,
-    encode_test,
-    held_rows,
+    cross_validate,
+    encode_test_split,
     measure_readout,
-    read_test,
 )
-from train.data.prepare import build, prepare
-from train.folder import LAST
-from train.history import History
+from train.data.corruptions import read_test_split
+from train.data.prepare import prepare
 from train.methods import METHODS
 from train.methods.base import Method, Trial
-from train.module import BEST, TrainingModule, encode
+from train.module import BEST, encode
 from train.readout import Readout
 from train.recipe import Recipe
-from train.run import calibrated, finish
-from train.trainer import BEST_CHECKPOINT, RunData, fit, load_checkpoint
+from train.run import calibrated
+from train.trainer import BEST_CHECKPOINT, LAST, History, load_checkpoint, train_model
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Of one training.
+class TrialOutcome:
+    """What came out of one training.
 
     Attributes:
-        score: on validation, the mean accuracy over subsets.
-        documents: row to result; the run's own and those that come out of the same training.
+        score: The mean accuracy over subsets on validation.
+        documents: The result of each row: of the run itself, and of its reference rows.
     """
 
     score: float
     documents: Mapping[str, dict[str, Any]]
 
 
-class Laboratory:
+class TrialRunner:
     """Runs trainings on data that is decoded once.
 
     Args:
-        recipe: its method, options and seed are replaced in each run.
-        work: folder for the checkpoints of the training under way.
-        cache: folder of the decoded data.
+        recipe: Its method, options and seed are replaced in each run.
+        work: Folder for the checkpoints of the training in progress.
+        cache: Folder of the decoded data.
 
     Attributes:
-        samples: split to the fingerprint of its samples.
+        samples: Split to the fingerprint of its samples.
 
     Raises:
-        UsageError: the recipe or its data does not do.
+        UsageError: If the recipe or its data cannot be used.
     """
 
     def __init__(self, recipe: Recipe, work: Path, cache: Path) -> None:
@@ -76,63 +73,63 @@ class Laboratory:
                 f"the validation split of {recipe.data} has {rows} readable rows; a comparison "
                 "needs three, and some hundred to calibrate well"
             )
-        self._test = read_test(recipe, self._prepared, cache)
-        self.samples = {
-            name: split.fingerprint for name, split in {**splits, "test": self._test.clean}.items()
-        }
+        self._test = read_test_split(recipe, self._prepared, cache)
+        every_split = {**splits, "test": self._test.clean}
+        self.samples = {name: split.fingerprint for name, split in every_split.items()}
 
     def run(
         self, name: str, method: str, options: Mapping[str, Any], trial: Trial, seed: int
-    ) -> Outcome:
-        """Trains and measures; goes on where a training with the same settings was stopped.
+    ) -> TrialOutcome:
+        """Train and measure; resume a stopped training with the same settings.
 
         Args:
-            name: of the run.
-            method: a key of `METHODS`.
-            options: of the method; they come before the trial's.
-            trial: hyper-parameters.
-            seed: of everything random.
+            name: The name of the run.
+            method: A key of `METHODS`.
+            options: Options of the method, which override the trial's.
+            trial: Hyper-parameters.
+            seed: The seed of everything random.
         """
         recipe = self._recipe_of(method, {**trial.options, **options}, trial, seed)
-        folder = self._work / f"{name}-{seed}-{_slug(trial)}"
-        # A training that was stopped goes on, and its time counts.
-        before = _seconds_before(folder)
-        started = time.monotonic() - (before or 0.0)
-        model, built, data, best = self._train(recipe, folder, resume=before is not None)
-        encoded = encode_test(model, self._test)
+        settings = [f"{key}={value}" for key, value in sorted(trial.options.items())]
+        trial_name = "-".join([f"{trial.learning_rate:g}", *settings])
+        folder = self._work / f"{name}-{seed}-{trial_name}"
+        # The time before a stop counts.
+        seconds_before = _seconds_before_stop(folder)
+        started = time.monotonic() - (seconds_before or 0.0)
+        trained = train_model(recipe, self._prepared, folder, resume=seconds_before is not None)
+        model, built, data = trained.model, trained.method, trained.data
+        test = encode_test_split(model, self._test)
         validation = encode(model, data.val_dataloader())
-        rows: dict[str, Readout] = {name: built.readout(model)}
-        # A variant's would have the names of the method's own.
+        readouts: dict[str, Readout] = {name: built.readout(model)}
+        # The reference rows of a variant would have the same names as those of its method.
         if name in METHODS:
-            rows |= built.references(model, lambda: encode(model, data.plain_train_dataloader()))
-        held = held_rows(model.modalities, validation[1])
+            training = lambda: encode(model, data.plain_train_dataloader())  # noqa: E731
+            readouts |= built.references(model, training)
         measured = {}
-        for row, readout in rows.items():
-            found = cross_validated(readout, model.modalities, validation)
-            fitted = [calibrated(readout, model, validation, c) for c in coverages(recipe)]
-            measured[row] = {
-                "validation": found,
-                **measure_readout(readout, encoded, fitted, held, seed),
-            }
+        for row, readout in readouts.items():
+            on_validation = cross_validate(readout, model.modalities, validation)
+            conformals = [calibrated(readout, model, validation, c) for c in coverages(recipe)]
+            figures = measure_readout(readout, test, conformals, validation[1], seed)
+            measured[row] = {"validation": on_validation, **figures}
         shared = {
             "seed": seed,
-            "rows": list(rows),
+            "rows": list(readouts),
             "modalities": list(model.modalities),
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
-            "hyperparameters": _hyperparameters(recipe, built, best),
+            "hyperparameters": _hyperparameters(recipe, built, trained.best),
             "machine": {
                 **describe_machine(),
                 "device": "cuda" if torch.cuda.is_available() else "cpu",
             },
         }
-        duc = _selected(model) if built.uses_dimensions else None
+        sizes = _dimension_set_sizes(model) if built.uses_dimensions else None
         documents = {
-            row: {"method": row, **shared, **found, "duc": duc if row == name else None}
-            for row, found in measured.items()
+            row: {"method": row, **shared, **figures, "duc": sizes if row == name else None}
+            for row, figures in measured.items()
         }
         shutil.rmtree(folder, ignore_errors=True)
-        return Outcome(best[BEST], documents)
+        return TrialOutcome(trained.best[BEST], documents)
 
     def _recipe_of(
         self, method: str, options: Mapping[str, Any], trial: Trial, seed: int
@@ -144,30 +141,16 @@ class Laboratory:
                 "method": method,
                 "options": dict(options),
                 "seed": seed,
-                # Each training is one process, whose methods are compared.
+                # Each training uses one device, so that methods that alternate can be compared.
                 "training": training.model_copy(update={"learning_rate": rate, "devices": 1}),
             }
         )
 
-    def _train(
-        self, recipe: Recipe, folder: Path, resume: bool
-    ) -> tuple[MultimodalModel, Method, RunData, dict[str, Any]]:
-        folder.mkdir(parents=True, exist_ok=True)
-        lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-        prepared = self._prepared
-        model, method = build(recipe, prepared.kinds, len(prepared.labels))
-        data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
-        module = TrainingModule(model, recipe, method)
-        best = fit(module, data, folder, resume)
-        module.cpu().eval()
-        finish(model, method, data)
-        return model, method, data, best
 
+def _seconds_before_stop(folder: Path) -> float | None:
+    """Return how long the finished epochs of a stopped training took; None if there are none.
 
-def _seconds_before(folder: Path) -> float | None:
-    """How long the epochs took that a stopped training has finished; None if there is none.
-
-    One whose checkpoint is damaged starts again.
+    A training whose checkpoint is damaged starts again.
     """
     if not (folder / LAST).exists():
         return None
@@ -179,11 +162,6 @@ def _seconds_before(folder: Path) -> float | None:
         shutil.rmtree(folder)
         return None
     return float(state["callbacks"][History.__name__]["seconds"])
-
-
-def _slug(trial: Trial) -> str:
-    settings = [f"{key}={value}" for key, value in sorted(trial.options.items())]
-    return "-".join([f"{trial.learning_rate:g}", *settings])
 
 
 def _hyperparameters(recipe: Recipe, method: Method, best: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,15 +176,13 @@ def _hyperparameters(recipe: Recipe, method: Method, best: Mapping[str, Any]) ->
     }
 
 
-def _selected(model: MultimodalModel) -> dict[str, Any]:
-    """How many dimensions are effective, and how many of a teacher's the student lacks."""
-    names, effective = model.modalities, model.effective
+def _dimension_set_sizes(model: MultimodalModel) -> dict[str, Any]:
+    """Return how many dimensions are effective, and how many a student learns from a teacher."""
+    effective = dict(zip(model.modalities, model.effective, strict=True))
     return {
-        "effective": {name: int(effective[slot].sum()) for slot, name in enumerate(names)},
+        "effective": {name: int(dimensions.sum()) for name, dimensions in effective.items()},
         "selected": {
-            f"{teacher}->{student}": int((effective[t] & ~effective[s]).sum())
-            for t, teacher in enumerate(names)
-            for s, student in enumerate(names)
-            if t != s
+            f"{teacher}->{student}": int((effective[teacher] & ~effective[student]).sum())
+            for teacher, student in permutations(effective, 2)
         },
     }

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pytorch_lightning as lightning
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dimml.modalities import Arrays, Audio, Kind
 from dimml.nn.model import EncoderInputs
 from train.data.augment import augment
 from train.data.cache import Split
+from train.data.splits import labelled_rows, training_rows
+from train.recipe import Recipe
 
 
 @dataclass
@@ -163,3 +167,59 @@ def _equally_long(items: Sequence[Arrays]) -> list[Arrays]:
         {"power": item["power"][:, start : start + frames]}
         for item, start in zip(items, starts, strict=True)
     ]
+
+
+class RunData(lightning.LightningDataModule):
+    """The loaders of a run; every order and change follows from the seed and the epoch.
+
+    Args:
+        recipe: of the run.
+        kinds: the modalities.
+        splits: "train" and "validation".
+        unlabelled: whether training sees the rows of the train split that have no label, if its
+            DUC loss ever joins.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        kinds: Mapping[str, Kind],
+        splits: Mapping[str, Split],
+        unlabelled: bool,
+    ) -> None:
+        super().__init__()
+        config = recipe.training
+        self.recipe, self.kinds = recipe, kinds
+        self.unlabelled = unlabelled and config.lambda_duc > 0 and config.warm_up < config.epochs
+        self.train, self.val = splits["train"], splits["validation"]
+
+    def train_dataloader(self) -> Any:
+        strengths = {name: spec.augment for name, spec in self.recipe.modalities.items()}
+        rows = training_rows(self.train.labels, self.unlabelled)
+        return self._loader(self.train, rows, strengths, training=True)
+
+    def val_dataloader(self) -> Any:
+        return self._loader(self.val, labelled_rows(self.val.labels), {}, training=False)
+
+    def plain_train_dataloader(self) -> Any:
+        """The labelled rows of the training split in order and unchanged."""
+        return self._loader(self.train, labelled_rows(self.train.labels), {}, training=False)
+
+    def _loader(
+        self, split: Split, rows: np.ndarray, strengths: Mapping[str, float], training: bool
+    ) -> Any:
+        config = self.recipe.training
+        workers = config.workers if training else 0
+        devices = config.devices if training else 1
+        # Where nothing is shuffled, each device reads all: it has to know every feature.
+        share = (self.trainer.global_rank if devices > 1 else 0, devices, config.batch_size)
+        return DataLoader(
+            SplitDataset(split, self.kinds, strengths, self.recipe.seed, rows),
+            batch_size=config.batch_size // devices,
+            sampler=EpochSampler(len(rows), self.recipe.seed, training, share),
+            collate_fn=Collate(self.kinds, training),
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            multiprocessing_context="spawn" if workers else None,
+        )

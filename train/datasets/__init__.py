@@ -1,7 +1,7 @@
-"""Data sets that can be written as a manifest.
+"""Data sets that `dimml data` writes as files and a manifest.
 
-`DATASETS` names, for each data set, the module whose `write(out, ...)` writes it. Modules are
-imported only when asked for, so listing the names needs none of their packages.
+`DATASETS` names the module whose `write(out, ...)` writes a data set. A module is imported when its
+data set is written, so listing the names needs no package of any data set.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ DATASETS: dict[str, str] = {"digits": "train.datasets.digits"}
 
 
 def require(module: str) -> ModuleType:
-    """Imports a module that only writing a data set needs.
+    """Import a module that only the writing of a data set needs.
 
     Raises:
-        UsageError: its package is not installed; the message says how to install it.
+        UsageError: If its package is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)

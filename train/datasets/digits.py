@@ -1,9 +1,9 @@
-"""Digits three ways: handwritten, spoken and spelled out in ten languages.
+"""Digits in three modalities: handwritten, spoken and spelled out in ten languages.
 
-Images are the real digits of scikit-learn's `load_digits`, distorted; speech is espeak-ng's;
-words are num2words', with typing errors. Each modality alone is now and then ambiguous, and their
-errors are independent, so that combining them pays. No source image and no speaker of one split
-appears in another.
+Images are the digits of scikit-learn's `load_digits`, distorted. espeak-ng speaks the words of
+num2words, and the texts are these words with typing errors. Each modality alone is sometimes
+ambiguous, and their errors are independent, so combining them helps. No source image and no speaker
+of one split appears in another.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import unicodedata
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -26,15 +26,16 @@ from dimml.errors import UsageError
 from dimml.progress import track
 from train.datasets import require
 from train.datasets.speech import Voice, mix, resample, synthesize
+from train.datasets.typos import misspell
 
 SPLITS = ("train", "validation", "test")
 ROWS: Mapping[str, int] = {"train": 4000, "validation": 1500, "test": 1500}
 SOURCE_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 EMPTY_RATE = 0.1
-# More would wait for one another: espeak-ng speaks one word at a time.
+# More threads would wait for each other, because espeak-ng speaks one word at a time.
 THREADS = 2
 
-# num2words' name of a language → espeak-ng's file.
+# The name of a language in num2words, and its file in espeak-ng.
 LANGUAGES = {
     "de": "gmw/de",
     "en": "gmw/en",
@@ -47,7 +48,7 @@ LANGUAGES = {
     "ru": "zle/ru",
     "sv": "gmq/sv",
 }
-# espeak-ng's variants. Those that sound nearly alike are all in train.
+# Voice variants of espeak-ng. Variants that sound alike are all in the train split.
 SPEAKERS: Mapping[str, tuple[str, ...]] = {
     split: tuple(names.split())
     for split, names in {
@@ -65,8 +66,8 @@ SPEAKERS: Mapping[str, tuple[str, ...]] = {
     }.items()
 }
 
-# How hard each modality is. Small networks reach about 82 % on speech and 90 % on images and
-# words; all three together above 97 %.
+# The difficulty of each modality. Small networks reach about 82 % accuracy on speech and 90 % on
+# images and words; all three together reach more than 97 %.
 SAMPLE_RATE = 16_000
 CLIP_SECONDS = (0.9, 1.2)
 WORDS_PER_MINUTE = (120, 220)
@@ -86,40 +87,32 @@ IMAGE_NOISE = (0.02, 0.25)
 OCCLUSION_RATE = 0.5
 OCCLUSION_PIXELS = (8, 16)
 
-TYPO_RATE = 0.38
-ACCENTS_DROPPED_RATE = 0.2
-CASES: tuple[Callable[[str], str], ...] = (str.lower, str.lower, str.upper, str.capitalize)
-KEYBOARDS = (
-    ("qwertyuiop", "asdfghjkl", "zxcvbnm"),
-    ("йцукенгшщзхъ", "фывапролджэ", "ячсмитьбю"),
-)
-
 Cells = dict[str, str | None]
 Indices = NDArray[np.int64]
 COLUMNS = ("id", "split", "label", "audio", "image", "text")
 
 
 def write(out: Path, *, seed: int = 0, rows: Mapping[str, int] = ROWS) -> Path:
-    """Writes the data set into the folder `out`, which appears only once it is complete.
+    """Write the data set into a folder, which appears when it is complete.
 
-    The same seed writes the same bytes, given the same versions of the packages, and row k of a
-    split does not depend on how many rows there are.
+    With the same versions of the packages, the same seed writes the same bytes. Row k of a split
+    does not depend on the number of rows.
 
     Args:
-        out: a folder that does not exist yet, or is empty.
+        out: A folder that does not exist or is empty.
         seed: 0 or more.
-        rows: split → how many rows to write.
+        rows: Split to the number of rows to write.
 
     Returns:
-        path of the manifest.
+        The path of the manifest.
 
     Raises:
-        UsageError: `out` is taken, a package is missing, or an argument is out of range.
+        UsageError: If `out` is not empty, a package is missing, or an argument is out of range.
     """
     _check(out, seed, rows)
     target = out.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, hence on its file system: the last step is one rename.
+    # The staging folder is on the file system of the target, so that the last step is a rename.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
         folder = Path(staging) / target.name
         for modality in ("audio", "image"):
@@ -132,10 +125,10 @@ def write(out: Path, *, seed: int = 0, rows: Mapping[str, int] = ROWS) -> Path:
 
 
 def split_sources(seed: int) -> dict[str, dict[int, Indices]]:
-    """Shares the source images among the splits, every label in the same proportions.
+    """Divide the source images among the splits, every label in the same proportions.
 
     Returns:
-        split → label → indices into `load_sources`; no index occurs twice.
+        For each split and label, indices into `load_sources`; no index occurs twice.
     """
     rng = np.random.default_rng(seed)
     _, labels = load_sources()
@@ -151,25 +144,25 @@ def split_sources(seed: int) -> dict[str, dict[int, Indices]]:
 
 @lru_cache(maxsize=1)
 def load_sources() -> tuple[NDArray[np.float64], Indices]:
-    """The handwritten digits: pixels [1797, 8, 8] from 0 (paper) to 16 (ink), labels [1797]."""
+    """Return the handwritten digits: pixels [1797, 8, 8], 0 (paper) to 16 (ink), labels [1797]."""
     digits = require("sklearn.datasets").load_digits()
     return digits.images, digits.target
 
 
 @lru_cache(maxsize=len(LANGUAGES))
 def number_words(language: str) -> tuple[str, ...]:
-    """The words for 0 to 9 in one of `LANGUAGES`."""
+    """Return the words for 0 to 9 in one of `LANGUAGES`."""
     num2words = require("num2words").num2words
     return tuple(unicodedata.normalize("NFC", num2words(n, lang=language)) for n in range(10))
 
 
 def draw_image(source: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A source image [8, 8] moved, turned, faded, partly covered and noisy, as [32, 32]."""
+    """Return a source image [8, 8] shifted, rotated, faded, occluded and noisy, as [32, 32]."""
     angle = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn *= len(source) / IMAGE_SIZE / rng.uniform(*ZOOM)
     centre = IMAGE_SIZE / 2 + rng.uniform(-SHIFT_PIXELS, SHIFT_PIXELS, 2)
-    # Pillow asks where in the source each pixel of the result comes from.
+    # Pillow expects the inverse transform: from a pixel of the result to the source.
     origin = len(source) / 2 - turn @ centre
     strokes = Image.fromarray((source / 16).astype(np.float32)).transform(
         (IMAGE_SIZE, IMAGE_SIZE),
@@ -190,7 +183,7 @@ def draw_image(source: NDArray[np.float64], rng: np.random.Generator) -> NDArray
 def draw_clip(
     word: str, language: str, speakers: tuple[str, ...], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The word spoken by one of the speakers somewhere in a noisy clip: samples [n], -1 to 1."""
+    """Return a noisy clip in which one of the speakers says the word: samples [n], -1 to 1."""
     voice = Voice(
         language=LANGUAGES[language],
         speaker=speakers[rng.integers(len(speakers))],
@@ -206,43 +199,6 @@ def draw_clip(
         noise_exponent=NOISE_EXPONENTS[rng.integers(len(NOISE_EXPONENTS))],
         rng=rng,
     )
-
-
-def misspell(word: str, rng: np.random.Generator) -> str:
-    """The word as somebody in a hurry types it; never empty."""
-    if rng.random() < ACCENTS_DROPPED_RATE:
-        word = _without_accents(word)
-    for _ in range(rng.binomial(len(word), TYPO_RATE)):
-        at = int(rng.integers(len(word)))
-        near = NEIGHBOURS[_without_accents(word[at])]
-        word = TYPOS[rng.integers(len(TYPOS))](word, at, near[rng.integers(len(near))]) or word
-    return CASES[rng.integers(len(CASES))](word)
-
-
-# What typing error number k makes of a word at one letter, given a key beside that letter.
-TYPOS: tuple[Callable[[str, int, str], str], ...] = (
-    lambda word, at, near: word[:at] + near + word[at + 1 :],
-    lambda word, at, near: word[:at] + near + word[at:],
-    lambda word, at, _near: word[:at] + word[at + 1 :],
-    lambda word, at, _near: word[:at] + word[at] + word[at:],
-    lambda word, at, _near: word[:at] + word[at : at + 2][::-1] + word[at + 2 :],
-)
-
-
-def _neighbours(keyboard: tuple[str, ...]) -> dict[str, str]:
-    keys = {(r, c): key for r, row in enumerate(keyboard) for c, key in enumerate(row)}
-    around = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0)]
-    return {
-        key: "".join(keys.get((row + r, column + c), "") for r, c in around)
-        for (row, column), key in keys.items()
-    }
-
-
-NEIGHBOURS = {key: near for keys in KEYBOARDS for key, near in _neighbours(keys).items()}
-
-
-def _without_accents(word: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
 
 
 def _write_rows(folder: Path, seed: int, rows: Mapping[str, int]) -> list[Cells]:
@@ -287,7 +243,7 @@ def _write_row(
 
 
 def _save_clip(clip: NDArray[np.float64], path: Path) -> None:
-    # Not with soundfile, which waits for the disk after every file.
+    # soundfile would wait for the disk after every file.
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, len(clip), "NONE", "not compressed"))
         file.writeframes(np.round(32767 * clip).astype("<i2").tobytes())

@@ -1,6 +1,6 @@
 """Synthetic speech in noise.
 
-The speech is espeak-ng's, from the library and voices that `espeakng-loader` bundles.
+espeak-ng synthesises the speech, with the library and voices that `espeakng-loader` bundles.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4
 _RANDOM_SEED = 1
 _BUFFER_MILLISECONDS = 2_000
 
-# Fraction of the peak below which espeak-ng's pauses before and after a word stay.
+# espeak-ng's pauses before and after a word stay below this fraction of the peak.
 _SILENCE = 0.01
 
 _Callback = ctypes.CFUNCTYPE(
@@ -43,13 +43,13 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks, and how.
+    """A voice of espeak-ng and its settings.
 
     Attributes:
-        language: espeak-ng's language file, with its family: `roa/fr`. The short name `fr` finds
-            the same file, after reading every voice there is.
-        speaker: name of an espeak-ng voice variant.
-        rate: words per minute, from 80.
+        language: The language file with its family: `roa/fr`. The short name `fr` works too, but
+            espeak-ng then reads every voice.
+        speaker: The name of a voice variant.
+        rate: Words per minute, 80 or more.
         pitch: 0 to 100; 50 is the speaker's own.
         pitch_range: 0 (monotone) to 100; 50 is the speaker's own.
     """
@@ -62,20 +62,20 @@ class Voice:
 
 
 def synthesize(text: str, voice: Voice) -> NDArray[np.int16]:
-    """Speaks `text`.
+    """Synthesise speech.
 
-    The same arguments give the same samples whatever was spoken before, except with the two
+    The same arguments give the same samples, whatever was spoken before, except for the two
     variants that use the C library's random numbers (`Reed` and `caleb`).
 
-    Call it outside the main thread where Ctrl-C has to work: Python raises KeyboardInterrupt in
-    the main thread only, and ctypes drops an exception raised while the library calls back.
+    Call it outside the main thread if Ctrl-C has to work: Python raises KeyboardInterrupt in the
+    main thread, and ctypes drops an exception that is raised during a callback of the library.
 
     Returns:
-        samples [n], mono, at `SAMPLE_RATE`.
+        Samples [n], mono, at `SAMPLE_RATE`.
 
     Raises:
-        UsageError: `espeakng-loader` is not installed or its voices cannot be read.
-        DimmlError: espeak-ng does not know the voice, or fails.
+        UsageError: If `espeakng-loader` is not installed or its voices cannot be read.
+        DimmlError: If espeak-ng does not know the voice, or fails.
     """
     blocks: list[bytes] = []
 
@@ -88,7 +88,7 @@ def synthesize(text: str, voice: Voice) -> NDArray[np.int16]:
     with _one_at_a_time, _fresh_library() as library:
         library.espeak_SetSynthCallback(callback)
         name = f"{voice.language}+{voice.speaker}"
-        # espeak-ng takes its plain voice, and says nothing, where it does not know the variant.
+        # espeak-ng silently uses its default voice for an unknown variant.
         if not (data_folder() / "voices" / "!v" / voice.speaker).is_file():
             raise DimmlError(f"espeak-ng has no voice variant {voice.speaker!r}.")
         _check(library.espeak_SetVoiceByName(name.encode()), f"choosing the voice {name!r}")
@@ -102,10 +102,10 @@ def synthesize(text: str, voice: Voice) -> NDArray[np.int16]:
 
 
 def resample(speech: NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
-    """Speech from `synthesize` at another sample rate, from -1 to 1, without silence around it."""
+    """Resample speech of `synthesize` to -1 .. 1, without the silence before and after it."""
     samples: NDArray[np.float64] = soxr.resample(speech / 32768, SAMPLE_RATE, sample_rate)
-    heard = np.flatnonzero(np.abs(samples) > _SILENCE * np.abs(samples).max())
-    return samples[heard[0] : heard[-1] + 1]
+    audible = np.flatnonzero(np.abs(samples) > _SILENCE * np.abs(samples).max())
+    return samples[audible[0] : audible[-1] + 1]
 
 
 def mix(
@@ -117,18 +117,18 @@ def mix(
     noise_exponent: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Puts speech somewhere in a noisy clip, whole.
+    """Place speech at a random position of a noisy clip.
 
     Args:
-        speech: samples [m].
-        length: of the clip, in samples; a clip too short for the speech becomes as long.
-        snr: power of the speech, while it lasts, over that of the noise, in decibels.
-        level: root mean square of the clip in decibels below full scale; less if it would clip.
-        noise_exponent: of `coloured_noise`.
-        rng: draws the noise, and where the speech starts.
+        speech: Samples [m].
+        length: Length of the clip in samples; at least that of the speech is used.
+        snr: Power of the speech over the power of the noise in decibels.
+        level: Root mean square of the clip in decibels below full scale; less if it would clip.
+        noise_exponent: See `coloured_noise`.
+        rng: Draws the noise and the position.
 
     Returns:
-        samples [max(length, m)], from -1 to 1.
+        Samples [max(length, m)], from -1 to 1.
     """
     length = max(length, len(speech))
     start = rng.integers(length - len(speech), endpoint=True)
@@ -140,7 +140,7 @@ def mix(
 
 
 def coloured_noise(length: int, exponent: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise [length] with power 1, spread over frequencies f as 1 / f ** exponent.
+    """Return noise [length] with power 1, distributed over frequencies f as 1 / f ** exponent.
 
     The exponent is 0 for white, 1 for pink, 2 for brown and -1 for blue noise.
     """
@@ -153,17 +153,17 @@ def coloured_noise(length: int, exponent: float, rng: np.random.Generator) -> ND
 
 
 def data_folder() -> Path:
-    """Where the languages and voices are."""
+    """Return the folder of the languages and voices."""
     return Path(require("espeakng_loader").get_data_path())
 
 
 @contextmanager
 def _fresh_library() -> Iterator[ctypes.CDLL]:
-    """The library as if just started, unloaded afterwards.
+    """Load the library for the block, and unload it afterwards.
 
-    espeak-ng carries state from one utterance to the next, such as the phase of a voice's
-    flutter, that neither its seed nor `espeak_Terminate` resets. Loading the library anew does, in
-    0.3 ms, where the C library really unloads (musl does not) and nobody else has it loaded.
+    espeak-ng carries state from one utterance to the next, such as the phase of a voice's flutter,
+    which neither its seed nor `espeak_Terminate` resets. Loading the library again resets it in
+    0.3 ms, if the C library really unloads it (musl does not) and nothing else has it loaded.
     """
     library = ctypes.CDLL(require("espeakng_loader").get_library_path())
     try:

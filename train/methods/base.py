@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import pydantic
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
@@ -154,3 +155,14 @@ def slot_cross_entropy(logits: Tensor, present: Tensor, labels: Tensor) -> Tenso
     slots = range(logits.shape[1])
     terms = [masked_cross_entropy(logits[:, s], labels, present[:, s]) for s in slots]
     return torch.stack(terms).sum()
+
+
+def drop_modalities(
+    present: Tensor, rate: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Which of the present modalities stay, bool [N, M]; of each row with any, at least one."""
+    kept = present & (torch.rand(present.shape, generator=generator).to(present.device) >= rate)
+    scores = torch.rand(present.shape, generator=generator).to(present.device)
+    last = scores.masked_fill(~present, -1.0).argmax(dim=1)
+    one = functional.one_hot(last, present.shape[1]).bool() & present
+    return torch.where(kept.any(dim=1, keepdim=True), kept, one)

@@ -21,10 +21,16 @@ from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import Rule
 from train.data.cache import UNLABELLED
-from train.methods.base import Method, Step, Training, Trial, slot_cross_entropy
+from train.methods.base import (
+    Method,
+    Step,
+    Training,
+    Trial,
+    drop_modalities,
+    slot_cross_entropy,
+)
 from train.methods.base import Options as BaseOptions
 from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
-from train.subsets import drop_modalities
 
 FUSION_HEAD_EPOCHS = 20
 FUSION_HEAD_BATCH = 96

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Step, Training, Trial
+from train.methods.base import Step, Training, Trial, drop_modalities
 from train.methods.joint import Joint
 from train.methods.joint import Options as JointOptions
 from train.readout import Readout
-from train.subsets import drop_modalities
 
 
 class Options(JointOptions):

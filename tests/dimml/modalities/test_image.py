@@ -32,7 +32,7 @@ def animation(levels: Sequence[int], form: str) -> bytes:
 
 
 def pixels(kind: Image, value: Any) -> np.ndarray:
-    """The preprocessed value in 8-bit units."""
+    """Return the preprocessed value in 8-bit units."""
     return kind.preprocess(kind.decode(value))["pixels"] * 255
 
 
@@ -44,7 +44,7 @@ def palette(transparent: bool) -> PIL.Image.Image:
     return picture
 
 
-# Each is one colour all over; with it, what is expected as RGB and as grey.
+# Images of a single colour, with the expected RGB and grey values.
 MODES = {
     "1": (PIL.Image.new("1", SIZE, 1), (255, 255, 255), 255),
     "L": (PIL.Image.new("L", SIZE, 100), (100, 100, 100), 100),
@@ -67,16 +67,16 @@ MODES = {
 
 @pytest.mark.parametrize(("picture", "rgb", "grey"), MODES.values(), ids=MODES)
 class TestModes:
-    def test_they_become_colour_or_grey(
+    def test_mode_is_converted_to_colour_or_grey(
         self, picture: PIL.Image.Image, rgb: tuple[int, ...], grey: int
     ) -> None:
         for channels, expected in ((3, rgb), (1, (grey,))):
-            found = pixels(image(channels=channels), picture)
-            assert (found.dtype, found.shape) == (np.float32, (channels, *SIZE))
-            np.testing.assert_allclose(found[:, 3, 3], expected, atol=1)
-            assert np.ptp(found, axis=(1, 2)) == pytest.approx(0, abs=1e-4)
+            actual = pixels(image(channels=channels), picture)
+            assert (actual.dtype, actual.shape) == (np.float32, (channels, *SIZE))
+            np.testing.assert_allclose(actual[:, 3, 3], expected, atol=1)
+            assert np.ptp(actual, axis=(1, 2)) == pytest.approx(0, abs=1e-4)
 
-    def test_they_are_the_same_from_a_file(
+    def test_mode_is_converted_from_a_file(
         self, picture: PIL.Image.Image, rgb: tuple[int, ...], grey: int
     ) -> None:
         form = {"CMYK": "TIFF", "F": "TIFF", "I": "TIFF", "YCbCr": "JPEG"}.get(picture.mode, "PNG")
@@ -89,11 +89,11 @@ LEFT_RED[:, :4, 0] = 255
 
 class TestDecoding:
     @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM"])
-    def test_formats(self, form: str) -> None:
+    def test_image_format_is_decoded(self, form: str) -> None:
         data = encode(PIL.Image.new("RGB", SIZE, (200, 100, 50)), form)
         assert pixels(image(), data)[:, 4, 4] == pytest.approx([200, 100, 50], abs=4)
 
-    def test_bytes_paths_files_and_arrays_are_the_same(self, tmp_path: Path) -> None:
+    def test_image_from_bytes_path_file_and_array_is_equal(self, tmp_path: Path) -> None:
         path = tmp_path / "a.png"
         path.write_bytes(encode(PIL.Image.fromarray(LEFT_RED)))
         with path.open("rb") as file:
@@ -102,9 +102,9 @@ class TestDecoding:
                 np.testing.assert_array_equal(np.asarray(image().decode(value)[0]), LEFT_RED)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_the_exif_orientation_is_applied(self, orientation: int) -> None:
+    def test_exif_orientation_is_applied(self, orientation: int) -> None:
         upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
-        # How a camera that writes this orientation stores the picture.
+        # The pixels that a camera stores with this orientation.
         stored = {
             1: upright,
             2: upright[:, ::-1],
@@ -130,9 +130,7 @@ class TestPreprocessing:
             ("pad", [0, 0, 0, 0], [255, 255, 0, 0]),
         ],
     )
-    def test_resize_policies(
-        self, resize: str, first_row: list[int], middle_row: list[int]
-    ) -> None:
+    def test_resize_policy(self, resize: str, first_row: list[int], middle_row: list[int]) -> None:
         red = pixels(image(resize=resize), LEFT_RED)[0]
         edges = [0, 1, -2, -1]
         np.testing.assert_allclose(red[0, edges], first_row, atol=1)
@@ -145,20 +143,20 @@ class TestPreprocessing:
 
     @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
     @pytest.mark.parametrize("shape", [(1, 1), (1, 2_000), (2_000, 1), (3, 5)])
-    def test_any_shape_becomes_the_size(self, resize: str, shape: tuple[int, int]) -> None:
-        found = pixels(image(resize=resize, size=(6, 10)), np.full(shape, 200, np.uint8))
-        assert found.shape == (3, 6, 10)
-        assert found.max() == pytest.approx(200, abs=1)
+    def test_image_of_any_shape_is_resized(self, resize: str, shape: tuple[int, int]) -> None:
+        resized = pixels(image(resize=resize, size=(6, 10)), np.full(shape, 200, np.uint8))
+        assert resized.shape == (3, 6, 10)
+        assert resized.max() == pytest.approx(200, abs=1)
 
     def test_mean_and_std_are_per_channel(self) -> None:
         kind = image(mean=[0.0, 0.5, 1.0], std=[1.0, 0.5, 0.25])
-        found = kind.preprocess(kind.decode(np.full((8, 8, 3), 255, np.uint8)))["pixels"]
-        np.testing.assert_allclose(found[:, 0, 0], [1.0, 1.0, 0.0])
+        normalised = kind.preprocess(kind.decode(np.full((8, 8, 3), 255, np.uint8)))["pixels"]
+        np.testing.assert_allclose(normalised[:, 0, 0], [1.0, 1.0, 0.0])
 
     @pytest.mark.parametrize(
         "config", [{"mean": [0.5, 0.5]}, {"std": [0.0]}, {"channels": 2}, {"sise": [8, 8]}]
     )
-    def test_invalid_settings_are_refused(self, config: dict[str, Any]) -> None:
+    def test_invalid_settings_are_rejected(self, config: dict[str, Any]) -> None:
         with pytest.raises(pydantic.ValidationError, match=next(iter(config))):
             image(**config)
 
@@ -168,20 +166,20 @@ class TestFrames:
     @pytest.mark.parametrize(
         ("frames", "levels"), [(1, [100]), (3, [20, 100, 180]), (5, [20, 60, 100, 140, 180])]
     )
-    def test_an_animation_gives_evenly_spaced_ones(
+    def test_frames_of_an_animation_are_evenly_spaced(
         self, form: str, frames: int, levels: list[int]
     ) -> None:
-        found = pixels(image(frames=frames), animation([20, 60, 100, 140, 180], form))
-        assert found.shape == (frames, 3, *SIZE)
-        np.testing.assert_allclose(found[:, 0, 0, 0], levels, atol=2)
+        actual = pixels(image(frames=frames), animation([20, 60, 100, 140, 180], form))
+        assert actual.shape == (frames, 3, *SIZE)
+        np.testing.assert_allclose(actual[:, 0, 0, 0], levels, atol=2)
 
-    def test_a_list_gives_evenly_spaced_ones_and_repeats_where_it_is_short(self) -> None:
+    def test_frames_of_a_list_are_evenly_spaced_or_repeated(self) -> None:
         values = [encode(PIL.Image.new("L", SIZE, level)) for level in (10, 20, 30, 40)]
         assert pixels(image(frames=2), values)[:, 0, 0, 0] == pytest.approx([20, 40])
         assert pixels(image(frames=2), values[:1])[:, 0, 0, 0] == pytest.approx([10, 10])
         assert pixels(image(frames=2), values[0])[:, 0, 0, 0] == pytest.approx([10, 10])
 
-    def test_without_frames_an_animation_is_its_first(self) -> None:
+    def test_animation_without_frames_is_its_first_frame(self) -> None:
         assert pixels(image(), animation([20, 180], "GIF"))[0, 0, 0] == pytest.approx(20)
 
 
@@ -196,23 +194,23 @@ class TestFrames:
         (PIL.Image.new("RGBA", SIZE, (10, 20, 30, 0)), True),
     ],
 )
-def test_a_blank_image_is_warned_of(value: Any, blank: bool) -> None:
+def test_blank_image_is_a_warning(value: Any, blank: bool) -> None:
     kind = image()
     assert kind.warnings(kind.decode(value)) == (("the image is blank",) if blank else ())
 
 
-def test_an_animation_is_blank_only_where_all_its_frames_are() -> None:
+def test_clip_is_blank_only_if_all_frames_are_blank() -> None:
     kind = image(frames=2)
     assert kind.warnings(kind.decode([np.zeros(SIZE, np.uint8), LEFT_RED])) == ()
 
 
-def test_a_photograph_is_decoded_near_the_size_it_is_resized_to_and_looks_the_same() -> None:
+def test_jpeg_is_decoded_at_reduced_size_with_similar_pixels() -> None:
     ramp = np.add.outer(np.arange(512), np.arange(768)) // 6
     photograph = PIL.Image.fromarray(ramp.astype(np.uint8)).convert("RGB")
     kind = Image("view", {"size": (64, 32), **RAW})
     jpeg = encode(photograph, "JPEG", quality=95)
-    [small] = kind.decode(jpeg)
-    [whole] = kind.decode(encode(photograph))
-    assert whole.size == (768, 512)
-    assert small.size == (192, 128)
+    [reduced] = kind.decode(jpeg)
+    [full] = kind.decode(encode(photograph))
+    assert full.size == (768, 512)
+    assert reduced.size == (192, 128)
     assert np.abs(pixels(kind, jpeg) - pixels(kind, encode(photograph))).max() < 3

@@ -17,7 +17,7 @@ CLS, SEP = 1, 2
 
 
 def byte_tokenizer() -> bytes:
-    """A token per byte, so that every text has tokens of its own."""
+    """Return a tokenizer with one token per byte, so that different texts have different tokens."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.train_from_iterator(
@@ -42,7 +42,7 @@ def tokens(value: Any, **config: Any) -> list[int]:
     return kind.preprocess(kind.decode(value))["input_ids"].tolist()
 
 
-def refusal(kind: Text, value: Any) -> InputError:
+def decode_error(kind: Text, value: Any) -> InputError:
     with pytest.raises(InputError) as caught:
         kind.decode(value)
     assert caught.value.field == "words"
@@ -51,7 +51,7 @@ def refusal(kind: Text, value: Any) -> InputError:
 
 class TestDecoding:
     @pytest.mark.parametrize(
-        ("written", "same"),
+        ("decomposed", "composed"),
         [
             ("cafe\u0301", "caf\u00e9"),
             ("\u1112\u1161\u11ab", "\ud55c"),
@@ -60,8 +60,8 @@ class TestDecoding:
         ],
         ids=["Latin", "Hangul", "Angstrom", "Hebrew"],
     )
-    def test_equivalent_texts_have_the_same_tokens(self, written: str, same: str) -> None:
-        assert tokens(written) == tokens(same)
+    def test_equivalent_texts_have_equal_tokens(self, decomposed: str, composed: str) -> None:
+        assert tokens(decomposed) == tokens(composed)
 
     @pytest.mark.parametrize(
         ("one", "other"),
@@ -75,35 +75,35 @@ class TestDecoding:
         ],
         ids=["case", "superscript", "family", "keycap", "right to left", "null byte"],
     )
-    def test_different_texts_keep_their_difference(self, one: str, other: str) -> None:
+    def test_different_texts_have_different_tokens(self, one: str, other: str) -> None:
         assert tokens(one) != tokens(other)
 
     @pytest.mark.parametrize("value", ["seven", "sieben 7️⃣", "סבע شش", "a\0b", "\u200b", "x\n\ty"])
-    def test_str_bytes_paths_and_files_are_the_same(self, value: str, tmp_path: Path) -> None:
+    def test_text_from_str_bytes_path_and_file_is_equal(self, value: str, tmp_path: Path) -> None:
         path = tmp_path / "a.txt"
         path.write_bytes(value.encode())
         with path.open("rb") as file:
-            for same in (value.encode(), bytearray(value.encode()), path, file):
-                assert tokens(same) == tokens(value)
+            for source in (value.encode(), bytearray(value.encode()), path, file):
+                assert tokens(source) == tokens(value)
 
-    def test_the_mark_that_some_editors_begin_a_file_with_is_no_text(self) -> None:
+    def test_byte_order_mark_is_removed(self) -> None:
         assert tokens(b"\xef\xbb\xbfseven") == tokens("seven")
 
-    def test_a_str_is_the_text_even_where_it_names_a_file(self, tmp_path: Path) -> None:
+    def test_str_is_never_a_path(self, tmp_path: Path) -> None:
         path = tmp_path / "a.txt"
         path.write_text("seven")
         assert tokens(str(path)) != tokens(path)
 
 
 class TestPreprocessing:
-    def test_tokens_stand_between_the_special_ones_and_are_not_masked(self) -> None:
+    def test_tokens_are_unmasked_between_special_tokens(self) -> None:
         kind = text()
         arrays = kind.preprocess(kind.decode("abc"))
         assert [array.dtype for array in arrays.values()] == [np.int64, np.int64]
         assert arrays["input_ids"][[0, -1]].tolist() == [CLS, SEP]
         assert arrays["attention_mask"].tolist() == [1] * 5
 
-    def test_collation_pads_to_the_longest_and_masks_the_padding(self) -> None:
+    def test_collate_pads_to_the_longest_text_and_masks_padding(self) -> None:
         kind = text()
         items = [kind.preprocess(kind.decode(value)) for value in ("abc", "a")]
         batch = kind.collate(items)
@@ -112,7 +112,7 @@ class TestPreprocessing:
         assert kind.bucket(items[0]) == kind.bucket(items[1])
 
     @pytest.mark.parametrize(("length", "cut"), [(7, False), (8, False), (9, True), (500, True)])
-    def test_a_long_text_is_cut_before_its_end_token_and_warned_of(
+    def test_long_text_is_cut_before_its_end_token_with_a_warning(
         self, length: int, cut: bool
     ) -> None:
         kind = text(max_length=10)
@@ -124,16 +124,16 @@ class TestPreprocessing:
         assert kind.warnings(raw) == ((expected,) if cut else ())
 
 
-class TestRefusals:
+class TestInvalidText:
     @pytest.mark.parametrize(
-        ("value", "code", "says"),
+        ("value", "code", "message"),
         [
             ("a" * 101, "too_large", "101 characters: over the limit of 100"),
             (b"a" * 501, "too_large", "limit of 500 bytes"),
             (b"", "unreadable", "empty (0 bytes)"),
-            ("", "unreadable", "nothing"),
-            (" \n\t\u3000", "unreadable", "nothing"),
-            (b"  \n", "unreadable", "nothing"),
+            ("", "unreadable", "no tokens"),
+            (" \n\t\u3000", "unreadable", "no tokens"),
+            (b"  \n", "unreadable", "no tokens"),
             (b"caf\xe9", "unreadable", "not UTF-8"),
             ("seven".encode("utf-16"), "unreadable", "not UTF-8"),
             ("\ud83d", "unreadable", "not valid Unicode"),
@@ -144,41 +144,41 @@ class TestRefusals:
             (io.StringIO("seven"), "unreadable", "open binary file, got StringIO"),
         ],
     )
-    def test_each_says_what_is_wrong(self, value: Any, code: str, says: str) -> None:
-        error = refusal(text(Limits(characters=100, bytes=500)), value)
+    def test_invalid_text_is_rejected(self, value: Any, code: str, message: str) -> None:
+        error = decode_error(text(Limits(characters=100, bytes=500)), value)
         assert error.code == code
-        assert says in error.message
+        assert message in error.message
 
-    def test_the_limit_is_in_characters_not_bytes(self) -> None:
+    def test_limit_is_in_characters_not_bytes(self) -> None:
         kind = text(Limits(characters=3), max_length=64)
         assert len(kind.decode("😀😀😀").ids) == 14
-        assert refusal(kind, "😀😀😀😀").code == "too_large"
+        assert decode_error(kind, "😀😀😀😀").code == "too_large"
 
     @pytest.mark.parametrize("value", [None, "", "  ", "\n\t", "\u3000"])
-    def test_a_blank_cell_is_absent(self, value: str | None) -> None:
+    def test_blank_text_is_absent(self, value: str | None) -> None:
         assert is_absent(value)
 
     @pytest.mark.parametrize("value", ["\0", "\u200b", "0", "null"])
-    def test_other_cells_are_not(self, value: str) -> None:
+    def test_other_text_is_present(self, value: str) -> None:
         assert not is_absent(value)
         assert len(tokens(value)) > 2
 
-    def test_a_text_without_any_token_is_unreadable(self) -> None:
+    def test_text_without_tokens_is_rejected(self) -> None:
         words = tokenizers.Tokenizer(models.WordLevel({"seven": 0}, unk_token="seven"))
         words.normalizer = tokenizers.normalizers.Replace("!", "")
         kind = Text("words", {}, {"tokenizer.json": words.to_str().encode()})
-        assert refusal(kind, "!!").message == "the text holds nothing that the tokenizer keeps"
+        assert decode_error(kind, "!!").message == "the text has no tokens"
 
     @pytest.mark.parametrize(
-        ("assets", "says"),
+        ("assets", "message"),
         [
-            ({}, "needs its words.tokenizer.json"),
+            ({}, "needs words.tokenizer.json"),
             ({"tokenizer.json": b"{}"}, "cannot be read"),
             ({"tokenizer.json": b"\xff"}, "cannot be read"),
         ],
     )
-    def test_a_tokenizer_that_cannot_be_read_is_an_error_of_the_bundle(
-        self, assets: dict[str, bytes], says: str
+    def test_invalid_tokenizer_is_a_bundle_error(
+        self, assets: dict[str, bytes], message: str
     ) -> None:
-        with pytest.raises(BundleError, match=says):
+        with pytest.raises(BundleError, match=message):
             Text("words", {}, assets)

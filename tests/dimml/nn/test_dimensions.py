@@ -49,7 +49,7 @@ def assert_as_defined(features: Tensor, labels: Tensor, num_classes: int) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(("samples", "classes", "dims"), [(40, 3, 8), (25, 6, 5), (7, 2, 1)])
-def test_scores_and_selection_are_as_defined(
+def test_scores_and_effective_dimensions_follow_the_definition(
     samples: int, classes: int, dims: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(samples)
@@ -62,7 +62,7 @@ def test_scores_and_selection_are_as_defined(
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_scores_and_selection_are_as_defined_where_ties_abound(data: st.DataObject) -> None:
+def test_scores_follow_the_definition_with_many_ties(data: st.DataObject) -> None:
     # Small whole numbers in few classes, two members each, make half-way means and equal ones.
     classes = data.draw(st.integers(1, 4))
     dims = data.draw(st.integers(1, 4))
@@ -73,7 +73,7 @@ def test_scores_and_selection_are_as_defined_where_ties_abound(data: st.DataObje
     assert_as_defined(torch.tensor(rows, dtype=torch.float32), labels, classes)
 
 
-def test_a_sample_half_way_between_two_means_goes_to_the_lower_class() -> None:
+def test_sample_between_two_means_goes_to_the_lower_class() -> None:
     # Means 0 and 2; the samples at 1 tie.
     features = torch.tensor([[-1.0], [1.0], [1.0], [3.0]])
     assert dimension_scores(features, torch.tensor([0, 0, 1, 1]), 2).tolist() == [3 / 4]
@@ -83,20 +83,20 @@ def test_a_sample_half_way_between_two_means_goes_to_the_lower_class() -> None:
     assert dimension_scores(lopsided, torch.tensor([0, 1, 0, 1]), 2).tolist() == [1 / 2]
 
 
-def test_a_constant_dimension_is_right_for_the_lowest_class_that_occurs() -> None:
+def test_constant_dimension_is_right_for_the_lowest_class() -> None:
     # 0.1 has no exact binary form: sums that rounded would give the classes different means.
     features = torch.full((12, 1), 0.1)
     labels = torch.tensor([2] * 5 + [4] * 7)
     assert dimension_scores(features, labels, 6).tolist() == [5 / 12]
 
 
-def test_classes_without_samples_attract_nothing() -> None:
+def test_class_without_samples_is_ignored() -> None:
     # Class 0 has no samples; had it a mean of 0, both samples near 0 would go to it.
     features = torch.tensor([[-0.1], [0.1], [5.0]])
     assert dimension_scores(features, torch.tensor([1, 2, 3]), 5).tolist() == [1.0]
 
 
-def test_the_best_dimensions_are_effective_and_the_average_one_is_not() -> None:
+def test_only_dimensions_above_the_average_are_effective() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     features = torch.tensor(
         [
@@ -112,7 +112,7 @@ def test_the_best_dimensions_are_effective_and_the_average_one_is_not() -> None:
 
 
 @pytest.mark.parametrize("dims", range(1, 25))
-def test_no_dimension_is_effective_when_all_are_alike(dims: int) -> None:
+def test_equal_dimensions_are_not_effective(dims: int) -> None:
     # Scores of 7/10: their rounded mean falls below 0.7 for some of these numbers of dimensions.
     features = torch.ones(10, 1).expand(10, dims)
     labels = torch.tensor([0] * 7 + [1] * 3)
@@ -121,7 +121,7 @@ def test_no_dimension_is_effective_when_all_are_alike(dims: int) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 7, 24, 100, 10_000])
-def test_the_chunk_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_chunk_size_does_not_change_scores(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(4, (31,), generator=generator)
     features = torch.randn(31, 9, generator=generator) + labels.unsqueeze(1) * 0.5
@@ -134,7 +134,7 @@ def test_the_chunk_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: 
 
 
 @pytest.mark.parametrize("block", [64, 4096])
-def test_distances_are_held_for_one_chunk_at_a_time_and_for_no_backward_pass(
+def test_distances_are_stored_for_one_chunk_only(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     sizes = []
@@ -153,7 +153,7 @@ def test_distances_are_held_for_one_chunk_at_a_time_and_for_no_backward_pass(
     assert max(sizes) <= block
 
 
-def test_labels_may_be_of_any_integer_type() -> None:
+def test_labels_may_have_any_integer_type() -> None:
     features = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
     for dtype in (torch.int64, torch.int32, torch.uint8):
         labels = torch.tensor([0, 1], dtype=dtype)
@@ -177,6 +177,6 @@ def test_labels_may_be_of_any_integer_type() -> None:
     ],
 )
 @pytest.mark.parametrize("function", [dimension_scores, effective_dimensions])
-def test_unusable_input_is_refused(function, features, labels, message) -> None:
+def test_invalid_features_and_labels_are_rejected(function, features, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         function(features, labels, 2)

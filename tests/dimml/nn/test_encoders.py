@@ -97,7 +97,7 @@ class TestFromScratch:
         ],
     )
     @pytest.mark.parametrize("samples", [1, 3])
-    def test_every_kind_and_preset_gives_one_vector_per_sample(
+    def test_every_encoder_returns_one_vector_per_sample(
         self, kind: str, preset: str, config: dict[str, Any], samples: int
     ) -> None:
         encoder = build_encoder(kind_of(kind, **config), DIM, preset=preset)
@@ -106,7 +106,7 @@ class TestFromScratch:
         assert features.dtype == torch.float32
         assert features.isfinite().all()
 
-    def test_resnet18_has_the_size_of_one(self) -> None:
+    def test_resnet18_has_the_expected_number_of_weights(self) -> None:
         encoder = build_encoder(kind_of("image"), DIM, preset="resnet18")
         assert isinstance(encoder, ImageEncoder)
         # torchvision's has 11,689,512, of which its classifier of 1,000 has 513,000.
@@ -114,7 +114,7 @@ class TestFromScratch:
 
     @pytest.mark.parametrize("time", [40, 101, 250])
     @pytest.mark.parametrize("n_mels", [64, None])
-    def test_recordings_may_have_any_length_and_linear_frequencies(
+    def test_audio_encoder_takes_any_length_and_linear_frequencies(
         self, time: int, n_mels: int | None
     ) -> None:
         encoder = build_encoder(kind_of("audio"), DIM, n_mels=n_mels)
@@ -128,12 +128,12 @@ class TestFromScratch:
             ("text", "small, pretrained"),
         ],
     )
-    def test_an_unknown_preset_is_refused_with_the_known_ones(self, kind: str, known: str) -> None:
+    def test_unknown_preset_error_lists_the_presets(self, kind: str, known: str) -> None:
         with pytest.raises(RecipeError, match=f"{kind}: no encoder preset 'huge'.* known: {known}"):
             build_encoder(kind_of(kind), DIM, preset="huge")
 
 
-def test_the_features_of_a_clip_are_the_mean_over_its_frames() -> None:
+def test_clip_features_are_the_mean_over_frames() -> None:
     torch.manual_seed(0)
     clip = build_encoder(kind_of("image", frames=3), DIM)
     single = build_encoder(kind_of("image"), DIM)
@@ -145,7 +145,7 @@ def test_the_features_of_a_clip_are_the_mean_over_its_frames() -> None:
 
 
 @pytest.mark.parametrize("padding_id", [0, 5])
-def test_padding_changes_no_features_of_a_text(padding_id: int) -> None:
+def test_padding_does_not_change_text_features(padding_id: int) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(kind_of("text"), DIM)
     inputs = random_inputs("text", 2)
@@ -159,7 +159,7 @@ def test_padding_changes_no_features_of_a_text(padding_id: int) -> None:
 
 
 class TestPretrained:
-    def test_a_picture_goes_through_the_saved_weights(self, resnet: Path) -> None:
+    def test_image_encoder_loads_pretrained_weights(self, resnet: Path) -> None:
         encoder = pretrained(kind_of("image"), resnet)
         assert isinstance(encoder, ImageEncoder)
         inputs = random_inputs("image", 2)
@@ -168,7 +168,7 @@ class TestPretrained:
         assert features.shape == (2, DIM)
         torch.testing.assert_close(features, encoder.projection(pooled), atol=1e-5, rtol=1e-5)
 
-    def test_a_text_goes_through_the_saved_weights(self, bert: Path) -> None:
+    def test_text_encoder_loads_pretrained_weights(self, bert: Path) -> None:
         encoder = pretrained(kind_of("text"), bert)
         assert isinstance(encoder, TextEncoder)
         inputs = random_inputs("text", 2)
@@ -177,7 +177,7 @@ class TestPretrained:
             encode(encoder, inputs), encoder.projection(pooled), atol=1e-5, rtol=1e-5
         )
 
-    def test_a_spectrogram_goes_through_a_backbone_made_for_colour(self, resnet: Path) -> None:
+    def test_spectrogram_goes_through_a_colour_backbone(self, resnet: Path) -> None:
         encoder = pretrained(kind_of("audio"), resnet)
         assert isinstance(encoder, SpectrogramEncoder)
         inputs = random_inputs("audio", 2)
@@ -187,39 +187,39 @@ class TestPretrained:
             encode(encoder, inputs), encoder.projection(pooled), atol=1e-5, rtol=1e-5
         )
 
-    def test_weights_saved_in_half_precision_are_trained_in_full(self, tmp_path: Path) -> None:
+    def test_half_precision_weights_are_loaded_as_float32(self, tmp_path: Path) -> None:
         tiny_resnet().half().save_pretrained(tmp_path)
         encoder = pretrained(kind_of("image"), tmp_path)
         assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
         assert encode(encoder, random_inputs("image", 1)).dtype == torch.float32
 
-    def test_it_is_ready_to_train_as_one_from_scratch_is(self, resnet: Path) -> None:
+    def test_pretrained_encoder_is_in_training_mode(self, resnet: Path) -> None:
         assert all(module.training for module in pretrained(kind_of("image"), resnet).modules())
 
 
 class TestRefusedWeights:
-    def test_a_folder_that_does_not_exist(self, tmp_path: Path) -> None:
+    def test_pretrained_folder_that_does_not_exist_is_rejected(self, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"image: cannot load '.*nowhere' as a hub id or a"):
             pretrained(kind_of("image"), tmp_path / "nowhere")
 
-    def test_no_name(self) -> None:
+    def test_pretrained_without_a_name_is_rejected(self) -> None:
         with pytest.raises(RecipeError, match="needs `pretrained: <hub id or folder>`"):
             build_encoder(kind_of("image"), DIM, preset="pretrained")
 
-    def test_a_pickle_in_place_of_safetensors(self, tmp_path: Path) -> None:
+    def test_pickled_weights_are_rejected(self, tmp_path: Path) -> None:
         model = tiny_resnet()
         model.config.save_pretrained(tmp_path)
         torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
         with pytest.raises(RecipeError, match=r"no file named model\.safetensors"):
             pretrained(kind_of("image"), tmp_path)
 
-    def test_damaged_weights(self, resnet: Path, tmp_path: Path) -> None:
+    def test_damaged_weights_are_rejected(self, resnet: Path, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_bytes((resnet / "config.json").read_bytes())
         (tmp_path / "model.safetensors").write_bytes(b"junk" * 20)
         with pytest.raises(RecipeError, match="image: cannot load"):
             pretrained(kind_of("image"), tmp_path)
 
-    def test_a_model_that_brings_its_own_code_which_is_not_run(self, tmp_path: Path) -> None:
+    def test_code_of_a_pretrained_model_is_not_run(self, tmp_path: Path) -> None:
         names = {"AutoConfig": "code.Config", "AutoModel": "code.Model"}
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": names}))
         (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -230,17 +230,17 @@ class TestRefusedWeights:
     @pytest.mark.parametrize(
         ("kind", "folder", "takes"), [("image", "bert", "input_ids"), ("text", "resnet", "pixel")]
     )
-    def test_a_model_of_another_sort_of_input(
+    def test_pretrained_model_of_another_input_is_rejected(
         self, request: pytest.FixtureRequest, kind: str, folder: str, takes: str
     ) -> None:
         with pytest.raises(RecipeError, match=f"is a model of {takes}"):
             pretrained(kind_of(kind), request.getfixturevalue(folder))
 
-    def test_fewer_tokens_than_the_tokenizer_has(self, tmp_path: Path) -> None:
+    def test_pretrained_model_with_too_few_tokens_is_rejected(self, tmp_path: Path) -> None:
         tiny_bert(vocab_size=WORDS - 1).save_pretrained(tmp_path)
         with pytest.raises(RecipeError, match=r"has 20 tokens .* knows 19; set `tokenizer`"):
             pretrained(kind_of("text"), tmp_path)
 
-    def test_fewer_positions_than_a_text_may_have(self, bert: Path) -> None:
+    def test_pretrained_model_with_too_few_positions_is_rejected(self, bert: Path) -> None:
         with pytest.raises(RecipeError, match=r"max_length is 17 .* reads 16 tokens"):
             pretrained(kind_of("text", max_length=17), bert)

@@ -104,7 +104,7 @@ def test_certainty_is_the_largest_probability() -> None:
 
 @pytest.mark.parametrize("modalities", [1, 2, 3])
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
-def test_weights_are_a_softmax_of_certainty_over_the_present(
+def test_weights_are_a_softmax_of_certainty_over_present_modalities(
     modalities: int, temperature: float
 ) -> None:
     present = all_subsets(modalities)
@@ -118,13 +118,13 @@ def test_weights_are_a_softmax_of_certainty_over_the_present(
     assert certainty_weights(logits, present, torch.tensor(temperature)).equal(weights)
 
 
-def test_the_more_certain_modality_weighs_more() -> None:
+def test_more_certain_modality_weighs_more() -> None:
     logits = torch.tensor([[[9.0, 0.0], [1.0, 0.0]]])
     first, second = certainty_weights(logits, torch.ones(1, 2, dtype=torch.bool), 1.0)[0]
     assert first > second
 
 
-def test_nan_in_absent_logits_touches_neither_weights_nor_gradients() -> None:
+def test_nan_in_absent_logits_affects_no_weight_or_gradient() -> None:
     present = torch.tensor([[True, False, True]])
     logits = torch.tensor([[[1.0, 0.0], [NAN, NAN], [0.5, 2.0]]], requires_grad=True)
     certainty_weights(logits, present, 1.0)[0, 0].backward()
@@ -140,7 +140,7 @@ def test_subsets_are_numbered_by_powers_of_two() -> None:
 
 
 @pytest.mark.parametrize("modalities", [1, 2, 3])
-def test_every_subset_is_answered_as_defined(modalities: int) -> None:
+def test_fusion_follows_the_definition_for_every_subset(modalities: int) -> None:
     fusion = calibrated_fusion(modalities)
     present = all_subsets(modalities)
     features = random_features(present)
@@ -153,7 +153,7 @@ def test_every_subset_is_answered_as_defined(modalities: int) -> None:
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-def test_one_modality_answers_exactly_what_its_logits_say(modalities: int) -> None:
+def test_single_modality_answers_its_own_softmax(modalities: int) -> None:
     fusion = calibrated_fusion(modalities)
     present = torch.eye(modalities, dtype=torch.bool)
     probabilities, weights, logits = fusion(random_features(present), present)
@@ -161,7 +161,7 @@ def test_one_modality_answers_exactly_what_its_logits_say(modalities: int) -> No
     assert weights.equal(present.float())
 
 
-def test_a_fresh_head_has_every_temperature_at_one() -> None:
+def test_new_fusion_has_temperatures_of_one() -> None:
     fusion = CertaintyFusion(DIMS, CLASSES, 3)
     present = torch.ones(2, 3, dtype=torch.bool)
     features = random_features(present)
@@ -172,7 +172,7 @@ def test_a_fresh_head_has_every_temperature_at_one() -> None:
 
 
 @pytest.mark.parametrize("dirt", [NAN, float("inf"), -float("inf"), 1e30])
-def test_what_absent_slots_hold_changes_nothing(dirt: float) -> None:
+def test_content_of_absent_slots_changes_no_answer(dirt: float) -> None:
     fusion = calibrated_fusion(3)
     present = all_subsets(3)
     clean = fusion(random_features(present), present)
@@ -185,7 +185,7 @@ def test_what_absent_slots_hold_changes_nothing(dirt: float) -> None:
         assert actual.equal(expected)
 
 
-def test_nan_in_absent_slots_reaches_no_gradient() -> None:
+def test_nan_in_absent_slots_affects_no_gradient() -> None:
     fusion = calibrated_fusion(3)
     present = all_subsets(3)
     features = random_features(present, NAN).requires_grad_()
@@ -196,7 +196,7 @@ def test_nan_in_absent_slots_reaches_no_gradient() -> None:
         assert parameter.grad.isfinite().all()
 
 
-def test_fuse_is_the_second_half_of_forward() -> None:
+def test_fuse_equals_forward_on_calibrated_logits() -> None:
     fusion = calibrated_fusion(3)
     present = all_subsets(3)
     probabilities, weights, logits = fusion(random_features(present), present)
@@ -205,7 +205,7 @@ def test_fuse_is_the_second_half_of_forward() -> None:
     assert again[1].equal(weights)
 
 
-def test_a_row_alone_is_answered_as_among_others() -> None:
+def test_answer_does_not_depend_on_other_rows() -> None:
     fusion = calibrated_fusion(3)
     present = all_subsets(3)
     features = random_features(present, NAN)
@@ -216,7 +216,7 @@ def test_a_row_alone_is_answered_as_among_others() -> None:
             assert_close(actual[0], expected[i])
 
 
-def test_a_row_with_nothing_present_has_no_answer_and_spoils_no_other() -> None:
+def test_empty_row_is_nan_and_affects_no_other_row() -> None:
     fusion = calibrated_fusion(3)
     present = torch.tensor([[True, False, True], [False, False, False]])
     features = random_features(present)
@@ -226,7 +226,7 @@ def test_a_row_with_nothing_present_has_no_answer_and_spoils_no_other() -> None:
     assert_close(probabilities[0], fusion(features[:1], present[:1])[0][0])
 
 
-def test_features_of_a_wrong_number_of_modalities_are_refused() -> None:
+def test_wrong_number_of_modalities_is_rejected() -> None:
     fusion = calibrated_fusion(3)
     three = torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"expected .* 3 modalities"):
@@ -239,7 +239,7 @@ def test_features_of_a_wrong_number_of_modalities_are_refused() -> None:
         fusion(torch.ones(3, DIMS), three[0])
 
 
-def test_ten_modalities_are_served() -> None:
+def test_fusion_supports_ten_modalities() -> None:
     present = torch.ones(1, 10, dtype=torch.bool)
     fusion = calibrated_fusion(10)
     features = random_features(present)

@@ -19,7 +19,7 @@ def assert_close(actual: Tensor, expected: object) -> None:
 class TestCalibration:
     good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0], [0.3, -0.3])
 
-    def test_is_stored_in_the_state_beside_the_classifier(self) -> None:
+    def test_calibration_is_part_of_the_state_dict(self) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
         fusion.set_calibration(*self.good)
         state = fusion.state_dict()
@@ -37,7 +37,7 @@ class TestCalibration:
         assert_close(state["modality_bias"], self.good[3])
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_takes_fitted_tensors_and_keeps_no_hold_on_them(self, dtype: torch.dtype) -> None:
+    def test_set_calibration_copies_tensors(self, dtype: torch.dtype) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
         given = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in self.good]
         fusion.set_calibration(*given)
@@ -73,7 +73,7 @@ class TestCalibration:
             (3, [0.1, NAN], "modality_bias must be finite"),
         ],
     )
-    def test_is_refused_as_a_whole_when_any_of_it_is_wrong(
+    def test_invalid_calibration_changes_nothing(
         self, position: int, value: object, message: str
     ) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
@@ -85,13 +85,13 @@ class TestCalibration:
         for buffer, untouched in zip(fusion.buffers(), fresh.buffers(), strict=True):
             assert buffer.equal(untouched)
 
-    def test_without_biases_has_none(self) -> None:
+    def test_calibration_without_biases_sets_them_to_zero(self) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
         fusion.set_calibration(*self.good)
         fusion.set_calibration(*self.good[:3])
         assert fusion.modality_bias.tolist() == [0, 0]
 
-    def test_a_bias_is_what_a_modality_counts_for_beside_another_as_certain(self) -> None:
+    def test_bias_shifts_weight_between_equally_certain_modalities(self) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
         fusion.set_calibration([1, 1], 0.7, [1, 1, 1, 1], [0.5, -0.5])
         logits = torch.randn(1, 1, CLASSES).expand(3, 2, CLASSES)
@@ -100,6 +100,6 @@ class TestCalibration:
 
 
 @pytest.mark.parametrize("modalities", [0, 11])
-def test_a_number_of_modalities_without_a_table_of_subsets_is_refused(modalities: int) -> None:
+def test_unsupported_number_of_modalities_is_rejected(modalities: int) -> None:
     with pytest.raises(ValueError, match=rf"1 \.\. 10, got {modalities}.*doubles"):
         CertaintyFusion(DIMS, CLASSES, modalities)

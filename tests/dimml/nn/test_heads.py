@@ -5,7 +5,7 @@ import torch
 from dimml.nn.heads import PrivateClassifiers
 
 
-def test_each_modality_has_a_linear_head_of_its_own() -> None:
+def test_private_classifiers_use_one_linear_layer_per_modality() -> None:
     heads = PrivateClassifiers(3, 5, 4)
     features = torch.randn(2, 3, 5)
     logits = heads(features)

@@ -57,7 +57,7 @@ class TestMaskedCrossEntropy:
     labels = torch.tensor([0, 3, 1, 2, 2, 0, 1])
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_averages_over_the_present_rows(self, name: str) -> None:
+    def test_cross_entropy_averages_over_present_rows(self, name: str) -> None:
         logits = self.logits.clone().requires_grad_()
         loss = masked_cross_entropy(logits, self.labels, PRESENT[name])
         literal_logits = self.logits.clone().requires_grad_()
@@ -67,14 +67,14 @@ class TestMaskedCrossEntropy:
         literal.backward()
         torch.testing.assert_close(logits.grad, literal_logits.grad)
 
-    def test_without_mask_averages_over_all_rows(self) -> None:
+    def test_cross_entropy_without_mask_averages_over_all_rows(self) -> None:
         everywhere = torch.ones(SAMPLES, dtype=torch.bool)
         torch.testing.assert_close(
             masked_cross_entropy(self.logits, self.labels),
             literal_mean_cross_entropy(self.logits, self.labels, everywhere),
         )
 
-    def test_nan_and_impossible_labels_in_absent_rows_change_nothing(self) -> None:
+    def test_absent_rows_may_hold_nan_and_invalid_labels(self) -> None:
         present = PRESENT["audio"]
         clean = self.logits.clone().requires_grad_()
         dirty = self.logits.masked_fill(~present.unsqueeze(1), NAN).requires_grad_()
@@ -88,7 +88,7 @@ class TestMaskedCrossEntropy:
         assert (dirty.grad[present] != 0).all()
 
     @pytest.mark.parametrize("rows", [0, SAMPLES])
-    def test_is_a_differentiable_zero_when_nothing_is_present(self, rows: int) -> None:
+    def test_cross_entropy_of_no_rows_is_a_differentiable_zero(self, rows: int) -> None:
         logits = torch.full((rows, CLASSES), NAN, requires_grad=True)
         nothing = torch.zeros(rows, dtype=torch.bool)
         loss = masked_cross_entropy(logits, torch.zeros(rows, dtype=torch.int64), nothing)
@@ -105,7 +105,7 @@ class TestMaskedCrossEntropy:
             (torch.ones(3, 2), torch.zeros(3), torch.tensor([1, 0, 1]), "got torch.int64"),
         ],
     )
-    def test_refuses_shapes_and_masks_that_do_not_fit(
+    def test_cross_entropy_rejects_mismatched_shapes_and_masks(
         self, logits, labels, present, message
     ) -> None:
         with pytest.raises(ValueError, match=message):
@@ -117,7 +117,7 @@ class TestModalityCrossEntropy:
 
     @pytest.mark.parametrize("names", [NAMES[:1], NAMES[:2], NAMES])
     @pytest.mark.parametrize("missing", [False, True])
-    def test_sums_over_modalities_the_mean_over_their_own_rows(
+    def test_modality_cross_entropy_sums_the_means_of_modalities(
         self, names: tuple[str, ...], missing: bool
     ) -> None:
         values = random_values(names, CLASSES)
@@ -132,14 +132,14 @@ class TestModalityCrossEntropy:
         torch.testing.assert_close(loss, literal)
         torch.testing.assert_close(gradients(loss, given), gradients(literal, literal_given))
 
-    def test_a_modality_nobody_has_adds_nothing(self) -> None:
+    def test_modality_without_rows_adds_nothing(self) -> None:
         logits = random_values(NAMES[:2], CLASSES)
         present = {"audio": PRESENT["audio"], "image": torch.zeros(SAMPLES, dtype=torch.bool)}
         assert modality_cross_entropy(logits, self.labels, present).equal(
             masked_cross_entropy(logits["audio"], self.labels, present["audio"])
         )
 
-    def test_refuses_no_modality_and_a_modality_without_its_mask(self) -> None:
+    def test_modality_cross_entropy_rejects_missing_modalities_and_masks(self) -> None:
         with pytest.raises(ValueError, match="at least one modality"):
             modality_cross_entropy({}, self.labels)
         with pytest.raises(ValueError, match=r"present lacks \['image'\]"):

@@ -103,7 +103,7 @@ class TestDucLoss:
     @pytest.mark.parametrize("missing", [False, True])
     @pytest.mark.parametrize("normalize", [False, True])
     @pytest.mark.parametrize("temperature", [0.5, 10.0])
-    def test_value_and_gradients_are_as_defined(
+    def test_duc_loss_and_gradients_follow_the_definition(
         self, names: tuple[str, ...], missing: bool, normalize: bool, temperature: float
     ) -> None:
         values = random_values(names, DIMS)
@@ -115,7 +115,7 @@ class TestDucLoss:
         torch.testing.assert_close(loss, literal)
         torch.testing.assert_close(gradients(loss, given), gradients(literal, literal_given))
 
-    def test_a_case_worked_by_hand(self) -> None:
+    def test_duc_loss_equals_a_value_computed_by_hand(self) -> None:
         # One telling dimension; logits are the outer product of (1, -1) and (2, 0) over tau = 2.
         features = {"t": torch.tensor([[2.0], [0.0]]), "s": torch.tensor([[1.0], [-1.0]])}
         effective = {"t": torch.tensor([True]), "s": torch.tensor([False])}
@@ -123,7 +123,7 @@ class TestDucLoss:
         expected = torch.log1p(torch.exp(torch.tensor(-1.0)))
         torch.testing.assert_close(duc_loss(features, effective, 2.0), expected)
 
-    def test_for_two_modalities_is_the_sum_of_the_two_directions(self) -> None:
+    def test_duc_loss_of_two_modalities_sums_both_directions(self) -> None:
         features = random_values(NAMES[:2], DIMS)
         none = torch.zeros(DIMS, dtype=torch.bool)
         audio_not_image = EFFECTIVE["audio"] & ~EFFECTIVE["image"]
@@ -133,7 +133,7 @@ class TestDucLoss:
         assert forth.item() != back.item()
         torch.testing.assert_close(duc_loss(features, EFFECTIVE, 10.0), forth + back)
 
-    def test_the_teacher_learns_nothing_and_the_student_only_what_it_lacks(self) -> None:
+    def test_gradients_reach_only_dimensions_the_student_lacks(self) -> None:
         features = leaves(random_values(NAMES[:2], DIMS))
         teacher_only = {"audio": EFFECTIVE["audio"], "image": torch.zeros(DIMS, dtype=torch.bool)}
         loss = duc_loss(features, teacher_only, 10.0)
@@ -142,7 +142,7 @@ class TestDucLoss:
         assert (grads["image"][:, ~EFFECTIVE["audio"]] == 0).all()
         assert (grads["image"][:, EFFECTIVE["audio"]] != 0).all()
 
-    def test_each_modality_is_taught_only_in_dimensions_it_is_not_effective_in(self) -> None:
+    def test_modality_learns_only_in_ineffective_dimensions(self) -> None:
         features = leaves(random_values(NAMES, DIMS))
         grads = gradients(duc_loss(features, EFFECTIVE, 10.0), features)
         for name, grad in grads.items():
@@ -152,7 +152,7 @@ class TestDucLoss:
             assert (grad[:, taught] != 0).all()
 
     @pytest.mark.parametrize("normalize", [False, True])
-    def test_nan_in_absent_rows_changes_neither_value_nor_gradients(self, normalize: bool) -> None:
+    def test_duc_loss_ignores_nan_in_absent_rows(self, normalize: bool) -> None:
         values = random_values(NAMES, DIMS)
         clean, dirty = leaves(values), leaves(with_nan_where_absent(values))
         clean_loss = duc_loss(clean, EFFECTIVE, 10.0, PRESENT, normalize)
@@ -164,14 +164,14 @@ class TestDucLoss:
             assert (dirty_grads[name][~PRESENT[name]] == 0).all()
             assert dirty_grads[name].any()
 
-    def test_nothing_missing_is_the_same_as_no_mask(self) -> None:
+    def test_duc_loss_with_full_mask_equals_no_mask(self) -> None:
         features = random_values(NAMES, DIMS)
         everywhere = dict.fromkeys(NAMES, torch.ones(SAMPLES, dtype=torch.bool))
         assert duc_loss(features, EFFECTIVE, 10.0, everywhere).equal(
             duc_loss(features, EFFECTIVE, 10.0)
         )
 
-    def test_the_order_of_modalities_does_not_matter(self) -> None:
+    def test_duc_loss_does_not_depend_on_modality_order(self) -> None:
         features = random_values(NAMES, DIMS)
         backwards = {name: features[name] for name in reversed(NAMES)}
         torch.testing.assert_close(
@@ -199,7 +199,7 @@ class TestDucLoss:
         ],
     )
     @pytest.mark.parametrize("names", [NAMES[:1], NAMES[:2], NAMES])
-    def test_is_a_differentiable_zero_when_no_pair_qualifies(
+    def test_duc_loss_without_pairs_is_a_differentiable_zero(
         self, names: tuple[str, ...], effective: dict[str, Tensor], present: dict[str, Tensor]
     ) -> None:
         values = random_values(names, DIMS)
@@ -213,11 +213,11 @@ class TestDucLoss:
             assert values.grad is not None
             assert (values.grad == 0).all()
 
-    def test_an_empty_batch_is_zero(self) -> None:
+    def test_duc_loss_of_an_empty_batch_is_zero(self) -> None:
         features = {name: torch.zeros(0, DIMS) for name in NAMES}
         assert duc_loss(features, EFFECTIVE, 10.0).item() == 0
 
-    def test_normalised_vectors_ignore_their_length(self) -> None:
+    def test_normalised_duc_loss_ignores_vector_lengths(self) -> None:
         features = random_values(NAMES, DIMS)
         scaled = {name: values * 37.0 for name, values in features.items()}
         torch.testing.assert_close(
@@ -226,7 +226,7 @@ class TestDucLoss:
         )
         assert duc_loss(scaled, EFFECTIVE, 0.5) > 2 * duc_loss(features, EFFECTIVE, 0.5)
 
-    def test_a_vector_without_direction_gets_no_gradient_when_normalised(self) -> None:
+    def test_zero_vector_gets_no_gradient_when_normalised(self) -> None:
         # A dead row, as a rectifier makes: 1 / length would send it a gradient of about 1e12.
         values = random_values(NAMES[:2], DIMS)
         values["image"][2] = 0
@@ -235,11 +235,11 @@ class TestDucLoss:
         assert (grads["image"][2] == 0).all()
         assert 0 < grads["image"].abs().max() < 10
 
-    def test_large_products_do_not_overflow(self) -> None:
+    def test_duc_loss_of_large_products_does_not_overflow(self) -> None:
         features = {name: values * 1e4 for name, values in random_values(NAMES, DIMS).items()}
         assert duc_loss(features, EFFECTIVE, 1.0).isfinite()
 
-    def test_half_precision_holds_products_that_only_the_temperature_makes_small(self) -> None:
+    def test_duc_loss_in_half_precision_does_not_overflow(self) -> None:
         # 300 * 300 is beyond the largest half, 65,504; divided by the temperature it is not.
         values = {name: 300 * torch.ones(SAMPLES, DIMS).double() for name in NAMES}
         half = {name: value.half() for name, value in values.items()}
@@ -249,9 +249,7 @@ class TestDucLoss:
         )
 
     @pytest.mark.parametrize("temperature", [0.0, -1.0, NAN, float("inf")])
-    def test_refuses_a_temperature_that_is_not_positive_and_finite(
-        self, temperature: float
-    ) -> None:
+    def test_duc_loss_rejects_invalid_temperatures(self, temperature: float) -> None:
         with pytest.raises(ValueError, match="temperature must be positive and finite"):
             duc_loss(random_values(NAMES, DIMS), EFFECTIVE, temperature)
 
@@ -270,7 +268,7 @@ class TestDucLoss:
             ({"present": PRESENT | {"text": torch.ones(7).int()}}, "got torch.int32"),
         ],
     )
-    def test_refuses_arguments_that_do_not_fit_together(self, changed, message) -> None:
+    def test_duc_loss_rejects_mismatched_arguments(self, changed, message) -> None:
         arguments = {"features": random_values(NAMES, DIMS), "effective": EFFECTIVE, **changed}
         with pytest.raises(ValueError, match=message):
             duc_loss(temperature=10.0, **arguments)

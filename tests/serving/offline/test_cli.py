@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from dimml.errors import DimmlError
-from serving.offline import job
+from serving.offline import workspace
 from serving.offline.job import Machine, Wanted, score_tables
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -145,7 +145,7 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(
             raise OSError(28, os.strerror(28), str(path))
         write(content, path, **options)
 
-    monkeypatch.setattr(job.pyarrow.parquet, "write_table", fail)
+    monkeypatch.setattr(workspace.pyarrow.parquet, "write_table", fail)
     with pytest.raises(DimmlError, match=r"No space left.*free some and run the same command"):
         score_tables(tiny_bundle, str(table), out, wanted, machine)
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from train.compare.figures import figures
+from train.compare.figures import draw_figures as figures
 from train.compare.summary import Summary, summarise
 
 METHODS = ("dimml", "joint", "_odd $x$ <b>&")
@@ -52,7 +52,7 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter() if element.text]
 
 
-def test_every_figure_is_drawn_and_is_xml(drawn: dict[str, str]) -> None:
+def test_every_figure_is_valid_xml(drawn: dict[str, str]) -> None:
     assert list(drawn) == ["missing", "subsets", "reliability", "weights"]
     for svg in drawn.values():
         assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
@@ -67,34 +67,34 @@ def test_every_figure_is_drawn_and_is_xml(drawn: dict[str, str]) -> None:
         ("weights", {"corruption level", "its weight (%)", "dimml: image corrupted", "fog"}),
     ],
 )
-def test_axes_are_labelled_with_units(drawn: dict[str, str], name: str, labels: set[str]) -> None:
+def test_axes_have_labels_with_units(drawn: dict[str, str], name: str, labels: set[str]) -> None:
     assert labels <= set(texts(drawn[name]))
 
 
-def test_a_name_is_shown_as_it_is(drawn: dict[str, str]) -> None:
+def test_odd_method_name_is_shown_as_written(drawn: dict[str, str]) -> None:
     """Neither left out of the legend for its underscore, nor read as a formula or as markup."""
     shown = [text.lstrip("\u200b") for text in texts(drawn["missing"])]
     assert METHODS[2] in shown
 
 
-def test_only_methods_that_weight_have_a_row_of_weights(drawn: dict[str, str]) -> None:
+def test_only_weighting_methods_have_weight_panels(drawn: dict[str, str]) -> None:
     titles = [text for text in texts(drawn["weights"]) if text.endswith("corrupted")]
     assert titles == ["dimml: audio corrupted", "dimml: image corrupted"]
 
 
-def test_reliability_is_of_dimml_and_the_best_other(document: Summary) -> None:
+def test_reliability_shows_dimml_and_the_best_other_method(document: Summary) -> None:
     weaker = {name: document["methods"][name] for name in ("dimml", METHODS[2], "joint")}
     drawn = figures({**document, "methods": weaker})
     assert "joint" not in texts(drawn["reliability"])
     assert "dimml" in texts(drawn["reliability"])
 
 
-def test_the_same_numbers_give_the_same_bytes(document: Summary, drawn: dict[str, str]) -> None:
+def test_equal_documents_give_equal_figures(document: Summary, drawn: dict[str, str]) -> None:
     assert figures(document) == drawn
     assert not any("<dc:date>" in svg or "<metadata" in svg for svg in drawn.values())
 
 
-def test_ids_of_all_figures_differ_and_are_found(drawn: dict[str, str]) -> None:
+def test_ids_are_unique_across_figures(drawn: dict[str, str]) -> None:
     ids = [found for svg in drawn.values() for found in re.findall(r'\bid="([^"]+)"', svg)]
     assert len(ids) == len(set(ids))
     used = {u for svg in drawn.values() for u in re.findall(r'(?:href="#|url\(#)([^")]+)', svg)}
@@ -102,19 +102,19 @@ def test_ids_of_all_figures_differ_and_are_found(drawn: dict[str, str]) -> None:
     assert used <= set(ids)
 
 
-def test_the_ink_is_the_pages(drawn: dict[str, str]) -> None:
+def test_figures_take_the_colour_of_the_page(drawn: dict[str, str]) -> None:
     for svg in drawn.values():
         assert "currentColor" in svg
         assert "#010203" not in svg
         assert "#000000" not in svg
 
 
-def test_nothing_measured_gives_no_figure_but_the_bars(tmp_path: Path) -> None:
+def test_unmeasured_figures_are_left_out(tmp_path: Path) -> None:
     bare = {"missing": {}, "corruption": {}, "reliability": {}}
     assert list(figures(summary(tmp_path, result("joint", 0, **bare)))) == ["subsets"]
 
 
-def test_gaps_are_left_out_of_a_curve(tmp_path: Path) -> None:
+def test_curve_leaves_out_missing_points(tmp_path: Path) -> None:
     holes = result("joint", 0)
     holes["missing"]["0.3"] = {"accuracy": None}
     holes["subsets"]["audio"] = {"samples": 0, "accuracy": None}
@@ -124,7 +124,7 @@ def test_gaps_are_left_out_of_a_curve(tmp_path: Path) -> None:
     assert "nan" not in "".join(drawn.values()).lower()
 
 
-def test_one_modality_is_enough(tmp_path: Path) -> None:
+def test_figures_are_drawn_for_one_modality(tmp_path: Path) -> None:
     only = result("dimml", 0)
     for name in ("subsets", "reliability", "corruption"):
         only[name] = {"audio": only[name]["audio"]}

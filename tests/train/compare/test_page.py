@@ -1,35 +1,29 @@
-import pytest
+from __future__ import annotations
 
-from train.compare.page import Bullets, Strong, Table, html, html_text, markdown, markdown_text
+from train.compare.page import figure_mark, write_page
+from train.markdown import Bold, bullets, table
 
-
-@pytest.mark.parametrize(
-    ("text", "marked"),
-    [
-        ("joint_dropout", "joint_dropout"),
-        ("_private_", r"\_private\_"),
-        ("a|b", r"a\|b"),
-        ("<b>*x*</b>", r"\<b>\*x\*\</b>"),
-        ("[x](y) `c` ~z~ $m$ &lt;", r"\[x\](y) \`c\` \~z\~ \$m\$ \&lt;"),
-        ("two\n# lines", "two # lines"),
-        (Strong("best"), "**best**"),
-    ],
-)
-def test_markdown_shows_text_as_it_is(text: str, marked: str) -> None:
-    assert markdown_text(text) == marked
+COMMENT = "<!-- made by a test -->\n\n# Title\n\n"
 
 
-def test_html_shows_text_as_it_is() -> None:
-    assert html_text('<a href="x">&') == "&lt;a href=&quot;x&quot;&gt;&amp;"
-    assert html_text(Strong("1 < 2")) == "<strong>1 &lt; 2</strong>"
-    assert html_text("\x00\ud800") == "\ufffd\ufffd"
+def test_page_shows_tables_and_lists() -> None:
+    rows = [("x", "1"), ("y", Bold("2"))]
+    page = write_page(COMMENT + table(("a", "b"), rows) + "\n\n" + bullets(["one", "two"]), {})
+    assert '<td style="text-align:right"><strong>2</strong></td>' in page
+    assert "<li>one</li>\n<li>two</li>" in page
+    assert "<title>Title</title>" in page
 
 
-def test_a_table_and_a_list() -> None:
-    blocks = [Table(("a", "b"), [("x", "1"), ("y", Strong("2"))]), Bullets(["one", "two"])]
-    assert markdown("T", blocks).endswith(
-        "# T\n\n| a | b |\n|---|--:|\n| x | 1 |\n| y | **2** |\n\n- one\n- two\n"
-    )
-    page = html("T", blocks, {})
-    assert '<tr><th scope="row">y</th><td><strong>2</strong></td></tr>' in page
-    assert "<ul><li>one</li><li>two</li></ul>" in page
+def test_page_holds_the_figures_that_were_drawn() -> None:
+    marks = "\n\n".join(figure_mark(name, f"About {name}.") for name in ("drawn", "missing"))
+    page = write_page(COMMENT + marks, {"drawn": "<svg></svg>"})
+    assert '<figure><svg role="img" aria-label="drawn"></svg>' in page
+    assert "<figcaption>About drawn.</figcaption>" in page
+    assert "missing" not in page
+
+
+def test_page_shows_markup_as_text() -> None:
+    page = write_page(COMMENT + "<script>alert(1)</script> \x1b", {})
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "\x1b" not in page

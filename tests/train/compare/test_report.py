@@ -6,16 +6,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from dimml.errors import UsageError
-from train.compare.report import main, write_report
+from train.compare.report import write_report
 
 ODD = "a|b_*c* <script>alert(1)</script> [x](http://x) & `d`"
 LOADING = ("src", "srcset", "poster", "action", "data", "background")
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def result(method: str, seed: int, full: float, single: float, **changes: Any) -> dict[str, Any]:
@@ -74,21 +70,21 @@ def page(out: Path) -> str:
 
 
 class TestWriteReport:
-    def test_the_document_is_returned_and_written(self, out: Path) -> None:
+    def test_write_report_returns_and_writes_the_document(self, out: Path) -> None:
         before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
         document = write_report(out)
         assert json.loads((out / "compare.json").read_text()) == document
         assert sorted(p.name for p in before) == ["compare.json", "report.html", "report.md"]
         assert {path: path.read_bytes() for path in before} == before
 
-    def test_without_results_nothing_is_written(self, tmp_path: Path) -> None:
+    def test_write_report_without_results_writes_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="dimml compare"):
             write_report(tmp_path)
         assert list(tmp_path.iterdir()) == []
 
 
 class TestAnswers:
-    def test_come_first_and_say_who_is_ahead_by_how_much(self, text: str) -> None:
+    def test_headline_says_who_is_ahead_by_how_much(self, text: str) -> None:
         first = text.split("\n## ")[0]
         assert "Accuracy, mean over subsets: **highest mean: dimml, 80.17 %**" in first
         # Means 0.7, 0.8, 0.9 against 0.66, 0.76, 0.92; per seed (6 - 2 + 0.1 s) / 3 points.
@@ -98,7 +94,7 @@ class TestAnswers:
         assert "dimml less joint, the best other: −2.10 points (−2.35 to −1.85)" in first
         assert "dimml is ahead of 1 and behind 0 of 1 other rows" in first
 
-    def test_a_tie_is_no_lead_and_zero_has_no_sign(self, tmp_path: Path) -> None:
+    def test_tie_names_both_methods_and_zero_has_no_sign(self, tmp_path: Path) -> None:
         write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.9, 0.7)))
         text = (tmp_path / "report.md").read_text()
         assert "highest mean: dimml and joint, " in text
@@ -106,9 +102,7 @@ class TestAnswers:
         assert "-0.00" not in text
         assert "−0.00" not in text
 
-    def test_without_a_row_of_all_modalities_full_input_is_not_measured(
-        self, tmp_path: Path
-    ) -> None:
+    def test_full_input_without_rows_is_not_measured(self, tmp_path: Path) -> None:
         changes = {"modalities": ["audio", "image", "text"]}
         write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7, **changes)))
         text = (tmp_path / "report.md").read_text()
@@ -116,11 +110,11 @@ class TestAnswers:
         assert text.count("no row of the test split has every modality") == 1
         assert "Accuracy on full input: **not measured**" in text
 
-    def test_a_variant_alone_is_reported(self, tmp_path: Path) -> None:
+    def test_report_of_a_variant_alone_is_written(self, tmp_path: Path) -> None:
         write_report(write(tmp_path, result("dimml-no-duc", 0, 0.9, 0.7)))
         assert "highest mean: dimml-no-duc" in (tmp_path / "report.md").read_text()
 
-    def test_one_seed_settles_nothing(self, tmp_path: Path) -> None:
+    def test_one_seed_gives_no_interval(self, tmp_path: Path) -> None:
         write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.8, 0.6)))
         text = (tmp_path / "report.md").read_text()
         assert "+10.00 points; one seed settles nothing" in text
@@ -139,7 +133,7 @@ class TestAnswers:
             ([{"method": "dimml", "seed": 0, "subsets": {"a": {}}}], "not measured"),
         ],
     )
-    def test_what_cannot_be_answered_is_said(
+    def test_headline_names_what_is_missing(
         self, tmp_path: Path, results: list[dict[str, Any]], said: str
     ) -> None:
         write_report(write(tmp_path, *results))
@@ -147,7 +141,7 @@ class TestAnswers:
 
 
 class TestLosses:
-    def test_are_listed_with_their_intervals(self, text: str) -> None:
+    def test_losses_are_listed_with_intervals(self, text: str) -> None:
         section = text.split("## Where dimml loses")[1].split("\n## ")[0]
         clear, unsettled = section.split("not settled")[0], section.split("not settled")[1:]
         assert "- accuracy on full input: joint −2.10 points (−2.35 to −1.85)" in clear
@@ -155,7 +149,7 @@ class TestLosses:
         assert "subsets" not in clear
         assert not unsettled
 
-    def test_a_measure_where_less_is_better_is_a_loss_above_zero(self, tmp_path: Path) -> None:
+    def test_positive_difference_in_nll_is_a_loss(self, tmp_path: Path) -> None:
         results = compared()
         for number, one in enumerate(results[:3]):
             one["subsets"]["audio+image"]["nll"] = 0.6 + 0.01 * number
@@ -166,7 +160,7 @@ class TestLosses:
         assert "- NLL on full input: joint +0.1100 (+0.0852 to +0.1348)" in clear
         assert "- ECE on full input: joint +0.0030 (−0.0099 to +0.0159)" in unsettled
 
-    def test_nowhere_is_said_too(self, tmp_path: Path) -> None:
+    def test_report_says_that_there_are_no_losses(self, tmp_path: Path) -> None:
         results = [
             result(n, s, f, f - 0.2) for s in (0, 1) for n, f in (("dimml", 0.9), ("b", 0.8))
         ]
@@ -174,14 +168,7 @@ class TestLosses:
         assert "Nowhere: on no measure here" in (tmp_path / "report.md").read_text()
 
 
-def test_claims_are_judged(text: str) -> None:
-    section = text.split("## What dimml claims")[1].split("\n## ")[0]
-    verdicts = re.findall(r"\*\*(yes|no|not known)\*\* \|$", section, re.MULTILINE)
-    assert verdicts == ["yes", "yes", "no", "yes", "yes", "not known", "not known", "not known"]
-    assert "behind by 2.10 points; deviation 0.10" in section
-
-
-def test_tables_hold_the_numbers_and_the_best_is_bold(text: str) -> None:
+def test_best_figure_of_a_column_is_bold(text: str) -> None:
     section = text.split("## Accuracy, %")[1].split("\n## ")[0]
     assert (
         "| dimml | 90.10 ± 0.10 | **80.17 ± 0.17** | **70.20 ± 0.20** | 90.10 ± 0.10 |" in section
@@ -190,8 +177,8 @@ def test_tables_hold_the_numbers_and_the_best_is_bold(text: str) -> None:
     assert "| dimml | **70.20 ± 0.20** | **80.20 ± 0.20** | 90.10 ± 0.10 |" in section
 
 
-def test_the_run_is_described(text: str) -> None:
-    assert text.startswith("<!-- Generated by `python -m train.compare.report`; do not edit. -->\n")
+def test_report_describes_settings_and_machine(text: str) -> None:
+    assert text.startswith("<!-- Generated by `dimml compare`; do not edit. -->\n")
     assert "Machine: processor A Processor, cores 2." in text
     assert "| joint | 0 to 2 | 61.2 | 12 | learning_rate 0.001 |" in text
     assert "audio->image 3" in text
@@ -214,19 +201,19 @@ class Loads(HTMLParser):
 
 
 class TestPage:
-    def test_is_well_formed(self, page: str) -> None:
+    def test_page_is_well_formed_xml(self, page: str) -> None:
         root = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
         assert root.tag == "html"
         assert len(list(root.iter("{http://www.w3.org/2000/svg}svg"))) == 4
 
-    def test_needs_nothing_from_elsewhere(self, page: str) -> None:
+    def test_page_loads_nothing(self, page: str) -> None:
         found = Loads(page)
         assert found.loads == []
         assert not found.tags & {"script", "link", "img", "iframe", "object", "embed", "base"}
         assert "@import" not in page
         assert not re.search(r"url\((?!#)", page)
 
-    def test_says_what_the_markdown_says(self, page: str) -> None:
+    def test_page_has_the_text_of_the_markdown(self, page: str) -> None:
         for said in (
             "highest mean: dimml, 80.17 %",
             "Where dimml loses",
@@ -236,7 +223,7 @@ class TestPage:
         assert "prefers-color-scheme: dark" in page
         assert "@media print" in page
 
-    def test_odd_names_are_text(self, tmp_path: Path) -> None:
+    def test_odd_names_appear_as_text(self, tmp_path: Path) -> None:
         odd = result("dimml", 0, 0.9, 0.7)
         odd["subsets"] = {ODD: odd["subsets"]["audio"]}
         odd["corruption"] = {ODD: {"<i>": odd["corruption"]["audio"]["noise"]}}
@@ -252,31 +239,3 @@ class TestPage:
             line for line in (tmp_path / "report.md").read_text().splitlines() if "a\\|b" in line
         ]
         assert any(re.fullmatch(r"\| method \| a\\\|b.*d\\` \|", line) for line in header)
-
-
-class TestCommand:
-    @pytest.fixture
-    def app(self) -> typer.Typer:
-        app = typer.Typer()
-        app.command()(main)
-        return app
-
-    def test_writes_the_markdown_for_the_docs_too(
-        self, app: typer.Typer, out: Path, tmp_path: Path
-    ) -> None:
-        found = CliRunner().invoke(app, [str(out), "--results", str(tmp_path / "results.md")])
-        assert found.exit_code == 0
-        assert (tmp_path / "results.md").read_text() == (out / "report.md").read_text()
-
-    def test_the_published_results_are_those_of_the_published_document(
-        self, app: typer.Typer, tmp_path: Path
-    ) -> None:
-        document, made = ROOT / "benchmarks/results/compare.json", tmp_path / "results.md"
-        found = CliRunner().invoke(app, [str(document), "--results", str(made)])
-        assert found.exit_code == 0
-        assert made.read_text() == (ROOT / "docs/results.md").read_text()
-
-    def test_a_folder_without_results_is_bad_input(self, app: typer.Typer, tmp_path: Path) -> None:
-        found = CliRunner().invoke(app, [str(tmp_path)])
-        assert found.exit_code == 2
-        assert "error: " in found.stderr

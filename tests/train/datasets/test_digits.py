@@ -1,4 +1,4 @@
-"""The digits data set: what it promises about its files, its splits and its randomness."""
+"""The digits data set: its files, its splits and its reproducibility."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dimml.errors import DimmlError, UsageError
+from dimml.errors import UsageError
 from train.datasets import DATASETS, digits, speech
 from train.datasets.speech import Voice
 
@@ -56,13 +56,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_table_of_data_sets_names_modules_that_write() -> None:
+def test_data_set_table_names_modules_with_a_write_function() -> None:
     assert DATASETS["digits"] == "train.datasets.digits"
     assert all(callable(importlib.import_module(module).write) for module in DATASETS.values())
 
 
 class TestManifest:
-    def test_has_the_rows_asked_for(
+    def test_manifest_has_the_requested_rows(
         self, manifest: Path, rows: list[dict[str, str | None]]
     ) -> None:
         assert manifest.name == "manifest.parquet"
@@ -75,7 +75,7 @@ class TestManifest:
         for split in ROWS:
             assert {row["label"] for row in rows if row["split"] == split} == set("0123456789")
 
-    def test_names_exactly_the_files_there_are(
+    def test_manifest_names_exactly_the_written_files(
         self, manifest: Path, rows: list[dict[str, str | None]]
     ) -> None:
         named = {row[m] for row in rows for m in ("audio", "image") if row[m] is not None}
@@ -83,7 +83,7 @@ class TestManifest:
 
     @pytest.mark.parametrize("split", ROWS)
     @pytest.mark.parametrize("modality", MODALITIES)
-    def test_some_cells_are_empty(
+    def test_some_cells_of_each_modality_are_empty(
         self, rows: list[dict[str, str | None]], split: str, modality: str
     ) -> None:
         cells = [row[modality] for row in rows if row["split"] == split]
@@ -95,7 +95,7 @@ class TestManifest:
         counts = {sum(row[m] is not None for m in MODALITIES) for row in rows}
         assert counts == {1, 2, 3}
 
-    def test_a_row_that_would_be_empty_keeps_one_modality(
+    def test_row_without_cells_keeps_one_modality(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(digits, "EMPTY_RATE", 1.0)
@@ -138,7 +138,7 @@ class TestReproducibility:
         subprocess.run([sys.executable, "-c", WRITE, out], cwd=ROOT, check=True)
         assert contents(out) == contents(manifest.parent)
 
-    def test_a_row_does_not_depend_on_the_other_rows(self, manifest: Path, tmp_path: Path) -> None:
+    def test_row_does_not_depend_on_other_rows(self, manifest: Path, tmp_path: Path) -> None:
         alone = digits.write(tmp_path / "digits", seed=3, rows={"test": 20})
         everything = contents(manifest.parent)
         files = contents(alone.parent)
@@ -158,7 +158,7 @@ class TestReproducibility:
         assert common
         assert all(files[name] != everything[name] for name in common)
 
-    def test_a_word_sounds_the_same_whatever_was_said_before(self) -> None:
+    def test_speech_does_not_depend_on_earlier_speech(self) -> None:
         speakers = [name for names in digits.SPEAKERS.values() for name in names]
         voices = [Voice("roa/fr", name, 160, 50, 50) for name in speakers]
         forwards = [speech.synthesize("quatre", voice).tobytes() for voice in voices]
@@ -172,14 +172,14 @@ class TestSplits:
         indices = np.concatenate([part for split in shared.values() for part in split.values()])
         assert sorted(indices) == list(range(1797))
 
-    def test_sources_are_shared_label_by_label(self) -> None:
+    def test_sources_are_divided_label_by_label(self) -> None:
         labels = digits.load_sources()[1]
         for by_label in digits.split_sources(0).values():
             assert all((labels[part] == label).all() for label, part in by_label.items())
             sizes = [len(part) for part in by_label.values()]
             assert max(sizes) - min(sizes) <= 6
 
-    def test_the_seed_chooses_the_sources(self) -> None:
+    def test_seed_chooses_the_sources(self) -> None:
         ours, others = digits.split_sources(0)["test"][7], digits.split_sources(1)["test"][7]
         assert set(ours) != set(others)
 
@@ -187,7 +187,7 @@ class TestSplits:
         speakers = [name for names in digits.SPEAKERS.values() for name in names]
         assert len(speakers) == len(set(speakers)) >= 60
 
-    def test_speakers_and_languages_are_espeak_ng_s(self) -> None:
+    def test_espeak_ng_knows_all_speakers_and_languages(self) -> None:
         folder = speech.data_folder()
         variants = {path.name for path in (folder / "voices" / "!v").iterdir()}
         assert {name for names in digits.SPEAKERS.values() for name in names} <= variants
@@ -219,121 +219,25 @@ class TestSplits:
         assert set(drawn) <= {pixels[index].tobytes() for index in ours}
 
 
-class TestWords:
-    def test_no_word_stands_for_two_digits(self) -> None:
-        meanings: dict[str, set[int]] = {}
-        for language in digits.LANGUAGES:
-            for number, word in enumerate(digits.number_words(language)):
-                meanings.setdefault(digits._without_accents(word).lower(), set()).add(number)
-        assert {word: found for word, found in meanings.items() if len(found) > 1} == {}
-
-    def test_every_letter_is_on_a_keyboard(self) -> None:
-        words = "".join("".join(digits.number_words(language)) for language in digits.LANGUAGES)
-        assert set(digits._without_accents(words)) <= set(digits.NEIGHBOURS)
-
-    def test_neighbouring_keys(self) -> None:
-        assert set(digits.NEIGHBOURS["s"]) == set("qweadzxc")
-        assert set(digits.NEIGHBOURS["q"]) == set("was")
-
-    def test_typing_errors(self) -> None:
-        typed = [typo("drei", 1, "t") for typo in digits.TYPOS]
-        assert typed == ["dtei", "dtrei", "dei", "drrei", "deri"]
-
-    def test_without_typing_errors_only_case_and_accents_change(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(digits, "TYPO_RATE", 0.0)
-        drawn = {digits.misspell("zéro", np.random.default_rng(seed)) for seed in range(100)}
-        assert drawn == {"zéro", "ZÉRO", "Zéro", "zero", "ZERO", "Zero"}
-
-    def test_misspelling_never_empties_a_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(digits, "TYPO_RATE", 1.0)
-        drawn = [digits.misspell("un", np.random.default_rng(seed)) for seed in range(300)]
-        assert min(len(text) for text in drawn) == 1
-
-
-class TestSpeech:
-    def test_speech_is_whole_and_anywhere_in_the_clip(self) -> None:
-        spoken = np.sin(np.arange(1, 3_000) / 7)
-        starts = set()
-        for seed in range(20):
-            rng = np.random.default_rng(seed)
-            clip = speech.mix(
-                spoken, length=4_000, snr=60.0, level=-20.0, noise_exponent=0.0, rng=rng
-            )
-            match = np.correlate(clip, spoken, "valid")
-            starts.add(int(match.argmax()))
-            similarity = match.max() / np.linalg.norm(clip) / np.linalg.norm(spoken)
-            assert similarity == pytest.approx(1, abs=1e-3)
-        assert len(starts) > 10
-
-    def test_a_clip_is_never_shorter_than_its_speech(self) -> None:
-        rng = np.random.default_rng(0)
-        clip = speech.mix(
-            np.ones(900), length=500, snr=10.0, level=-20.0, noise_exponent=1.0, rng=rng
-        )
-        assert len(clip) == 900
-
-    @pytest.mark.parametrize("snr", [0.0, 20.0])
-    def test_noise_and_level_are_as_asked(self, snr: float) -> None:
-        spoken = np.sin(np.arange(16_000) / 7)
-        rng = np.random.default_rng(0)
-        clip = speech.mix(spoken, length=16_000, snr=snr, level=-20.0, noise_exponent=0.0, rng=rng)
-        noise = clip - spoken * (clip @ spoken) / (spoken @ spoken)
-        speech_power = np.mean(clip**2) - np.mean(noise**2)
-        assert np.sqrt(np.mean(clip**2)) == pytest.approx(0.1)
-        assert 10 * np.log10(speech_power / np.mean(noise**2)) == pytest.approx(snr, abs=0.5)
-
-    def test_a_loud_clip_stays_within_full_scale(self) -> None:
-        rng = np.random.default_rng(0)
-        clip = speech.mix(
-            np.ones(900), length=2_000, snr=0.0, level=6.0, noise_exponent=0.0, rng=rng
-        )
-        assert np.abs(clip).max() == pytest.approx(1)
-
-    @pytest.mark.parametrize("exponent", digits.NOISE_EXPONENTS)
-    def test_noise_has_its_colour_and_power(self, exponent: float) -> None:
-        noise = speech.coloured_noise(2**16, exponent, np.random.default_rng(0))
-        power = np.abs(np.fft.rfft(noise)) ** 2
-        octaves = [power[2**k : 2 ** (k + 1)].mean() for k in range(8, 15)]
-        slope = np.polyfit(np.arange(len(octaves)), np.log2(octaves), 1)[0]
-        assert len(noise) == 2**16
-        assert np.mean(noise**2) == pytest.approx(1)
-        assert slope == pytest.approx(-exponent, abs=0.1)
-
-    def test_resampling_keeps_the_word_and_drops_the_silence_around_it(self) -> None:
-        tone = 20_000 * np.sin(np.arange(22_050) * 2 * np.pi * 441 / 22_050)
-        silence = np.zeros(5_000)
-        padded = np.concatenate([silence, tone, silence]).astype(np.int16)
-        assert len(speech.resample(padded, 16_000)) == pytest.approx(16_000, abs=200)
-
-    @pytest.mark.parametrize(
-        "voice", [Voice("gmw/en", "nobody", 160, 50, 50), Voice("gmw/xx", "m3", 160, 50, 50)]
-    )
-    def test_an_unknown_voice_is_refused(self, voice: Voice) -> None:
-        with pytest.raises(DimmlError, match=r"nobody|gmw/xx"):
-            speech.synthesize("one", voice)
-
-
 class TestWriting:
-    def test_a_folder_with_something_in_it_is_left_alone(self, tmp_path: Path) -> None:
+    def test_folder_with_content_is_not_changed(self, tmp_path: Path) -> None:
         (tmp_path / "mine.txt").write_text("mine")
         with pytest.raises(UsageError, match="Remove it, or choose another"):
             digits.write(tmp_path, rows={"test": 1})
         assert contents(tmp_path) == {"mine.txt": b"mine"}
 
-    def test_a_file_is_left_alone(self, tmp_path: Path) -> None:
+    def test_existing_file_is_not_changed(self, tmp_path: Path) -> None:
         (tmp_path / "digits").write_text("mine")
         with pytest.raises(UsageError, match="already exists"):
             digits.write(tmp_path / "digits", rows={"test": 1})
         assert contents(tmp_path) == {"digits": b"mine"}
 
-    def test_an_empty_folder_is_filled(self, tmp_path: Path) -> None:
+    def test_empty_folder_is_filled(self, tmp_path: Path) -> None:
         out = tmp_path / "digits"
         out.mkdir()
         assert pq.read_table(digits.write(out, rows={"test": 1})).num_rows == 1
 
-    def test_missing_parents_are_made_and_nothing_else_is_left(self, tmp_path: Path) -> None:
+    def test_missing_parent_folders_are_created(self, tmp_path: Path) -> None:
         out = tmp_path / "data" / "digits"
         digits.write(out, rows={"test": 1})
         assert list(out.parent.iterdir()) == [out]
@@ -346,14 +250,14 @@ class TestWriting:
             ({"seed": -1}, "0 or more"),
         ],
     )
-    def test_arguments_out_of_range_are_refused(
+    def test_arguments_out_of_range_are_rejected(
         self, tmp_path: Path, arguments: dict[str, object], message: str
     ) -> None:
         with pytest.raises(UsageError, match=message):
             digits.write(tmp_path / "digits", **arguments)
         assert list(tmp_path.iterdir()) == []
 
-    def test_an_interrupted_row_leaves_nothing(
+    def test_interrupt_inside_a_row_leaves_no_folder(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         def interrupted(_word: str, _voice: Voice) -> np.ndarray:
@@ -365,7 +269,7 @@ class TestWriting:
             digits.write(tmp_path / "digits", rows={"test": 50})
         assert list(tmp_path.iterdir()) == []
 
-    def test_an_interrupt_between_rows_drops_the_rows_to_come(
+    def test_interrupt_between_rows_cancels_the_remaining_rows(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         started = []
@@ -387,7 +291,7 @@ class TestWriting:
 
     @pytest.mark.usefixtures("uncached")
     @pytest.mark.parametrize("module", ["espeakng_loader", "num2words", "sklearn.datasets"])
-    def test_a_missing_package_says_how_to_install_it(
+    def test_missing_package_error_says_how_to_install_it(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str
     ) -> None:
         monkeypatch.setitem(sys.modules, module, None)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dimml.samples import subset_name, subsets
+from train.calibration import subset_mask
 from train.methods import METHODS, method_class
 from train.methods.base import Step
 from train.recipe import TrainingConfig
-from train.subsets import subset_mask
 
 NAMES = ("audio", "image", "text")
 STEP = Step(TrainingConfig(warm_up=0), epoch=0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.subsets import drop_modalities, subset_rows
+from train.methods.base import drop_modalities
 
 PRESENT = torch.tensor([[True, True, True], [True, False, False], [False, True, True]] * 200)
 
@@ -28,9 +28,3 @@ def test_one_draw_takes_more_at_a_higher_rate() -> None:
 
 def test_a_row_with_nothing_keeps_nothing() -> None:
     assert not drop_modalities(torch.zeros(4, 3, dtype=torch.bool), 0.5).any()
-
-
-def test_rows_of_a_subset_have_at_least_it() -> None:
-    found = {subset: int(rows.sum()) for subset, rows, _ in subset_rows(("a", "b", "c"), PRESENT)}
-    assert found[("b",)] == found[("b", "c")] == 400
-    assert found[("a", "b", "c")] == 200

@@ -1,4 +1,4 @@
-"""A manifest that was edited so that it no longer fits its graphs is refused at load."""
+"""The predictor rejects a manifest that does not match its graphs."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from dimml import Predictor
 from dimml.errors import BundleError
 
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "a label less": lambda manifest: manifest["labels"].pop(),
-    "a label more": lambda manifest: manifest["labels"].append("four"),
+    "missing label": lambda manifest: manifest["labels"].pop(),
+    "additional label": lambda manifest: manifest["labels"].append("four"),
     "wider features": lambda manifest: manifest.update(feature_dim=17),
-    "larger pictures": lambda manifest: manifest["modalities"]["image"]["preprocessing"].update(
+    "larger images": lambda manifest: manifest["modalities"]["image"]["preprocessing"].update(
         size=[64, 64]
     ),
-    "grey pictures": lambda manifest: manifest["modalities"]["image"]["preprocessing"].update(
+    "grey images": lambda manifest: manifest["modalities"]["image"]["preprocessing"].update(
         channels=1
     ),
     "shorter recordings": lambda manifest: manifest["modalities"]["audio"]["preprocessing"].update(
         seconds=0.5
     ),
-    "a modality less": lambda manifest: manifest["modalities"].pop("text"),
+    "missing modality": lambda manifest: manifest["modalities"].pop("text"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_it_is_refused(
+def test_manifest_that_does_not_match_its_graphs_is_rejected(
     tiny_bundle: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     path = tmp_path / "bundle"
@@ -43,5 +43,5 @@ def test_it_is_refused(
         Predictor.load(path, "cpu")
 
 
-def test_any_length_of_what_the_graph_leaves_free_fits(any_length_bundle: Path) -> None:
+def test_free_axis_of_a_graph_matches_any_length(any_length_bundle: Path) -> None:
     assert Predictor.load(any_length_bundle, "cpu").predict({"text": "seven"}).label
