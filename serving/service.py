@@ -23,14 +23,8 @@ from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
 from serving.capacity import Capacity, get_capacity, gpu_of, settle
 from serving.http.admission import Keys, Shedder
-from serving.http.messages import (
-    PredictAnswer,
-    PredictRequest,
-    Submission,
-    error_answer,
-    json_answer,
-    overloaded_answer,
-)
+from serving.http.errors import HttpError, input_error_response
+from serving.http.messages import PredictAnswer, PredictRequest, Submission, json_response
 from serving.http.middleware import ServiceMiddleware
 from serving.http.parsing import RawRequest
 from serving.http.protocol import install
@@ -172,27 +166,25 @@ class Dimml:
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer
     )
-    async def predict(self, submission: Submission | InputError | None, /) -> Any:
+    async def predict(self, submission: Submission | Response, /) -> Any:
         """Predicts from one sample: any non-empty subset of the bundle's modalities."""
         return await self.respond(submission)
 
-    async def respond(self, submission: Submission | InputError | None) -> Response:
-        """The response to a request that has been read; None for one that could not be."""
-        if submission is None:
-            return overloaded_answer()
-        if isinstance(submission, InputError):
-            return error_answer(submission)
+    async def respond(self, submission: Submission | Response) -> Response:
+        """Return the response to a request, which may have been refused as it was read."""
+        if isinstance(submission, Response):
+            return submission
         try:
             answer = await self.batcher.submit(submission.request, submission.is_gone)
         except QueueFull:
-            return overloaded_answer()
+            return HttpError.OVERLOADED.response()
         except Abandoned:
-            return error_answer(InputError("invalid_request", "the client left"))
+            return HttpError.INVALID_REQUEST.response("the client left")
         submission.record.update(answer.trace)
         if isinstance(answer.content, InputError):
             submission.record["error"] = answer.content.code
-            return error_answer(answer.content)
-        return json_answer(orjson.dumps(answer.content))
+            return input_error_response(answer.content)
+        return json_response(orjson.dumps(answer.content))
 
     def compute(self, requests: Sequence[RawRequest]) -> list[Answer]:
         """The answers of a batch."""
@@ -201,11 +193,11 @@ class Dimml:
 
 
 async def _bundle(_: Request) -> Response:
-    return json_answer(bentoml.get_current_service().description)
+    return json_response(bentoml.get_current_service().description)
 
 
 async def _openapi(_: Request) -> Response:
-    return json_answer(bentoml.get_current_service().openapi)
+    return json_response(bentoml.get_current_service().openapi)
 
 
 async def _metrics(_: Request) -> Response:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dimml.errors import UsageError
-from serving.http.messages import OVERLOADED, RETRY_AFTER_SECONDS, error_body
+from serving.http.errors import HttpError
 from serving.http.request_log import RequestLog, new_record
 from serving.metrics import REQUESTS
 from serving.settings import Settings
@@ -31,13 +31,7 @@ Client = tuple[str, int] | None
 Headers = Sequence[tuple[bytes, bytes]]
 MayAsk = Callable[[Mapping[bytes, bytes], Client], bool]
 
-_BODY = error_body("overloaded", OVERLOADED)
-_HEADERS = (
-    (b"content-type", b"application/json"),
-    (b"content-length", str(len(_BODY)).encode()),
-    (b"retry-after", str(RETRY_AFTER_SECONDS).encode()),
-)
-_COUNT = REQUESTS.labels(503)
+_COUNT = REQUESTS.labels(HttpError.OVERLOADED.status)
 
 logger = logging.getLogger("bentoml.dimml")
 
@@ -192,10 +186,8 @@ class Shedder:
         self._may_ask = may_ask
         self._admitted = 0
 
-    def __call__(
-        self, method: bytes, url: bytes, headers: Headers, client: Client
-    ) -> tuple[Headers, bytes] | None:
-        """The headers and body of a 503; None where the application is to answer."""
+    def __call__(self, method: bytes, url: bytes, headers: Headers, client: Client) -> bytes | None:
+        """Return the id of a request that is refused; None where the application answers."""
         if method != b"POST" or url.partition(b"?")[0] != b"/predict":
             return None
         if not self._is_full(headers, client):
@@ -204,8 +196,8 @@ class Shedder:
         record = new_record(scope, dict(headers))
         _COUNT.inc()
         if log := self._log():
-            log.add({**record, "status": 503})
-        return (*_HEADERS, (b"x-request-id", record["id"].encode())), _BODY
+            log.add({**record, "status": HttpError.OVERLOADED.status})
+        return str(record["id"]).encode()
 
     def _is_full(self, headers: Headers, client: Client) -> bool:
         from bentoml import get_current_service

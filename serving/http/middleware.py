@@ -13,16 +13,14 @@ from typing import Any
 
 import orjson
 from bentoml import get_current_service
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http.admission import Keys, RateLimit, digest, is_loopback, key_of
-from serving.http.messages import (
-    RECORD,
-    RETRY_AFTER_SECONDS,
-    PredictRequest,
-    error_body,
-)
+from serving.http.errors import MIN_ERROR_STATUS, HttpError, find_error
+from serving.http.messages import RECORD, PredictRequest
 from serving.http.parsing import printable
 from serving.http.request_log import RequestLog, new_record
 from serving.metrics import LATENCY, REQUESTS
@@ -35,25 +33,7 @@ HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 
 CLOSE_EVERY = 8
 BUSY = 3
-_KEPT_HEADERS = (b"allow", b"retry-after", b"www-authenticate")
-_STANDARD = {
-    400: ("invalid_request", "the request was refused"),
-    404: ("not_found", "there is nothing at {path}; /openapi.json lists what there is"),
-    405: ("invalid_request", "{path} does not answer {method}; the Allow header says what it does"),
-    413: ("too_large", "the request is too large"),
-    415: ("unsupported_type", "the Content-Type is not accepted"),
-    429: ("overloaded", "too many requests at once; try again shortly"),
-    500: ("internal", "the service failed; its log says why"),
-    503: ("overloaded", "the service is not able to answer now; try again shortly"),
-    504: ("timeout", "no answer within {limit:g} s"),
-}
-"""Code and message of the errors that come from elsewhere than the handlers of this package."""
-_NO_KEY = (
-    "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-    "this API key is not accepted",
-    "without API keys, only clients on the service's own machine are answered; its operator sets "
-    "DIMML_API_KEYS, or DIMML_ALLOW_ANONYMOUS=1",
-)
+_KEPT_HEADERS = ("allow", "retry-after", "www-authenticate")
 
 
 class ServiceMiddleware:
@@ -82,11 +62,14 @@ class ServiceMiddleware:
         answer = _Answer(scope, send, self.settings.timeout)
         self.in_flight += 1
         try:
-            if not await self._refuse(scope, headers, answer):
+            refusal = self._refuse(scope, headers)
+            if refusal is not None:
+                await refusal(scope, receive, answer.send)
+            else:
                 await self._run(scope, receive, answer)
         except Exception:
             logger.exception("request %s failed", record["id"])
-            await answer.fail(500)
+            await answer.fail(HttpError.INTERNAL)
         finally:
             self.in_flight -= 1
             seconds = time.perf_counter() - started
@@ -100,42 +83,36 @@ class ServiceMiddleware:
             if self.log:
                 self.log.close()
 
-    async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], answer: _Answer) -> bool:
-        """Answers what need not be looked at, whatever is still to come of its body."""
-        key, problem = self._key(headers, scope.get("client"))
-        if problem is None:
-            return await self._limit(scope, key, answer)
-        challenge = [(b"www-authenticate", b"Bearer")]
-        await answer.refuse(401, error_body("unauthorized", problem), challenge)
-        return True
+    def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+        """Return the response to a client without its key or over its rate; None for others."""
+        key = self._key(headers, scope.get("client"))
+        if isinstance(key, HttpError):
+            return key.response()
+        if self.rate_limit is None:
+            return None
+        wait = self.rate_limit.wait(key or _digest_of_client(scope))
+        if wait <= 0:
+            return None
+        return HttpError.RATE_LIMITED.response(
+            f"over {self.settings.rate_limit:g} requests per second; wait {wait:.1f} s",
+            headers={"retry-after": str(math.ceil(wait))},
+        )
 
     def may_ask(self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
         """Whether a client has the key that it needs, if it needs one."""
-        return self._key(headers, client)[1] is None
+        return not isinstance(self._key(headers, client), HttpError)
 
     def _key(
         self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
-    ) -> tuple[bytes | None, str | None]:
-        """The digest of a client's key, and why it is not answered."""
-        given = key_of(headers)
-        key = self.keys.find(given) if given is not None else None
-        if self.keys.are_set and key is None:
-            return None, _NO_KEY[0 if given is None else 1]
+    ) -> bytes | HttpError | None:
+        """Return the digest of a client's key, or why the client is not answered."""
+        key = key_of(headers)
+        key_digest = self.keys.find(key) if key is not None else None
+        if self.keys.are_set and key_digest is None:
+            return HttpError.KEY_MISSING if key is None else HttpError.KEY_REJECTED
         if not (self.keys.are_set or self.settings.allow_anonymous or is_loopback(client)):
-            return None, _NO_KEY[2]
-        return key, None
-
-    async def _limit(self, scope: Scope, key: bytes | None, answer: _Answer) -> bool:
-        if self.rate_limit:
-            wait = self.rate_limit.wait(key or _digest_of_client(scope))
-            if wait > 0:
-                message = (
-                    f"over {self.settings.rate_limit:g} requests per second; wait {wait:.1f} s"
-                )
-                body = error_body("overloaded", message)
-                await answer.refuse(429, body, [_retry_after(math.ceil(wait))])
-                return True
-        return False
+            return HttpError.REMOTE_CLIENT
+        return key_digest
 
     async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         # Workers share one listening socket, and a burst of connections can land on one of them.
@@ -150,7 +127,7 @@ class ServiceMiddleware:
         except TimeoutError:
             if not limit.expired():
                 raise
-            await answer.fail(504)
+            await answer.fail(HttpError.TIMEOUT)
 
     def _count(self, answer: _Answer, record: dict[str, Any], seconds: float) -> None:
         if not answer.status:
@@ -185,7 +162,7 @@ class _Answer:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.status >= 400:
+            if self.status >= MIN_ERROR_STATUS:
                 self._held = message
                 return
             await self._start(message)
@@ -198,24 +175,14 @@ class _Answer:
         if not message.get("more_body"):
             await self._send_error(self._held)
 
-    async def refuse(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Answers an error of our own without asking the application."""
-        self.status, self._body = status, body
-        length = (b"content-length", str(len(body)).encode())
-        kind = (b"content-type", b"application/json")
-        start = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*headers, length, kind],
-        }
-        await self._send_error(start)
-
-    async def fail(self, status: int) -> None:
+    async def fail(self, error: HttpError) -> None:
         """Answers in place of the application, unless it has begun to."""
         if self._finished or (self.status and self._held is None):
             return
-        self.status, self._body = status, b""
-        await self._send_error({"type": "http.response.start", "status": status, "headers": []})
+        self.status, self._body = error.status, b""
+        await self._send_error(
+            {"type": "http.response.start", "status": error.status, "headers": []}
+        )
 
     async def _start(self, message: Message) -> None:
         if self.limit:
@@ -230,16 +197,20 @@ class _Answer:
         self._finished = True
         self.limit = None
         if not _is_ours(self._body):
-            self._body = self._standard_body()
-            start = {**start, "headers": [*_kept(start, self.status), *_describe(self._body)]}
+            response = self._standard_response(start)
+            self._body = bytes(response.body)
+            start = {**start, "headers": response.raw_headers}
         self.bytes = len(self._body)
         await self._start(start)
         await self._send({"type": "http.response.body", "body": self._body})
 
-    def _standard_body(self) -> bytes:
-        code, message = _STANDARD.get(self.status) or _STANDARD[400 if self.status < 500 else 500]
+    def _standard_response(self, start: Message) -> Response:
+        error = find_error(self.status)
         path, method = printable(self._scope["path"]), printable(self._scope["method"])
-        return error_body(code, message.format(path=path, method=method, limit=self._timeout))
+        message = error.message.format(path=path, method=method, timeout=self._timeout)
+        headers = Headers(raw=start["headers"])
+        kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
+        return error.response(message, headers=kept)
 
 
 async def _predict(scope: Scope, receive: Receive, send: Send) -> None:
@@ -261,10 +232,6 @@ def _digest_of_client(scope: Scope) -> bytes:
     return digest((scope["client"][0] if scope.get("client") else "").encode())
 
 
-def _retry_after(seconds: int) -> tuple[bytes, bytes]:
-    return (b"retry-after", str(seconds).encode())
-
-
 def _is_ours(body: bytes) -> bool:
     try:
         document = orjson.loads(body)
@@ -272,15 +239,3 @@ def _is_ours(body: bytes) -> bool:
         return False
     error = document.get("error") if isinstance(document, dict) else None
     return isinstance(error, dict) and "code" in error
-
-
-def _kept(start: Message, status: int) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in start["headers"] if name.lower() in _KEPT_HEADERS]
-    if status in (429, 503) and b"retry-after" not in dict(kept):
-        kept.append(_retry_after(RETRY_AFTER_SECONDS))
-    return kept
-
-
-def _describe(body: bytes) -> list[tuple[bytes, bytes]]:
-    length = (b"content-length", str(len(body)).encode())
-    return [length, (b"content-type", b"application/json")]

@@ -12,7 +12,8 @@ from dimml.modalities import Kind, Limits
 from dimml.modalities.image import FORMATS
 from dimml.predictor import Predictor
 from serving.capacity import Capacity
-from serving.http.messages import ErrorAnswer, PredictAnswer
+from serving.http.errors import ErrorAnswer, HttpError
+from serving.http.messages import PredictAnswer
 from serving.http.parsing import JSON, MAX_PARTS, MULTIPART, URLENCODED, Fields, ModalityField
 from serving.settings import Settings
 
@@ -24,17 +25,12 @@ INPUTS = {
 """What to send for each kind of modality."""
 
 _REFERENCE = "#/components/schemas/"
-_ERRORS = {
-    "400": "No modality, or one that cannot be read",
-    "401": "No API key, or one that is not accepted",
-    "413": "The body, an image, a recording or a text is over its limit",
-    "415": "A file or body of another type than is accepted",
-    "422": "A request of the wrong shape",
-    "429": "Over the rate limit of a key; Retry-After says when to come back",
-    "500": "The service failed",
-    "503": "As many requests as may wait do; Retry-After says when to come back",
-    "504": "No answer in time",
-}
+_NOT_FROM_PREDICT = (
+    HttpError.NOT_FOUND,
+    HttpError.METHOD_NOT_ALLOWED,
+    HttpError.HEAD_TIMEOUT,
+    HttpError.HEAD_TOO_LARGE,
+)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -134,7 +130,15 @@ def document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
 
 
 def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    errors = {status: _answer(text, "ErrorAnswer") for status, text in _ERRORS.items()}
+    messages: dict[int, list[str]] = {}
+    for error in HttpError:
+        if error not in _NOT_FROM_PREDICT:
+            text = error.message.format(timeout=description["limits"]["timeout_seconds"])
+            messages.setdefault(error.status, []).append(f"`{error.code}`: {text}")
+    errors = {
+        str(status): _answer("; ".join(texts), "ErrorAnswer")
+        for status, texts in sorted(messages.items())
+    }
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",

@@ -6,6 +6,7 @@ An ASGI application sees a request only when its head is complete, so these limi
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import uvicorn.config
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from serving.http.messages import error_body
+from serving.http.errors import HttpError
 from serving.metrics import REQUESTS
 
 MAX_HEAD_BYTES = 65_536
@@ -25,21 +26,26 @@ MAX_AHEAD = 16
 HEAD_SECONDS = 10.0
 """From a connection, or an answer on it, to the end of the next request's head."""
 
-_MALFORMED = "invalid_request", "not a valid HTTP/1.1 request"
-_REFUSALS = {
-    400: (b"Bad Request", *_MALFORMED),
-    408: (b"Request Timeout", "timeout", f"the headers did not end within {HEAD_SECONDS:g} s"),
-    431: (
-        b"Request Header Fields Too Large",
-        "too_large",
-        f"the URL and headers are over the limit of {MAX_HEAD_BYTES:,} bytes",
-    ),
-}
-_UPGRADE = "this service speaks HTTP/1.1; send the body without an Upgrade header"
-
 Headers = Sequence[tuple[bytes, bytes]]
-Shed = Callable[[bytes, bytes, Headers, tuple[str, int] | None], tuple[Headers, bytes] | None]
-"""Method, URL, headers and client of a request to the headers and body of a 503, or None."""
+Shed = Callable[[bytes, bytes, Headers, tuple[str, int] | None], bytes | None]
+"""Method, URL, headers and client of a request to the id of a refused request, or None."""
+
+_MALFORMED = "the request is not valid HTTP/1.1"
+_HEAD_TOO_LARGE = f"the URL and headers are over the limit of {MAX_HEAD_BYTES:,} bytes"
+_UPGRADE = "the service speaks HTTP/1.1; send the body without an Upgrade header"
+
+
+@functools.cache
+def _head_and_body(error: HttpError, message: str | None) -> tuple[bytes, bytes]:
+    response = error.response(message)
+    lines = [b"%b: %b" % header for header in response.raw_headers]
+    return b"\r\n".join([error.status_line, *lines]), bytes(response.body)
+
+
+def _response(error: HttpError, message: str | None, *headers: bytes) -> bytes:
+    """Return a whole response, with these header lines beside those of the error."""
+    head, body = _head_and_body(error, message)
+    return b"\r\n".join([head, *headers, b"", body])
 
 
 def install(shed: Shed) -> None:
@@ -65,8 +71,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.ws_protocol_class = None
         self._head_bytes = 0
         self._held_bytes = 0
-        self._status = 400
-        self._problem = _MALFORMED
+        self._error, self._message = HttpError.BAD_REQUEST, _MALFORMED
         self._in_head = False
         self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -99,7 +104,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.send_400_response("")
             return
         if self._held_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._status = 431
+            self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
@@ -129,15 +134,15 @@ class LimitedProtocol(HttpToolsProtocol):
             raise HttpParserError(f"over {MAX_AHEAD} requests ahead")
         if self.parser.should_upgrade() and not self._should_upgrade() and self._has_body():
             # The parser takes the body of such a request for another protocol's.
-            self._problem = "invalid_request", _UPGRADE
+            self._message = _UPGRADE
             raise HttpParserError(_UPGRADE)
         # One that was sent ahead has to wait for its turn to be answered.
         is_next = self.cycle is None or self.cycle.response_complete
-        refusal = is_next and self.shed(
+        request_id = is_next and self.shed(
             self.parser.get_method(), self.url, self.headers, self.client
         )
-        if refusal:
-            self._refuse(*refusal)
+        if request_id:
+            self._refuse(request_id)
         else:
             super().on_headers_complete()
 
@@ -168,14 +173,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no request, or one over a limit, and closes the connection."""
-        reason, *problem = _REFUSALS[self._status]
-        code, message = self._problem if self._status == 400 else problem
-        body = error_body(str(code), str(message))
-        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        status = b"HTTP/1.1 %d %b\r\n" % (self._status, reason)
-        self.transport.write(status + head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.write(_response(self._error, self._message, b"connection: close"))
         self.transport.close()
-        REQUESTS.labels(self._status).inc()
+        REQUESTS.labels(self._error.status).inc()
         self._drop_running()
 
     def _drop_running(self) -> None:
@@ -200,13 +200,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _refuse(self, headers: Headers, body: bytes) -> None:
+    def _refuse(self, request_id: bytes) -> None:
         """Answers at once; the body that is still to come is dropped."""
         self._is_refused = True
-        kept = () if self._keeps_alive() else ((b"connection", b"close"),)
-        lines = [b"%b: %b\r\n" % header for header in (*headers, *kept)]
-        status = b"HTTP/1.1 503 Service Unavailable\r\n"
-        self.transport.write(b"".join([status, *lines, b"\r\n", body]))
+        headers = [] if self._keeps_alive() else [b"connection: close"]
+        self.transport.write(
+            _response(HttpError.OVERLOADED, None, b"x-request-id: " + request_id, *headers)
+        )
         if self.flow.write_paused:
             self.flow.pause_reading()
         self._wait()
@@ -218,8 +218,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._held_bytes = 0
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._status = 431
-            raise HttpParserError("the head is too large")
+            self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
+            raise HttpParserError(_HEAD_TOO_LARGE)
 
     def _has_body(self) -> bool:
         headers = dict(self.headers)
@@ -238,6 +238,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_head:
-            self._status = 408
+            self._error = HttpError.HEAD_TIMEOUT
+            self._message = f"the headers did not end within {HEAD_SECONDS:g} s"
             self.send_400_response("")
         self.transport.close()

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.http.messages import error_body
+from serving.http.errors import HttpError
 from serving.http.middleware import ServiceMiddleware
 from serving.settings import get_settings
 
@@ -62,7 +62,7 @@ def test_errors_made_elsewhere_are_put_in_our_shape(status: int, code: str, body
 
 
 def test_our_own_errors_and_successes_pass() -> None:
-    body = error_body("unreadable", "broken", "image")
+    body = HttpError.UNREADABLE.body("broken", "image")
     answer = ask(Response(body, 400, {"x-mark": "1"}, "application/json"))
     assert (answer.content, answer.headers["x-mark"]) == (body, "1")
     assert ask(PlainTextResponse("fine")).text == "fine"
@@ -93,7 +93,7 @@ def test_an_answer_that_takes_too_long_is_a_504() -> None:
     assert answer.status_code == 504
     assert error_of(answer) == {
         "code": "timeout",
-        "message": "no answer within 0.2 s",
+        "message": "no response within 0.2 s",
         "field": None,
     }
 

@@ -286,8 +286,7 @@ class TestWaiting:
 
 
 def test_who_does_not_take_refusals_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusal = [(b"content-length", b"200")], b"x" * 200
-    monkeypatch.setattr(LimitedProtocol, "shed", staticmethod(lambda *_: refusal))
+    monkeypatch.setattr(LimitedProtocol, "shed", staticmethod(lambda *_: b"x" * 200))
 
     async def act(peer: Peer) -> None:
         peer.writer.write(b"POST /predict HTTP/1.1\r\n\r\n" * 1_000_000)
