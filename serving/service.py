@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
 from serving.capacity import Capacity, get_capacity, gpu_of, settle
-from serving.http.admission import Keys, Shedder
+from serving.http.admission import Keys
 from serving.http.errors import HttpError, input_error_response
 from serving.http.messages import PredictAnswer, PredictRequest, Submission, json_response
 from serving.http.middleware import ServiceMiddleware
@@ -93,23 +93,32 @@ def _warm_sizes(provider: str, most: int) -> list[int]:
     return sorted({*(2**n for n in range(most.bit_length())), most})
 
 
-class WrappedService(Service[Any]):  # type: ignore[misc]
-    """A BentoML service with `ServiceMiddleware` around all of it.
+class MiddlewareService(Service[Any]):  # type: ignore[misc]
+    """A BentoML service with `ServiceMiddleware` around the whole application.
 
-    `add_asgi_middleware` would put it inside of BentoML's own middleware, which keeps a task for
-    each request, and a timer that outlives it.
+    `add_asgi_middleware` would put it inside BentoML's own middleware, which keeps a task for each
+    request and a timer that outlives the request.
     """
 
+    middleware: ServiceMiddleware | None = None
+
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        # A worker asks for its application just before it starts uvicorn.
-        middleware = ServiceMiddleware(super().to_asgi(is_main))
-        install(Shedder(lambda: middleware.log, middleware.may_ask))
-        return middleware
+        # A worker asks for its application immediately before it starts uvicorn.
+        self.middleware = ServiceMiddleware(super().to_asgi(is_main))
+        install(self.middleware.shed)
+        return self.middleware
+
+    def __call__(self) -> Any:
+        # The application calls this as it starts, before the worker accepts connections.
+        instance = super().__call__()
+        if self.middleware:
+            self.middleware.connect(instance.predict, instance.batcher)
+        return instance
 
 
 @bentoml.service(
     name="dimml",
-    service_class=WrappedService,
+    service_class=MiddlewareService,
     workers=_plan().workers,
     # `ServiceMiddleware` keeps the time; this one must not come first, its 504 has another body.
     traffic={"timeout": get_settings().timeout + 5},
@@ -166,12 +175,8 @@ class Dimml:
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer
     )
-    async def predict(self, submission: Submission | Response, /) -> Any:
-        """Predicts from one sample: any non-empty subset of the bundle's modalities."""
-        return await self.respond(submission)
-
-    async def respond(self, submission: Submission | Response) -> Response:
-        """Return the response to a request, which may have been refused as it was read."""
+    async def predict(self, submission: Submission | Response, /) -> Response:
+        """Predict from one sample: any non-empty subset of the bundle's modalities."""
         if isinstance(submission, Response):
             return submission
         try:

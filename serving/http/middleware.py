@@ -1,57 +1,76 @@
-"""Around every request: who may ask, a time limit, errors in our shape, counts and a log line."""
+"""The middleware around BentoML's application: admission, time limit, errors, metrics and log."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from bentoml import get_current_service
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http.admission import Keys, RateLimit, digest, is_loopback, key_of
+from serving.http.admission import Admission, Client, RawHeaders
 from serving.http.errors import MIN_ERROR_STATUS, HttpError, find_error
-from serving.http.messages import RECORD, PredictRequest
+from serving.http.messages import RECORD, PredictRequest, Submission
 from serving.http.parsing import printable
 from serving.http.request_log import RequestLog, new_record
 from serving.metrics import LATENCY, REQUESTS
-from serving.settings import Settings, get_settings
+from serving.settings import get_settings
+
+if TYPE_CHECKING:
+    from serving.batching import Batcher
+
+HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
+"""Paths that are answered to everybody at any time, and neither counted nor logged."""
+
+PREDICT_PATH = "/predict"
+CLOSE_EVERY = 8
+"""Under load, one response in this many closes its connection."""
+
+MIN_BUSY_REQUESTS = 4
+"""Requests in flight from which a worker counts as loaded."""
+
+Predict = Callable[[Submission | Response], Awaitable[Response]]
 
 logger = logging.getLogger("bentoml.dimml")
 
-HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
-"""Answered to anybody at any time, and neither counted nor logged."""
-
-CLOSE_EVERY = 8
-BUSY = 3
+_SHED_REQUESTS = REQUESTS.labels(HttpError.OVERLOADED.status)
 _KEPT_HEADERS = ("allow", "retry-after", "www-authenticate")
 
 
 class ServiceMiddleware:
-    """Wraps the application that BentoML builds."""
+    """Wraps the application that BentoML builds.
+
+    A prediction goes from here directly to the service's handler. BentoML's router calls the same
+    handler, but a request then takes half as long again.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.settings = get_settings()
-        self.keys = Keys(self.settings)
-        self.rate_limit = _rate_limit(self.settings)
+        self.admission = Admission(self.settings)
         self.log: RequestLog | None = None
-        self.in_flight = 0
-        self.begun = 0
+        self._predict: Predict | None = None
+        self._requests_in_flight = 0
+        self._requests_admitted = 0
+
+    def connect(self, predict: Predict, batcher: Batcher[Any, Any]) -> None:
+        """Set the handler of predictions and the queue that they wait in.
+
+        BentoML creates the service as the application starts, after it has built this middleware.
+        """
+        self._predict = predict
+        self.admission.batcher = batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
             return
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
@@ -59,23 +78,40 @@ class ServiceMiddleware:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         record = scope[RECORD] = new_record(scope, headers)
-        answer = _Answer(scope, send, self.settings.timeout)
-        self.in_flight += 1
+        sender = _ResponseSender(scope, send, self.settings.timeout)
+        self._requests_in_flight += 1
         try:
-            refusal = self._refuse(scope, headers)
-            if refusal is not None:
-                await refusal(scope, receive, answer.send)
+            refusal = self.admission.refuse(headers, scope.get("client"))
+            if refusal is None:
+                await self._run(scope, receive, sender)
             else:
-                await self._run(scope, receive, answer)
+                await refusal(scope, receive, sender.send)
         except Exception:
             logger.exception("request %s failed", record["id"])
-            await answer.fail(HttpError.INTERNAL)
+            await sender.fail(HttpError.INTERNAL)
         finally:
-            self.in_flight -= 1
-            seconds = time.perf_counter() - started
-            self._count(answer, record, seconds)
+            self._requests_in_flight -= 1
+            self._count(sender, record, time.perf_counter() - started)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def shed(self, method: bytes, url: bytes, headers: RawHeaders, client: Client) -> bytes | None:
+        """Return the id of a prediction that is refused because the queue is full, else None.
+
+        The protocol asks as soon as the head of a request is complete. A task, a scope and a
+        response for each request of a flood would slow down the requests that were accepted.
+        """
+        if method != b"POST" or url.partition(b"?")[0] != PREDICT_PATH.encode():
+            return None
+        header_map = dict(headers)
+        if not self.admission.must_shed(header_map, client):
+            return None
+        scope = {"client": client, "method": "POST", "path": PREDICT_PATH}
+        record = new_record(scope, header_map)
+        _SHED_REQUESTS.inc()
+        if self.log:
+            self.log.add({**record, "status": HttpError.OVERLOADED.status})
+        return str(record["id"]).encode()
+
+    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.log = RequestLog() if self.settings.request_log else None
         try:
             await self.app(scope, receive, send)
@@ -83,156 +119,110 @@ class ServiceMiddleware:
             if self.log:
                 self.log.close()
 
-    def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
-        """Return the response to a client without its key or over its rate; None for others."""
-        key = self._key(headers, scope.get("client"))
-        if isinstance(key, HttpError):
-            return key.response()
-        if self.rate_limit is None:
-            return None
-        wait = self.rate_limit.wait(key or _digest_of_client(scope))
-        if wait <= 0:
-            return None
-        return HttpError.RATE_LIMITED.response(
-            f"over {self.settings.rate_limit:g} requests per second; wait {wait:.1f} s",
-            headers={"retry-after": str(math.ceil(wait))},
-        )
-
-    def may_ask(self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> bool:
-        """Whether a client has the key that it needs, if it needs one."""
-        return not isinstance(self._key(headers, client), HttpError)
-
-    def _key(
-        self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
-    ) -> bytes | HttpError | None:
-        """Return the digest of a client's key, or why the client is not answered."""
-        key = key_of(headers)
-        key_digest = self.keys.find(key) if key is not None else None
-        if self.keys.are_set and key_digest is None:
-            return HttpError.KEY_MISSING if key is None else HttpError.KEY_REJECTED
-        if not (self.keys.are_set or self.settings.allow_anonymous or is_loopback(client)):
-            return HttpError.REMOTE_CLIENT
-        return key_digest
-
-    async def _run(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _run(self, scope: Scope, receive: Receive, sender: _ResponseSender) -> None:
         # Workers share one listening socket, and a burst of connections can land on one of them.
-        self.begun += 1
-        answer.closes = self.in_flight > BUSY and self.begun % CLOSE_EVERY == 0
+        self._requests_admitted += 1
+        is_busy = self._requests_in_flight >= MIN_BUSY_REQUESTS
+        sender.closes_connection = is_busy and self._requests_admitted % CLOSE_EVERY == 0
         try:
-            async with asyncio.timeout(self.settings.timeout) as limit:
-                answer.limit = limit
-                is_prediction = scope["path"] == "/predict" and scope["method"] == "POST"
-                app = _predict if is_prediction else self.app
-                await app(scope, receive, answer.send)
+            async with asyncio.timeout(self.settings.timeout) as time_limit:
+                sender.time_limit = time_limit
+                if self._predict and scope["path"] == PREDICT_PATH and scope["method"] == "POST":
+                    request = Request(scope, receive)
+                    submission = await PredictRequest.from_http_request(request, None)
+                    response = await self._predict(submission)
+                    await response(scope, receive, sender.send)
+                else:
+                    await self.app(scope, receive, sender.send)
         except TimeoutError:
-            if not limit.expired():
+            if not time_limit.expired():
                 raise
-            await answer.fail(HttpError.TIMEOUT)
+            await sender.fail(HttpError.TIMEOUT)
 
-    def _count(self, answer: _Answer, record: dict[str, Any], seconds: float) -> None:
-        if not answer.status:
+    def _count(self, sender: _ResponseSender, record: dict[str, Any], seconds: float) -> None:
+        if not sender.status:
             return
-        REQUESTS.labels(answer.status).inc()
+        REQUESTS.labels(sender.status).inc()
         LATENCY.observe(seconds)
         if self.log:
-            record["status"] = answer.status
+            record["status"] = sender.status
             record["ms"] = round(1000 * seconds, 3)
-            record["bytes_out"] = answer.bytes
+            record["bytes_out"] = sender.body_bytes
             self.log.add(record)
 
 
-class _Answer:
-    """The messages of one answer: successes pass, errors that are not ours are put in our shape."""
+class _ResponseSender:
+    """Sends one response, and replaces the body of an error that another library wrote."""
 
     def __init__(self, scope: Scope, send: Send, timeout: float) -> None:
-        self.limit: asyncio.Timeout | None = None
+        self.time_limit: asyncio.Timeout | None = None
         self.status = 0
-        self.bytes = 0
-        self.closes = False
+        self.body_bytes = 0
+        self.closes_connection = False
         self._scope = scope
         self._send = send
         self._timeout = timeout
         self._finished = False
-        self._held: Message | None = None
-        self._body = b""
+        self._held_start: Message | None = None
+        self._error_body = b""
 
     async def send(self, message: Message) -> None:
-        """Takes one message of the application."""
+        """Take one message of the application."""
         if self._finished:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            # An error waits for its body, which decides its headers.
             if self.status >= MIN_ERROR_STATUS:
-                self._held = message
-                return
-            await self._start(message)
-            return
-        if self._held is None:
-            self.bytes += len(message.get("body", b""))
+                self._held_start = message
+            else:
+                await self._start(message)
+        elif self._held_start is None:
+            self.body_bytes += len(message.get("body", b""))
             await self._send(message)
-            return
-        self._body += message.get("body", b"")
-        if not message.get("more_body"):
-            await self._send_error(self._held)
+        else:
+            self._error_body += message.get("body", b"")
+            if not message.get("more_body"):
+                await self._send_error(self._held_start)
 
     async def fail(self, error: HttpError) -> None:
-        """Answers in place of the application, unless it has begun to."""
-        if self._finished or (self.status and self._held is None):
+        """Send an error in place of the application's response, unless that has begun."""
+        if self._finished or (self.status and self._held_start is None):
             return
-        self.status, self._body = error.status, b""
+        self.status, self._error_body = error.status, b""
         await self._send_error(
-            {"type": "http.response.start", "status": error.status, "headers": []}
+            {"type": "http.response.start", "status": self.status, "headers": []}
         )
 
     async def _start(self, message: Message) -> None:
-        if self.limit:
-            # What has begun may take its time.
-            self.limit.reschedule(None)
+        if self.time_limit:
+            # The time limit ends with the first byte of the response.
+            self.time_limit.reschedule(None)
         headers = [*message["headers"], (b"x-request-id", self._scope[RECORD]["id"].encode())]
-        if self.closes:
+        if self.closes_connection:
             headers.append((b"connection", b"close"))
         await self._send({**message, "headers": headers})
 
     async def _send_error(self, start: Message) -> None:
         self._finished = True
-        self.limit = None
-        if not _is_ours(self._body):
-            response = self._standard_response(start)
-            self._body = bytes(response.body)
-            start = {**start, "headers": response.raw_headers}
-        self.bytes = len(self._body)
+        self.time_limit = None
+        body = self._error_body
+        if not _has_error_code(body):
+            response = self._standard_response(Headers(raw=start["headers"]))
+            body, start = bytes(response.body), {**start, "headers": response.raw_headers}
+        self.body_bytes = len(body)
         await self._start(start)
-        await self._send({"type": "http.response.body", "body": self._body})
+        await self._send({"type": "http.response.body", "body": body})
 
-    def _standard_response(self, start: Message) -> Response:
+    def _standard_response(self, headers: Headers) -> Response:
         error = find_error(self.status)
         path, method = printable(self._scope["path"]), printable(self._scope["method"])
         message = error.message.format(path=path, method=method, timeout=self._timeout)
-        headers = Headers(raw=start["headers"])
         kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
         return error.response(message, headers=kept)
 
 
-async def _predict(scope: Scope, receive: Receive, send: Send) -> None:
-    """What BentoML's router would come to, in two thirds of the time."""
-    submission = await PredictRequest.from_http_request(Request(scope, receive), None)
-    response = await get_current_service().respond(submission)
-    await response(scope, receive, send)
-
-
-def _rate_limit(settings: Settings) -> RateLimit | None:
-    if settings.rate_limit is None:
-        return None
-    # BentoML's metrics folder: the workers of one service share it, and it is emptied at start.
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return RateLimit(settings.rate_limit, Path(folder, "rate-limit.bin") if folder else None)
-
-
-def _digest_of_client(scope: Scope) -> bytes:
-    return digest((scope["client"][0] if scope.get("client") else "").encode())
-
-
-def _is_ours(body: bytes) -> bool:
+def _has_error_code(body: bytes) -> bool:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:

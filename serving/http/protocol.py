@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn.config
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from serving.http.admission import Client, RawHeaders
 from serving.http.errors import HttpError
 from serving.metrics import REQUESTS
 
@@ -26,9 +27,8 @@ MAX_AHEAD = 16
 HEAD_SECONDS = 10.0
 """From a connection, or an answer on it, to the end of the next request's head."""
 
-Headers = Sequence[tuple[bytes, bytes]]
-Shed = Callable[[bytes, bytes, Headers, tuple[str, int] | None], bytes | None]
-"""Method, URL, headers and client of a request to the id of a refused request, or None."""
+Shed = Callable[[bytes, bytes, RawHeaders, Client], bytes | None]
+"""Returns the id of a request that is refused, from its method, URL, headers and client."""
 
 _MALFORMED = "the request is not valid HTTP/1.1"
 _HEAD_TOO_LARGE = f"the URL and headers are over the limit of {MAX_HEAD_BYTES:,} bytes"
@@ -54,7 +54,7 @@ def install(shed: Shed) -> None:
     BentoML starts uvicorn itself and leaves no room for the option.
 
     Args:
-        shed: asked of each request as its head ends, see `serving.http.admission`.
+        shed: asked of each request as its head ends, see `ServiceMiddleware.shed`.
     """
     LimitedProtocol.shed = staticmethod(shed)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.http.protocol:LimitedProtocol"

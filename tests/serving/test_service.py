@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import os
@@ -331,6 +332,11 @@ class TestRefusals:
         assert answer.status_code == 500
         assert error_of(answer)["code"] == "internal"
         assert "secret" not in answer.text
+
+
+def test_bentoml_and_the_middleware_call_the_same_handler(client: TestClient) -> None:
+    service: Any = importlib.import_module("serving.service").Dimml
+    assert service.middleware._predict.func is service.apis["predict"].func
 
 
 class TestPages:

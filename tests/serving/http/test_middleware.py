@@ -10,7 +10,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.batching import Batcher
 from serving.http.errors import HttpError
+from serving.http.messages import Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.settings import get_settings
 
@@ -105,3 +107,21 @@ def test_an_answer_that_has_begun_may_take_its_time() -> None:
         await send({"type": "http.response.body", "body": json.dumps("done").encode()})
 
     assert ask(slow_body).json() == "done"
+
+
+def test_prediction_goes_to_the_connected_handler() -> None:
+    submissions: list[Submission | Response] = []
+
+    async def predict(submission: Submission | Response) -> Response:
+        submissions.append(submission)
+        return PlainTextResponse("predicted")
+
+    middleware = ServiceMiddleware(PlainTextResponse("routed"))
+    client = TestClient(middleware, client=("127.0.0.1", 1))
+    assert client.post("/predict", content=b"{}").text == "routed"
+    middleware.connect(predict, Batcher(list, 1, 1))
+    assert client.post("/predict", content=b"{}").text == "predicted"
+    assert client.get("/predict").text == "routed"
+    [submission] = submissions
+    assert isinstance(submission, Submission)
+    assert submission.request.body == b"{}"
