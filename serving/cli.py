@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import socket
@@ -10,80 +11,46 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 import typer
 
 from dimml.errors import DimmlError, UsageError
 from dimml.progress import print_status
+from serving.settings import PREFIX, SOURCE_ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
     from dimml.bundle import Bundle
 
 _POLL_SECONDS = 0.1
 _PLACEHOLDERS = {"audio": "FILE.wav", "image": "FILE.png"}
-_MACHINE, _CAPS, _ACCESS = "Machine", "Caps", "Access and log"
 
 
-def _option(text: str, panel: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, show_default=False)
+def _with_setting_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace the `**settings` of a command by an option for each setting."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters = list(signature.parameters.values())[:-1]
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.json_schema_extra, dict):
+            details: Any = field.json_schema_extra
+            option = typer.Option(None, show_default=False, **details)
+            # `Settings` checks a choice, and its error message lists the choices.
+            kind: Any = str if get_origin(field.annotation) is Literal else field.annotation
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            parameter = inspect.Parameter(name, keyword, default=option, annotation=kind | None)
+            parameters.append(parameter)
+    function.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    return function
 
 
+@_with_setting_options
 def serve(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     host: Annotated[str, typer.Option(help="IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 3000,
-    providers: Annotated[
-        str | None, _option("auto (CUDA where it can be had), cuda, tensorrt or cpu.", _MACHINE)
-    ] = None,
-    gpu_memory: Annotated[
-        int | None, _option("Bytes of GPU memory for each graph; default: no limit.", _MACHINE)
-    ] = None,
-    tf32: Annotated[
-        bool | None, _option("Let a GPU compute float32 in TF32; default: off.", _MACHINE)
-    ] = None,
-    cuda_graphs: Annotated[
-        bool | None,
-        _option("Record GPU kernels for the shapes warmed up with; default: off.", _MACHINE),
-    ] = None,
-    workers: Annotated[
-        int | None, _option("Processes; default: one per core, or per GPU.", _MACHINE)
-    ] = None,
-    threads: Annotated[
-        int | None, _option("Threads per worker; default: cores per worker.", _MACHINE)
-    ] = None,
-    max_batch: Annotated[
-        int | None, _option("Requests computed together; default: 16, on CUDA 64.", _MACHINE)
-    ] = None,
-    queue: Annotated[
-        int | None, _option("Requests that may wait per worker; default: a batch.", _MACHINE)
-    ] = None,
-    timeout: Annotated[float | None, _option("Seconds until a 504; default: 60.", _CAPS)] = None,
-    max_body_bytes: Annotated[
-        int | None, _option("Of a request; default: 20,000,000.", _CAPS)
-    ] = None,
-    max_part_bytes: Annotated[
-        int | None, _option("Of a file or text in it; default: 20,000,000.", _CAPS)
-    ] = None,
-    max_parts: Annotated[int | None, _option("Of a form; default: 16.", _CAPS)] = None,
-    max_pixels: Annotated[int | None, _option("Of an image; default: 40,000,000.", _CAPS)] = None,
-    max_seconds: Annotated[
-        float | None, _option("Of a recording, decoded; default: 600.", _CAPS)
-    ] = None,
-    max_characters: Annotated[int | None, _option("Of a text; default: 20,000.", _CAPS)] = None,
-    api_keys_file: Annotated[
-        Path | None, _option("API keys, one a line; or set DIMML_API_KEYS.", _ACCESS)
-    ] = None,
-    allow_anonymous: Annotated[
-        bool | None, _option("Answer other machines though there are no keys.", _ACCESS)
-    ] = None,
-    rate_limit: Annotated[
-        float | None, _option("Requests per second and key; default: none.", _ACCESS)
-    ] = None,
-    request_log: Annotated[
-        bool | None, _option("A JSON line per request; default: on.", _ACCESS)
-    ] = None,
+    **settings: Any,
 ) -> None:
     """Serve a bundle over HTTP until stopped with Ctrl-C.
 
@@ -94,14 +61,14 @@ def serve(
 
         dimml serve runs/digits/bundle --host 0.0.0.0 --api-keys-file keys.txt --workers 2
     """
-    for name, value in locals().copy().items():
-        if name not in ("host", "port") and value is not None:
-            # Workers have another current folder.
+    # The workers read the settings from their environment, and have another working directory.
+    for name, value in {"bundle": bundle, **settings}.items():
+        if value is not None:
             value = value.absolute() if isinstance(value, Path) else value
-            os.environ[f"DIMML_{name.upper()}"] = str(value)
+            os.environ[PREFIX + name.upper()] = str(value)
     loaded = _check()
     address = _check_address(host, port)
-    # BentoML wipes the metrics folder of its home as it starts: two servers need two homes.
+    # BentoML wipes the metrics folder of its home at each start, so two servers need two homes.
     with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
         os.environ.update(BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="true")
         _run(loaded, address, port)
@@ -112,7 +79,6 @@ def _check() -> Bundle:
     from dimml.bundle import Bundle
     from serving.capacity import settle
     from serving.http.admission import Keys
-    from serving.settings import load_settings
 
     settings = load_settings()
     Keys(settings)
@@ -141,7 +107,6 @@ def _run(bundle: Bundle, address: str, port: int) -> None:
     from bentoml.exceptions import BentoMLException
 
     from serving.service import Dimml
-    from serving.settings import SOURCE_ROOT
 
     service: Any = Dimml
 
@@ -178,19 +143,17 @@ def _is_ready(url: str) -> bool:
 
 
 def _examples(bundle: Bundle, url: str) -> list[str]:
-    """Two `curl` command lines with the bundle's own modalities."""
-    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
+    """Return two `curl` command lines with the bundle's own modalities."""
     sample = sample_of(bundle)
-    parts = [f"-F {shlex.quote(_part(name, sample[name]))}" for name in kinds]
-    texts = [name for name, kind in kinds.items() if kind == "text"]
-    first = " ".join(["curl", *parts, f"{url}/predict"])
-    if not texts:
-        return [first, f"curl {url}/bundle"]
-    return [first, f"curl -d {shlex.quote(f'{texts[0]}={sample[texts[0]]}')} {url}/predict"]
-
-
-def _part(name: str, value: Any) -> str:
-    return f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
+    words = {
+        name: f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
+        for name, value in sample.items()
+    }
+    parts = " ".join(f"-F {shlex.quote(word)}" for word in words.values())
+    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
+    texts = [shlex.quote(words[name]) for name in words if kinds[name] == "text"]
+    second = f"curl -d {texts[0]} {url}/predict" if texts else f"curl {url}/bundle"
+    return [f"curl {parts} {url}/predict", second]
 
 
 def sample_of(bundle: Bundle) -> dict[str, Any]:

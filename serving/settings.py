@@ -1,10 +1,10 @@
-"""Settings of the service: environment variables with the prefix `DIMML_`."""
+"""Settings of the service, read from environment variables with the prefix `DIMML_`."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -21,28 +21,35 @@ DEFAULT_BUNDLE = "runs/digits/bundle"
 PREFIX = "DIMML_"
 
 
-class Settings(BaseSettings):
-    """What can be set, e.g. `bundle` by `DIMML_BUNDLE`. An empty variable counts as unset.
+def _setting(panel: str, text: str, default: Any = None, shown: str = "", **limits: Any) -> Any:
+    """Define a setting that `dimml serve` has an option for.
 
-    Attributes:
-        bundle: the bundle's folder, absolute.
-        providers: where the graphs run.
-        gpu_memory: bytes that each graph of a worker may take of its GPU; None for no limit.
-        tf32: whether a GPU may compute float32 products from 10 bits of mantissa.
-        cuda_graphs: whether kernels are recorded for the shapes that a worker warms up with.
-        workers, threads, max_batch, queue: None for what `serving.capacity` derives.
-        timeout: seconds after which a request is answered 504.
-        max_body_bytes: of one request.
-        max_part_bytes: of one file or text in it.
-        max_parts: of one form; a modality of several frames may have more.
-        max_pixels: of one image.
-        max_seconds: of one recording, as decoded.
-        max_characters: of one text.
-        api_keys: that open the service, separated by commas.
-        api_keys_file: a file of keys, one a line, read again when it changes.
-        allow_anonymous: whether other machines are answered though there are no keys.
-        rate_limit: requests per second and key, over all workers; None for no limit.
-        request_log: whether each request is a JSON line on standard output.
+    Args:
+        panel: Heading of the option in the help.
+        text: Meaning of the value, for the help and for error messages.
+        default: Default value.
+        shown: Default in the help, where it is not the value itself.
+        limits: Range of a number: `ge` or `gt`, and `le`.
+    """
+    accepted = "1 or 0" if isinstance(default, bool) else text[0].lower() + text[1:]
+    if limits:
+        lowest = f"{limits['ge']} to" if "ge" in limits else f"more than {limits['gt']} and up to"
+        accepted += f", {lowest} {limits['le']}"
+    text = f"{text}; default: {shown or f'{default:,}'}."
+    option: dict[str, Any] = {"rich_help_panel": panel, "help": text}
+    return Field(default=default, description=accepted, json_schema_extra=option, **limits)
+
+
+_machine = partial(_setting, "Machine")
+_cap = partial(_setting, "Caps")
+_access = partial(_setting, "Access and log")
+
+
+class Settings(BaseSettings):
+    """The settings, such as `bundle` from `DIMML_BUNDLE`. An empty variable counts as unset.
+
+    `serving.capacity` derives the values that None stands for. `dimml serve` has no option for
+    `api_keys`, which all users of the machine would see on the command line.
     """
 
     model_config = SettingsConfigDict(
@@ -50,60 +57,42 @@ class Settings(BaseSettings):
     )
 
     # A description completes the sentence "accepted: ..." of an error message.
-    bundle: Annotated[Path, Field(description="the folder of a bundle")] = (
-        SOURCE_ROOT / DEFAULT_BUNDLE
+    bundle: Path = Field(default=SOURCE_ROOT / DEFAULT_BUNDLE, description="the folder of a bundle")
+    providers: Literal["auto", "cuda", "tensorrt", "cpu"] = _machine(
+        "auto (CUDA where available), cuda, tensorrt or cpu", "auto", "auto"
     )
-    providers: Annotated[
-        Literal["auto", "cuda", "tensorrt", "cpu"],
-        Field(description="auto (CUDA where it can be had), cuda, tensorrt or cpu"),
-    ] = "auto"
-    gpu_memory: Annotated[int, Field(ge=2**20, le=2**40)] | None = Field(
-        default=None, description="bytes of GPU memory for each graph, 1048576 or more"
+    gpu_memory: int | None = _machine(
+        "Bytes of GPU memory for each graph", None, "no limit", ge=2**20, le=2**40
     )
-    tf32: Annotated[bool, Field(description="1 or 0")] = False
-    cuda_graphs: Annotated[bool, Field(description="1 or 0")] = False
-    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, description="a number of processes, 1 to 256"
+    tf32: bool = _machine("Let a GPU compute float32 in TF32", False, "off")
+    cuda_graphs: bool = _machine("Record GPU kernels for the shapes of the warm-up", False, "off")
+    workers: int | None = _machine("Processes", None, "one per core, or per GPU", ge=1, le=256)
+    threads: int | None = _machine("Threads per worker", None, "cores per worker", ge=1, le=64)
+    max_batch: int | None = _machine(
+        "Requests computed together", None, "16, on a GPU 64", ge=1, le=1024
     )
-    threads: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None, description="a number of threads per worker, 1 to 64"
+    queue: int | None = _machine(
+        "Requests that may wait per worker", None, "a batch", ge=1, le=100_000
     )
-    max_batch: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        default=None, description="a number of requests, 1 to 1024"
+    timeout: float = _cap("Seconds until a 504", 60, gt=0, le=3600)
+    max_body_bytes: int = _cap("Bytes of a request", 20_000_000, ge=1_000, le=2**31)
+    max_part_bytes: int = _cap("Bytes of a file or text in it", 20_000_000, ge=1, le=2**31)
+    max_parts: int = _cap("Parts of a form", 16, ge=1, le=1000)
+    max_pixels: int = _cap("Pixels of an image", 40_000_000, ge=1, le=10**9)
+    max_seconds: float = _cap("Seconds of a decoded recording", 600, gt=0, le=86_400)
+    max_characters: int = _cap("Characters of a text", 20_000, ge=1, le=10**7)
+    api_keys: pydantic.SecretStr = Field(
+        default=pydantic.SecretStr(""),
+        description="keys of 16 characters or more, separated by commas",
     )
-    queue: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="a number of requests that may wait in a worker, 1 to 100000"
+    api_keys_file: Path | None = _access(
+        "File of API keys, one a line; or set DIMML_API_KEYS", None, "none"
     )
-    timeout: Annotated[
-        float, Field(gt=0, le=3600, description="seconds, more than 0 and up to 3600")
-    ] = 60.0
-    max_body_bytes: Annotated[
-        int, Field(ge=1_000, le=2**31, description="a number of bytes, 1000 to 2147483648")
-    ] = 20_000_000
-    max_part_bytes: Annotated[
-        int, Field(ge=1, le=2**31, description="a number of bytes, 1 to 2147483648")
-    ] = 20_000_000
-    max_parts: Annotated[int, Field(ge=1, le=1000, description="a number of parts, 1 to 1000")] = 16
-    max_pixels: Annotated[
-        int, Field(ge=1, le=10**9, description="a number of pixels, 1 to 1000000000")
-    ] = 40_000_000
-    max_seconds: Annotated[
-        float, Field(gt=0, le=86_400, description="seconds, more than 0 and up to 86400")
-    ] = 600.0
-    max_characters: Annotated[
-        int, Field(ge=1, le=10**7, description="a number of characters, 1 to 10000000")
-    ] = 20_000
-    api_keys: Annotated[
-        pydantic.SecretStr, Field(description="keys of 16 characters or more, separated by commas")
-    ] = pydantic.SecretStr("")
-    api_keys_file: Path | None = Field(
-        default=None, description="a file of keys of 16 characters or more, one a line"
+    allow_anonymous: bool = _access("Answer other machines without API keys", False, "off")
+    rate_limit: float | None = _access(
+        "Requests per second and key", None, "no limit", gt=0, le=10**6
     )
-    allow_anonymous: Annotated[bool, Field(description="1 or 0")] = False
-    rate_limit: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
-        default=None, description="requests per second and key, more than 0"
-    )
-    request_log: Annotated[bool, Field(description="1 or 0")] = True
+    request_log: bool = _access("Print a JSON line per request", True, "on")
 
     @pydantic.field_validator("bundle")
     @classmethod
@@ -112,10 +101,10 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Reads the environment.
+    """Read the settings from the environment.
 
     Raises:
-        UsageError: a variable is not valid; the message names it and what is accepted.
+        UsageError: If a variable is not valid; the message names all such variables.
     """
     try:
         return Settings()
@@ -125,13 +114,13 @@ def load_settings() -> Settings:
 
 @cache
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
+    """Return the settings of this process, which are read once."""
     return load_settings()
 
 
 def _explain(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     accepted = Settings.model_fields[name].description
-    # A key must not end up in a log.
+    # A key must not appear in a log.
     value = "" if name == "api_keys" else f"={problem['input']!r}"
     return f"{PREFIX}{name.upper()}{value} is not valid; accepted: {accepted}"
