@@ -21,11 +21,11 @@ check: install
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-# Tens of times the examples of `make test`, and 10,000 damaged uploads to a server of two workers.
+# Runs the fuzz tests with 20 times their examples, and sends 10,000 damaged uploads to a server.
 fuzz: install $(DIGITS)/evaluation.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.robustness.fuzz --bundle "$(BUNDLE)"
 
-# Another bundle is served as it is; the digits are made where they are not there.
+# The digits bundle is built if it does not exist. Any other BUNDLE is served as it is.
 serve: install $(if $(filter $(DIGITS),$(BUNDLE)),$(DIGITS)/evaluation.json)
 	$(BIN)/dimml serve "$(BUNDLE)" --port $(PORT)
 

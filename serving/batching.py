@@ -1,4 +1,4 @@
-"""In-process micro-batching: whatever waits when the worker is free is computed together."""
+"""In-process micro-batching: the items that queue while one batch is computed form the next."""
 
 from __future__ import annotations
 
@@ -14,151 +14,166 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 IsGone = Callable[[], Awaitable[bool]]
 
-TURNS = 3
-"""Turns of the event loop before a batch is taken: answers are written, what has arrived joins."""
+LOOP_ITERATIONS_BEFORE_BATCH = 3
+"""Iterations of the event loop before a batch is taken."""
 
-PATIENCE = 0.1
-"""Seconds in the queue after which a client is asked whether it still waits."""
+CLIENT_CHECK_SECONDS = 0.1
+"""Time in the queue after which the batcher checks whether the client is still connected."""
 
-TIGHT_SECONDS = 2.0
-"""How long a queue stays short after more were refused than computed."""
+SHORT_QUEUE_SECONDS = 2.0
+"""Time for which the queue stays short after an overload."""
 
 
 class QueueFull(Exception):  # noqa: N818 (as in the standard library)
-    """No more can wait; try again shortly."""
+    """The queue is full; a later attempt may succeed."""
 
 
 class Abandoned(Exception):  # noqa: N818
-    """The client left before its turn came."""
+    """The client disconnected before its item was computed."""
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[Item, Result]):
+class _QueuedItem(Generic[Item, Result]):
     item: Item
     future: asyncio.Future[Result]
     is_gone: IsGone | None
-    since: float
+    queued_at: float
 
 
 class Batcher(Generic[Item, Result]):
-    """Computes items in batches, without a timer: none waits for others to come.
+    """Compute items in batches without waiting for a batch to fill.
 
-    Belongs to one event loop. While a batch is computed in a thread, new items queue; when the
-    thread is free, all that wait are taken, up to `most`. Items whose caller was cancelled, or
-    whose client is gone, are dropped before they cost anything.
+    A batcher belongs to one event loop and computes in one thread. New items queue while the
+    thread is busy. When the thread is free, it takes all queued items, up to `max_batch`. Items
+    whose caller was cancelled or whose client has disconnected are dropped before they are
+    computed.
 
-    While far more is asked than can be computed, one item may wait beside a full batch: a long
-    queue would only make each wait longer. Every `TIGHT_SECONDS` its whole length is tried again,
-    for clients that ask again at once keep a short one full though there are few of them.
+    During an overload, only one item may wait beside a full batch, because a longer queue would
+    add latency but no throughput. An overload begins when more items are refused than a batch
+    holds. The short queue ends after `SHORT_QUEUE_SECONDS`, because a few clients that retry at
+    once are enough to keep a queue of one item full.
 
     Args:
-        compute: a batch to its results, in order. Where it raises, each item is computed alone,
-            so that one that breaks it does not fail its neighbours.
-        most: items in a batch.
-        capacity: items that may wait beside a full batch.
+        compute: Computes a batch and returns its results in order. If a batch raises an exception,
+            each of its items is computed alone, so that a bad item does not fail the others.
+        max_batch: Maximum number of items in a batch.
+        capacity: Maximum number of items that wait beside a full batch.
+        report_depth: Receives the number of items that still wait each time a batch is taken.
     """
 
     def __init__(
-        self, compute: Callable[[Sequence[Item]], Sequence[Result]], most: int, capacity: int
+        self,
+        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        max_batch: int,
+        capacity: int,
+        report_depth: Callable[[int], None] | None = None,
     ) -> None:
         self._compute = compute
-        self._most = most
+        self._max_batch = max_batch
         self._capacity = capacity
-        self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._report_depth = report_depth
+        self._queue: deque[_QueuedItem[Item, Result]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-        self._running: asyncio.Task[None] | None = None
-        self._computing = 0
+        self._drain_task: asyncio.Task[None] | None = None
+        self._batch_size = 0
         self._refused = 0
-        self._is_tight = False
-        self._tight_until = 0.0
+        self._is_short = False
+        self._short_until = 0.0
 
     @property
     def depth(self) -> int:
-        """Items that wait."""
+        """Number of items that wait."""
         return len(self._queue)
 
     @property
     def room(self) -> int:
-        """Items that could be submitted now; the places that a small batch leaves are free."""
-        is_tight = self._is_tight and time.monotonic() < self._tight_until
-        capacity = min(1, self._capacity) if is_tight else self._capacity
-        return capacity + self._most - len(self._queue) - self._computing
+        """Number of items that `submit` accepts now, including free places in the batch."""
+        is_short = self._is_short and time.monotonic() < self._short_until
+        capacity = min(1, self._capacity) if is_short else self._capacity
+        return capacity + self._max_batch - len(self._queue) - self._batch_size
 
     def note_refusal(self) -> None:
-        """Counts one that was not submitted for want of room."""
+        """Count an item that the caller refused for lack of room without submitting it."""
         self._refused += 1
 
     async def submit(self, item: Item, is_gone: IsGone | None = None) -> Result:
-        """The result of one item.
+        """Queue one item and return its result.
 
         Args:
-            item: what to compute.
-            is_gone: asked of an item that has waited long: whether nobody waits for it any more.
+            item: The item to compute.
+            is_gone: Returns whether the client has disconnected. Called only for an item that has
+                waited longer than `CLIENT_CHECK_SECONDS`.
 
         Raises:
-            QueueFull: as many items as may wait do.
-            Abandoned: `is_gone` said so.
+            QueueFull: If the queue has no room.
+            Abandoned: If `is_gone` returned True.
         """
         if self.room <= 0:
             self.note_refusal()
             raise QueueFull
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(item, future, is_gone, time.monotonic()))
-        if self._running is None:
-            self._running = asyncio.create_task(self._drain())
+        self._queue.append(_QueuedItem(item, future, is_gone, time.monotonic()))
+        if self._drain_task is None:
+            self._drain_task = asyncio.create_task(self._drain())
         return await future
 
     def close(self) -> None:
-        """Ends the thread, after the batch it computes."""
+        """Stop the thread after its current batch, without waiting for it."""
         self._thread.shutdown(wait=False)
 
     async def _drain(self) -> None:
+        """Compute batches until the queue is empty."""
         loop = asyncio.get_running_loop()
         try:
-            while batch := await self._take():
-                items = [waiting.item for waiting in batch]
-                self._computing = len(items)
-                outcomes = await loop.run_in_executor(self._thread, self._outcomes, items)
-                self._computing = 0
-                for waiting, outcome in zip(batch, outcomes, strict=True):
-                    if waiting.future.done():
+            while batch := await self._take_batch():
+                items = [queued.item for queued in batch]
+                self._batch_size = len(items)
+                outcomes = await loop.run_in_executor(self._thread, self._compute_outcomes, items)
+                self._batch_size = 0
+                for queued, outcome in zip(batch, outcomes, strict=True):
+                    # The caller may have been cancelled while its item was computed.
+                    if queued.future.done():
                         continue
                     if isinstance(outcome, Exception):
-                        waiting.future.set_exception(outcome)
+                        queued.future.set_exception(outcome)
                     else:
-                        waiting.future.set_result(outcome)
+                        queued.future.set_result(outcome)
         finally:
-            self._running = None
+            self._drain_task = None
 
-    async def _take(self) -> list[_Waiting[Item, Result]]:
-        for _ in range(TURNS):
+    async def _take_batch(self) -> list[_QueuedItem[Item, Result]]:
+        # Let the loop send finished responses first, and read requests that can join this batch.
+        for _ in range(LOOP_ITERATIONS_BEFORE_BATCH):
             await asyncio.sleep(0)
-        self._adapt()
-        batch: list[_Waiting[Item, Result]] = []
-        late = time.monotonic() - PATIENCE
-        while self._queue and len(batch) < self._most:
-            waiting = self._queue.popleft()
-            if waiting.future.done():
+        self._adapt_capacity()
+        batch: list[_QueuedItem[Item, Result]] = []
+        check_before = time.monotonic() - CLIENT_CHECK_SECONDS
+        while self._queue and len(batch) < self._max_batch:
+            queued = self._queue.popleft()
+            if queued.future.done():
                 continue
-            if waiting.is_gone and waiting.since < late and await waiting.is_gone():
-                waiting.future.set_exception(Abandoned())
+            if queued.is_gone and queued.queued_at < check_before and await queued.is_gone():
+                queued.future.set_exception(Abandoned())
                 continue
-            batch.append(waiting)
+            batch.append(queued)
+        if self._report_depth:
+            self._report_depth(len(self._queue))
         return batch
 
-    def _adapt(self) -> None:
-        """Decides for the next batch how many may wait."""
+    def _adapt_capacity(self) -> None:
+        """Shorten the queue after an overload, or restore its capacity when the time is over."""
         now = time.monotonic()
-        if self._is_tight:
-            self._is_tight = now < self._tight_until
-        elif self._refused > self._most:
-            self._is_tight, self._tight_until = True, now + TIGHT_SECONDS
+        if self._is_short:
+            self._is_short = now < self._short_until
+        elif self._refused > self._max_batch:
+            self._is_short, self._short_until = True, now + SHORT_QUEUE_SECONDS
         self._refused = 0
 
-    def _outcomes(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+    def _compute_outcomes(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+        """Return a result or an exception for each item, in order."""
         try:
             return self._compute(items)
         except Exception as error:
             if len(items) == 1:
                 return [error]
-            return [outcome for item in items for outcome in self._outcomes([item])]
+            return [outcome for item in items for outcome in self._compute_outcomes([item])]

@@ -1,4 +1,4 @@
-"""How a service uses its machine, where the settings leave it open."""
+"""The capacity of a service: what it uses of its machine where the settings leave that open."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dimml.runtime.providers import GpuOptions, choose_provider
 from serving.settings import PREFIX, Settings, get_settings
 
 MAX_DEFAULT_WORKERS = 16
-"""A worker holds the bundle and about 150 MB of libraries."""
+"""Each worker loads the bundle and about 150 MB of libraries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the workers do with the cores, or the GPU, that there are.
+    """How the workers use the cores or GPUs of the machine.
 
     Attributes:
-        provider: "cpu", "cuda" or "tensorrt": what is asked of onnxruntime.
-        workers: processes: one per core on the CPU, one per GPU where they are used.
-        threads: of one worker, to decode with and inside its graphs: the cores shared out.
-        max_batch: requests computed together.
-        queue: requests that may wait in one worker while a batch is computed.
+        provider: The execution provider to request: "cpu", "cuda" or "tensorrt".
+        workers: Number of processes: one per core on the CPU, one per GPU on GPUs.
+        threads: Threads of a worker, for decoding and inside its graphs.
+        max_batch: Maximum number of requests computed together.
+        queue: Requests that may wait in a worker while a batch is computed.
     """
 
     provider: str
@@ -40,44 +40,46 @@ class Capacity:
         )
 
 
-def plan(settings: Settings) -> Capacity:
-    """The plan for this machine: its cgroup's quota, its affinity, its GPUs and the settings."""
-    # Where one asked for by name cannot be had, loading the bundle says so.
-    asked = settings.providers
-    provider = choose_provider(asked) if asked == "auto" else asked
+def derive_capacity(settings: Settings) -> Capacity:
+    """Derive the capacity from the cgroup's quota, the affinity, the GPUs and the settings."""
+    # A provider that is requested by name and unavailable is an error when the bundle is loaded.
+    requested = settings.providers
+    provider = choose_provider(requested) if requested == "auto" else requested
     on_gpu = provider != "cpu"
     cores = available_cores()
-    usual = max(1, cuda_devices()) if on_gpu else min(cores, MAX_DEFAULT_WORKERS)
-    workers = settings.workers or usual
-    most = settings.max_batch or (64 if on_gpu else 16)
+    default_workers = max(1, cuda_devices()) if on_gpu else min(cores, MAX_DEFAULT_WORKERS)
+    workers = settings.workers or default_workers
+    max_batch = settings.max_batch or (64 if on_gpu else 16)
     return Capacity(
         provider=provider,
         workers=workers,
         threads=settings.threads or max(1, cores // workers),
-        max_batch=most,
-        queue=settings.queue or most,
+        max_batch=max_batch,
+        queue=settings.queue or max_batch,
     )
 
 
-def settle(settings: Settings) -> None:
-    """Settles on which provider the workers, which take it from the environment, shall compute.
+def set_worker_provider(settings: Settings) -> None:
+    """Set the environment variable from which the workers take a provider that computes.
 
     Raises:
-        ProviderError: the one asked for does not compute.
+        ProviderError: If a provider was requested by name and does not compute.
     """
-    most = plan(settings).max_batch
-    found = settle_provider(settings.bundle, settings.providers, gpu_of(settings), most)
-    os.environ[f"{PREFIX}PROVIDERS"] = found
+    max_batch = derive_capacity(settings).max_batch
+    provider = settle_provider(
+        settings.bundle, settings.providers, gpu_options(settings), max_batch
+    )
+    os.environ[f"{PREFIX}PROVIDERS"] = provider
     get_settings.cache_clear()
     get_capacity.cache_clear()
 
 
-def gpu_of(settings: Settings, device: int = 0) -> GpuOptions:
-    """How a worker uses its GPU."""
+def gpu_options(settings: Settings, device: int = 0) -> GpuOptions:
+    """Return how a worker uses its GPU."""
     return GpuOptions(device, settings.gpu_memory, settings.tf32, settings.cuda_graphs)
 
 
 @cache
 def get_capacity() -> Capacity:
-    """The plan of this process, made once."""
-    return plan(get_settings())
+    """Return the capacity of this process, derived once."""
+    return derive_capacity(get_settings())

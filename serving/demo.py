@@ -1,7 +1,8 @@
-"""One real request per subset of modalities, against a service that is started and stopped."""
+"""The demo: one request for each subset of modalities, against a temporary service."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -15,54 +16,57 @@ from dimml.bundle import Bundle
 from dimml.errors import DimmlError
 from dimml.progress import print_status
 from dimml.samples import subsets
-from serving.cli import sample_of
+from serving.cli import example_sample
 
 START_SECONDS = 60
 
 
-def main(path: Path) -> None:
-    """Serves a bundle on a free port and asks it what each subset of one sample says."""
-    bundle = Bundle.load(path)
-    sample = sample_of(bundle)
+def main(bundle_path: Path) -> None:
+    """Serve a bundle on a free port and print its prediction for each subset of one sample."""
+    bundle = Bundle.load(bundle_path)
+    sample = example_sample(bundle)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dimml", "serve", str(path), "--port", str(port)]
+    command = [sys.executable, "-m", "dimml", "serve", str(bundle_path), "--port", str(port)]
     quiet = subprocess.DEVNULL
     service = subprocess.Popen([*command, "--workers", "1"], stdout=quiet, stderr=quiet)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=START_SECONDS) as client:
-            _wait(client, service)
+            _wait_until_ready(client, service)
             for subset in subsets(list(sample)):
-                _ask(client, {name: sample[name] for name in subset})
+                _print_prediction(client, {name: sample[name] for name in subset})
     finally:
         service.terminate()
         service.wait()
 
 
-def _wait(client: httpx.Client, service: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(client: httpx.Client, service: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while service.poll() is None and time.monotonic() < deadline:
-        try:
+        with contextlib.suppress(httpx.TransportError):
             if client.get("/readyz").is_success:
                 return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise DimmlError("the service did not start; `dimml serve` says why")
+        time.sleep(0.1)
+    raise DimmlError(
+        f"the service stopped or was not ready within {START_SECONDS} s; "
+        "run `dimml serve` with the same bundle to see the reason"
+    )
 
 
-def _ask(client: httpx.Client, sample: dict[str, Any]) -> None:
-    # A tuple without a file name is a plain field.
+def _print_prediction(client: httpx.Client, sample: dict[str, Any]) -> None:
+    # httpx sends a tuple without a file name as a plain form field.
     files = {
         name: (value.name, value.read_bytes()) if isinstance(value, Path) else (None, value)
         for name, value in sample.items()
     }
-    answer = client.post("/predict", files=files).raise_for_status().json()
-    said = ", ".join(
-        f"{name} says {output['label']} ({output['confidence']:.0%}, weight {output['weight']:.2f})"
-        for name, output in answer["modalities"].items()
+    prediction = client.post("/predict", files=files).raise_for_status().json()
+    outputs = ", ".join(
+        f"{name} {output['label']} ({output['confidence']:.0%}, weight {output['weight']:.2f})"
+        for name, output in prediction["modalities"].items()
         if output["present"]
     )
-    print_status(f"{'+'.join(sample)}: {answer['label']} ({answer['confidence']:.1%}); {said}")
+    label, confidence = prediction["label"], prediction["confidence"]
+    print_status(f"{'+'.join(sample)}: {label} ({confidence:.1%}); {outputs}")
 
 
 if __name__ == "__main__":

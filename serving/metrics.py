@@ -1,4 +1,7 @@
-"""The service's own metrics, shown by `/metrics`. No label takes a value that a client chooses."""
+"""The metrics of the service, which `/metrics` exposes.
+
+No label takes a value that a client chooses, so that clients cannot create time series.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +23,33 @@ from starlette.responses import Response
 
 from dimml.samples import Prediction, subset_name
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 REQUESTS = Counter(
-    "dimml_requests", "Requests by status of the answer; health checks apart.", ["status"]
+    "dimml_requests", "Requests by response status, without health checks.", ["status"]
 )
 LATENCY = Histogram(
-    "dimml_request_seconds", "From a request's headers to its whole answer.", buckets=SECONDS
+    "dimml_request_seconds",
+    "Time from the headers of a request to the end of its response.",
+    buckets=SECONDS_BUCKETS,
 )
 STAGE = Histogram(
-    "dimml_stage_seconds", "Time of a batch in each stage.", ["stage"], buckets=SECONDS
+    "dimml_stage_seconds", "Time of a batch in each stage.", ["stage"], buckets=SECONDS_BUCKETS
 )
 BATCH = Histogram("dimml_batch_size", "Requests in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 QUEUE = Gauge("dimml_queue_depth", "Requests that wait for a batch.", multiprocess_mode="livesum")
 PREDICTIONS = Counter(
-    "dimml_predictions", "Predictions by the modalities they were made from.", ["subset"]
+    "dimml_predictions", "Predictions by their subset of present modalities.", ["subset"]
 )
-PRESENT = Counter("dimml_modality_present", "Predictions a modality took part in.", ["modality"])
+PRESENT = Counter("dimml_modality_present", "Predictions that used the modality.", ["modality"])
 CONFIDENCE = Counter(
-    "dimml_modality_confidence", "Sum of the confidence of a modality's own label.", ["modality"]
+    "dimml_modality_confidence", "Sum of the confidence of the modality's own label.", ["modality"]
 )
 WEIGHT = Counter(
-    "dimml_modality_weight", "Sum of a modality's share in the fused answers.", ["modality"]
+    "dimml_modality_weight", "Sum of the modality's weight in the fused predictions.", ["modality"]
 )
 FALLBACKS = Counter(
-    "dimml_fallbacks", "Modalities that could not be read and were left out.", ["modality"]
+    "dimml_fallbacks", "Unreadable modalities that a prediction left out.", ["modality"]
 )
 PROVIDER = Gauge(
     "dimml_provider_info",
@@ -54,29 +59,30 @@ PROVIDER = Gauge(
     multiprocess_mode="max",
 )
 
-# A child for each label, because `labels()` takes a lock.
+# The children are created once, because each call of `labels()` takes a lock.
 STAGES = {
     stage: STAGE.labels(stage) for stage in ("parse", "decode", "preprocess", "encode", "classify")
 }
 
 
 def count_predictions(predictions: Sequence[Prediction]) -> None:
-    """Counts a batch of predictions by subset, and what its modalities said."""
+    """Count a batch of predictions by subset, and add up the outputs of each modality."""
     if not predictions:
         return
+    # Sums over the batch come first, because each update of a metric takes a lock.
     subsets: dict[str, int] = {}
     sums: dict[str, list[float]] = {}  # present, confidence, weight, fallbacks
     for prediction in predictions:
-        present = [name for name, said in prediction.modalities.items() if said.present]
+        present = [name for name, output in prediction.modalities.items() if output.present]
         subset = subset_name(present)
         subsets[subset] = subsets.get(subset, 0) + 1
-        for name, said in prediction.modalities.items():
-            of_modality = sums.setdefault(name, [0.0, 0.0, 0.0, 0.0])
-            of_modality[0] += said.present
-            of_modality[1] += said.confidence or 0.0
-            of_modality[2] += said.weight
-            # Only what was given and then left out has a warning and is not present.
-            of_modality[3] += bool(said.warnings) and not said.present
+        for name, output in prediction.modalities.items():
+            modality_sums = sums.setdefault(name, [0.0, 0.0, 0.0, 0.0])
+            modality_sums[0] += output.present
+            modality_sums[1] += output.confidence or 0.0
+            modality_sums[2] += output.weight
+            # An absent modality has warnings only if its value was unreadable.
+            modality_sums[3] += bool(output.warnings) and not output.present
     for subset, count in subsets.items():
         PREDICTIONS.labels(subset).inc(count)
     for name, (present_in, confidence, weight, fallbacks) in sums.items():
@@ -87,7 +93,7 @@ def count_predictions(predictions: Sequence[Prediction]) -> None:
 
 
 def exposition() -> Response:
-    """The metrics of all workers, as Prometheus reads them."""
+    """Return the metrics of all workers in the text format of Prometheus."""
     registry = REGISTRY
     if _folder():
         registry = CollectorRegistry()
@@ -96,14 +102,15 @@ def exposition() -> Response:
 
 
 def forget_dead_workers() -> None:
-    """Removes the gauges of workers that were killed, which would count for ever."""
+    """Remove the gauges of killed workers, which the sum over live workers would still include."""
     folder = _folder()
     for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
         pid = path.stem.rpartition("_")[2]
+        # Without /proc, no worker is known to be dead.
         if Path("/proc/self").exists() and not Path("/proc", pid).exists():
             multiprocess.mark_process_dead(int(pid), folder)  # type: ignore[no-untyped-call]
 
 
 def _folder() -> str | None:
-    """Where the workers of one service keep their metrics; BentoML empties it at start."""
+    """Return the folder of the workers' metric files. BentoML empties it at start."""
     return os.environ.get("PROMETHEUS_MULTIPROC_DIR") or None

@@ -1,4 +1,4 @@
-"""From a batch of raw requests to their answers, stage by stage."""
+"""The stages that turn a batch of raw requests into predictions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from serving.http.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.metrics import BATCH, STAGES, count_predictions
 from serving.settings import Settings
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+StageInput = TypeVar("StageInput")
+StageOutput = TypeVar("StageOutput")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one request is answered with.
+class PipelineResult:
+    """The result for one request of a batch.
 
     Attributes:
-        content: the prediction or what is wrong with the request.
-        trace: what the request log says of its batch: its size, and milliseconds in each stage.
+        content: The prediction, or the error of the request.
+        trace: Fields of the batch for the request log: its size, and its milliseconds per stage.
     """
 
     content: Prediction | InputError
@@ -36,16 +36,16 @@ class Answer:
 
 
 class Pipeline:
-    """Parses, decodes, preprocesses, encodes and classifies a batch, one stage after the other.
+    """Parse, decode, preprocess, encode and classify a batch, one stage after the other.
 
-    Staging keeps each stage's code and data in the processor's caches, and lets each encoder run
-    once per batch. A request that cannot be predicted leaves at the stage that finds out.
+    Running a stage for the whole batch keeps the stage's code and data in the processor's caches
+    and runs each encoder once per batch. A request that fails in one stage skips the later stages.
 
     Args:
-        predictor: of the bundle served.
-        fields: what the parser has to know of its modalities.
-        settings: the caps on a body's parts.
-        threads: that decode and preprocess; with one, the caller's does.
+        predictor: The predictor of the bundle.
+        fields: What each modality of the bundle accepts.
+        settings: The limits on the parts of a body.
+        threads: Number of threads that decode and preprocess. If 1, the caller's thread does both.
     """
 
     def __init__(
@@ -60,31 +60,31 @@ class Pipeline:
         )
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
 
-    def answer(self, requests: Sequence[RawRequest]) -> list[Answer]:
-        """The answers, in order."""
+    def answer(self, requests: Sequence[RawRequest]) -> list[PipelineResult]:
+        """Return the result for each request, in order."""
         BATCH.observe(len(requests))
         trace: dict[str, float] = {"batch": len(requests)}
         with _timed("parse", trace):
             parsed = [self._parse(request) for request in requests]
         with _timed("decode", trace):
-            decoded = self._each(self._predictor.decode, parsed)
+            decoded = self._run_stage(self._predictor.decode, parsed)
         with _timed("preprocess", trace):
-            prepared = self._each(self._predictor.preprocess, decoded)
+            prepared = self._run_stage(self._predictor.preprocess, decoded)
         predictions = iter(
             self._predict([p for p in prepared if isinstance(p, PreparedSample)], trace)
         )
         contents = (p if isinstance(p, InputError) else next(predictions) for p in prepared)
-        return [Answer(content, trace) for content in contents]
+        return [PipelineResult(content, trace) for content in contents]
 
     def _predict(
-        self, ready: Sequence[PreparedSample], trace: dict[str, float]
+        self, samples: Sequence[PreparedSample], trace: dict[str, float]
     ) -> list[Prediction]:
-        if not ready:
+        if not samples:
             return []
         with _timed("encode", trace):
-            encoded = self._predictor.encode(ready)
+            encoded = self._predictor.encode(samples)
         with _timed("classify", trace):
-            predictions = self._predictor.classify(ready, encoded)
+            predictions = self._predictor.classify(samples, encoded)
         count_predictions(predictions)
         return predictions
 
@@ -95,10 +95,12 @@ class Pipeline:
         except InputError as error:
             return error
 
-    def _each(
-        self, stage: Callable[[Sequence[Given]], list[Made]], items: Sequence[Given]
-    ) -> list[Made]:
-        """A stage of all items: at once, or where there are threads, shared out among them."""
+    def _run_stage(
+        self,
+        stage: Callable[[Sequence[StageInput]], list[StageOutput]],
+        items: Sequence[StageInput],
+    ) -> list[StageOutput]:
+        """Run a stage on all items at once, or on one item per call if there is a thread pool."""
         if self._pool is None:
             return stage(items)
         return list(self._pool.map(lambda item: stage([item])[0], items))
@@ -106,6 +108,7 @@ class Pipeline:
 
 @contextmanager
 def _timed(stage: str, trace: dict[str, float]) -> Iterator[None]:
+    """Record the duration of the block in the metrics and in the trace of the batch."""
     started = time.perf_counter()
     yield
     seconds = time.perf_counter() - started

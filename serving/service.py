@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -21,113 +20,106 @@ from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
-from serving.capacity import Capacity, get_capacity, gpu_of, settle
+from serving.capacity import Capacity, get_capacity, gpu_options, set_worker_provider
 from serving.http.admission import Keys
-from serving.http.errors import HttpError, input_error_response
-from serving.http.messages import PredictAnswer, PredictRequest, Submission, json_response
+from serving.http.errors import input_error_response, queue_full_response
+from serving.http.messages import PredictAnswer, PredictRequest, Submission
 from serving.http.middleware import ServiceMiddleware
-from serving.http.parsing import RawRequest
 from serving.http.protocol import install
 from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
 from serving.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
-    from serving.pipeline import Answer
 
-SWITCH_SECONDS = 0.0002
-"""How long a thread may keep Python's interpreter from another that wants it.
+SWITCH_INTERVAL_SECONDS = 0.0002
+"""The time after which Python's interpreter switches to another thread that waits for it.
 
-At the usual 5 ms, a flood of requests to refuse keeps it from the thread that computes: each time
-that comes back from decoding or from a graph, it waits so long.
+With the default of 5 ms, a flood of requests to refuse keeps the interpreter from the thread that
+computes, which waits for it after each decoder and each graph.
 """
 
 logger = logging.getLogger("bentoml.dimml")
 
-# BentoML reports its use to its makers unless told otherwise, and reads this when it serves.
+# BentoML reports its use to its makers unless this is set when it serves.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 
 
-def _plan() -> Capacity:
+def _checked_capacity() -> Capacity:
     try:
         return get_capacity()
     except DimmlError as error:
-        # BentoML's command line shows this one as a message, any other as a traceback.
+        # BentoML's command line shows this error as a message, and any other as a traceback.
         raise BentoMLConfigException(error.message) from error
 
 
 def _load(settings: Settings) -> Predictor:
-    """The predictor, warmed up; workers share out the GPUs."""
+    """Load and warm up the predictor; workers share the GPUs."""
     from dimml.machine import cuda_devices
     from dimml.predictor import Predictor
-    from serving.http.openapi import limits_of
+    from serving.http.openapi import sample_limits
 
-    worker, plan = bentoml.server_context.worker_index, get_capacity()
+    worker, capacity = bentoml.server_context.worker_index, get_capacity()
     device = ((worker or 1) - 1) % max(1, cuda_devices())
     try:
         predictor = Predictor.load(
             settings.bundle,
             settings.providers,
-            plan.threads,
-            limits_of(settings),
-            gpu_of(settings, device),
+            capacity.threads,
+            sample_limits(settings),
+            gpu_options(settings, device),
         )
-        for size in _warm_sizes(predictor.provider, plan.max_batch):
+        for size in _warm_up_sizes(predictor.provider, capacity.max_batch):
             predictor.warm_up(size)
     except Exception as error:
         if worker is None:
             raise
-        # In a worker, raising prints three tracebacks, and again each time it is restarted.
+        # In a worker, raising prints three tracebacks, and prints them again at every restart.
         logger.critical("cannot serve: %s", error)
         os._exit(getattr(error, "exit_code", 1))
     return predictor
 
 
-def _warm_sizes(provider: str, most: int) -> list[int]:
-    """Sizes of batches to show a worker before it is ready.
+def _warm_up_sizes(provider: str, max_batch: int) -> list[int]:
+    """Return the batch sizes to run before a worker is ready.
 
-    On a GPU each that is new costs its first requests seconds, so there are few, see `DevicePath`.
+    On a GPU, the first batch of each new size takes seconds; `DevicePath` rounds sizes up to powers
+    of two.
     """
     if provider == "cpu":
         return [1]
-    return sorted({*(2**n for n in range(most.bit_length())), most})
+    return sorted({*(2**n for n in range(max_batch.bit_length())), max_batch})
 
 
-class MiddlewareService(Service[Any]):  # type: ignore[misc]
-    """A BentoML service with `ServiceMiddleware` around the whole application.
+class WrappedService(Service[Any]):  # type: ignore[misc]
+    """A BentoML service with `ServiceMiddleware` around everything.
 
     `add_asgi_middleware` would put it inside BentoML's own middleware, which keeps a task for each
-    request and a timer that outlives the request.
+    request, and a timer that outlives it.
     """
 
     middleware: ServiceMiddleware | None = None
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        # A worker asks for its application immediately before it starts uvicorn.
-        self.middleware = ServiceMiddleware(super().to_asgi(is_main))
-        install(self.middleware.shed)
+        # A worker builds its application just before it starts uvicorn.
+        self.middleware = ServiceMiddleware(super().to_asgi(is_main), get_settings())
+        install(self.middleware.admission.refuse_overload)
         return self.middleware
-
-    def __call__(self) -> Any:
-        # The application calls this as it starts, before the worker accepts connections.
-        instance = super().__call__()
-        if self.middleware:
-            self.middleware.connect(instance.predict, instance.batcher)
-        return instance
 
 
 @bentoml.service(
     name="dimml",
-    service_class=MiddlewareService,
-    workers=_plan().workers,
-    # `ServiceMiddleware` keeps the time; this one must not come first, its 504 has another body.
+    service_class=WrappedService,
+    workers=_checked_capacity().workers,
+    # `ServiceMiddleware` limits the time. BentoML's limit must not come first: its 504 has another
+    # body.
     traffic={"timeout": get_settings().timeout + 5},
-    # Each costs a request more than its decoding does; `serving.metrics` and the request log stand
-    # in for them.
+    # Each of these costs a request more than its decoding; `serving.metrics` and the request log
+    # replace them.
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Read by numpy's and scipy's libraries as they load: `serving.capacity` shares threads out.
+    # The libraries of numpy and scipy read these at import; `serving.capacity` assigns threads.
     envs=[
         {"name": "OMP_NUM_THREADS", "value": "1"},
         {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
@@ -137,25 +129,30 @@ class Dimml:
     """Predicts from any non-empty subset of a bundle's modalities."""
 
     def __init__(self) -> None:
-        from serving.http.openapi import describe, document, fields_of
+        from serving.http.openapi import describe, openapi_document, request_fields
         from serving.pipeline import Pipeline
 
-        sys.setswitchinterval(SWITCH_SECONDS)
-        settings, plan = get_settings(), get_capacity()
-        self.predictor = _load(settings)
-        self.fields = fields_of(self.predictor)
-        self.pipeline = Pipeline(self.predictor, self.fields, settings, plan.threads)
-        self.batcher = Batcher(self.compute, plan.max_batch, plan.queue)
-        description = describe(self.predictor, settings, plan)
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        settings, capacity = get_settings(), get_capacity()
+        predictor = _load(settings)
+        fields = request_fields(predictor)
+        pipeline = Pipeline(predictor, fields, settings, capacity.threads)
+        self.batcher = Batcher(pipeline.answer, capacity.max_batch, capacity.queue, QUEUE.set)
+        description = describe(predictor, settings, capacity)
         self.description = orjson.dumps(description)
-        self.openapi = orjson.dumps(document(description, self.fields))
-        PROVIDER.labels(self.predictor.provider).set(1)
+        self.openapi = orjson.dumps(openapi_document(description, fields))
+        PROVIDER.labels(predictor.provider).set(1)
         forget_dead_workers()
+        if _service.middleware:
+            _service.middleware.open(self.predict, self.batcher)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Runs once before any worker starts, which BentoML would restart for ever."""
+        """Check the settings and the bundle once, before workers start.
+
+        BentoML would restart a worker that fails forever.
+        """
         from dimml.bundle import Bundle
 
         settings = get_settings()
@@ -165,7 +162,7 @@ class Dimml:
             raise BentoMLConfigException(error.message) from error
         try:
             Bundle.load(settings.bundle)
-            settle(settings)
+            set_worker_provider(settings)
         except DimmlError as error:
             raise BentoMLConfigException(
                 f"{error.message}; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"
@@ -175,34 +172,31 @@ class Dimml:
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer
     )
-    async def predict(self, submission: Submission | Response, /) -> Response:
+    async def predict(self, submission: Submission | InputError | None, /) -> Any:
         """Predict from one sample: any non-empty subset of the bundle's modalities."""
-        if isinstance(submission, Response):
-            return submission
+        if submission is None:
+            return queue_full_response()
+        if isinstance(submission, InputError):
+            return input_error_response(submission)
         try:
             answer = await self.batcher.submit(submission.request, submission.is_gone)
         except QueueFull:
-            return HttpError.OVERLOADED.response()
+            return queue_full_response()
         except Abandoned:
-            return HttpError.INVALID_REQUEST.response("the client left")
+            return input_error_response(InputError("invalid_request", "the client left"))
         submission.record.update(answer.trace)
         if isinstance(answer.content, InputError):
             submission.record["error"] = answer.content.code
             return input_error_response(answer.content)
-        return json_response(orjson.dumps(answer.content))
-
-    def compute(self, requests: Sequence[RawRequest]) -> list[Answer]:
-        """The answers of a batch."""
-        QUEUE.set(self.batcher.depth)
-        return self.pipeline.answer(requests)
+        return Response(orjson.dumps(answer.content), media_type="application/json")
 
 
 async def _bundle(_: Request) -> Response:
-    return json_response(bentoml.get_current_service().description)
+    return Response(bentoml.get_current_service().description, media_type="application/json")
 
 
 async def _openapi(_: Request) -> Response:
-    return json_response(bentoml.get_current_service().openapi)
+    return Response(bentoml.get_current_service().openapi, media_type="application/json")
 
 
 async def _metrics(_: Request) -> Response:
@@ -216,7 +210,7 @@ _service.mount_asgi_app(
             Route("/bundle", _bundle),
             Route("/metrics", _metrics),
             Route("/openapi.json", _openapi),
-            # In place of BentoML's: its document lacks the modalities, its page calls Google.
+            # These replace BentoML's: its document lacks the modalities, and its page calls Google.
             Route("/docs.json", _openapi),
             Route("/", _bundle),
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -15,25 +15,25 @@ from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
-from train.calibration import subset_rows
+from train.calibration import EncodedRows, subset_rows
 from train.data.loader import Batch
-from train.methods.base import Method, Step
+from train.methods.base import Method
 from train.recipe import Recipe
 
-_RANKS = 7_919
-"""Between the seeds of two devices' dropout."""
+_RANK_SEED_STEP = 7_919
+"""The distance between the dropout seeds of two devices."""
 
 BEST = "val_accuracy"
-"""Mean accuracy over the subsets of modalities: what the best epoch is chosen by."""
+"""The metric that selects the best epoch: the mean accuracy over the subsets of modalities."""
 
 
 class TrainingModule(lightning.LightningModule):
     """Trains a `MultimodalModel` by a recipe.
 
     Args:
-        model: what to train.
-        recipe: how.
-        method: the recipe's, built for the model.
+        model: The model to train.
+        recipe: The recipe of the run.
+        method: The recipe's method, built for the model.
     """
 
     def __init__(self, model: MultimodalModel, recipe: Recipe, method: Method) -> None:
@@ -42,85 +42,75 @@ class TrainingModule(lightning.LightningModule):
         self.method = method
         self.automatic_optimization = not method.alternates
         self.recipe = recipe
-        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._outputs: list[EncodedRows] = []
         self._absent = torch.zeros(len(model.modalities), dtype=torch.bool)
 
     def configure_optimizers(self) -> Any:
-        config = self.recipe.training
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        rate, decay = self.recipe.training.learning_rate, self.recipe.training.weight_decay
+        optimizer = torch.optim.AdamW(self.parameters(), rate, weight_decay=decay, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
     def on_train_epoch_start(self) -> None:
-        if not self.method.uses_dimensions:
-            return
-        config = self.recipe.training
-        since = self.current_epoch - config.warm_up
-        every = config.recompute_every
-        if since == 0 or (since > 0 and every is not None and since % every == 0):
-            self._find_effective_dimensions()
+        if self.method.needs_dimensions(self.current_epoch):
+            self._update_effective_dimensions()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        # Dropout is the only randomness left in torch; so seeded, a resumed run repeats it.
+        # Dropout is the only randomness left in torch, so this seed makes a resumed run repeat it.
         seed = self.recipe.seed * 1_000_003 + self.global_step
-        torch.manual_seed(seed + _RANKS * self.global_rank)
+        torch.manual_seed(seed + _RANK_SEED_STEP * self.global_rank)
         features = self.model(batch.inputs, batch.present)
-        # Sums over classes and samples want more digits than 16 bits have.
+        # Sums over classes and samples need more precision than 16 bits have.
         with torch.autocast(self.device.type, enabled=False):
-            features, present, labels = self._joined(features.float(), batch)
+            rows = self._gather(features.float(), batch)
             if self.method.alternates:
-                terms = self._alternate(features, batch)
+                terms = self._alternate(rows)
             else:
-                step = Step(self.recipe.training, self.current_epoch)
-                terms = self.method.objective(self.model, features, present, labels, step)
+                terms = self.method.objective(self.model, rows, self.current_epoch)
             loss = torch.stack(list(terms.values())).sum()
+        size = len(rows.labels)
         for name, value in {**terms, "loss": loss}.items():
-            self.log(f"train_{name}", value, on_epoch=True, on_step=False, batch_size=len(labels))
+            self.log(f"train_{name}", value, on_epoch=True, on_step=False, batch_size=size)
         return loss
 
-    def _joined(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, present and labels of the batch, of all devices where there are more.
+    def _gather(self, features: Tensor, batch: Batch) -> EncodedRows:
+        """Return the rows of the batch, joined over all devices.
 
-        Each device computes the loss of the joined batch, whose contrast needs every sample. As
-        gathering adds up the gradients that the devices return, and they take the mean of those of
-        the parameters, the encoders get the joined batch's own.
+        Each device computes the loss of the joined batch, because the DUC loss contrasts every
+        sample with every other. `all_gather` sums the gradients that the devices return, and the
+        devices then average the gradients of the parameters, so the encoders get the gradient of
+        the joined batch.
         """
         if self.trainer.world_size == 1:
-            return features, batch.present, batch.labels
-        every = self.all_gather(features + self._idle(batch.present), sync_grads=True)
-        present, labels = self.all_gather((batch.present, batch.labels))
-        present = present.flatten(0, 1)
-        self._absent = ~present.any(dim=0)
-        return every.flatten(0, 1), present, labels.flatten(0, 1)
+            return EncodedRows(features, batch.present, batch.labels)
+        every: Any = self.all_gather(features + self._unused_zeros(batch.present), sync_grads=True)
+        others: Any = self.all_gather((batch.present, batch.labels))
+        rows = EncodedRows(*(part.flatten(0, 1) for part in (every, *others)))
+        self._absent = ~rows.present.any(dim=0)
+        return rows
 
-    def _idle(self, present: Tensor) -> Tensor:
-        """Zeros [M, 1] that depend on the weights of the encoders that this device does not need.
+    def _unused_zeros(self, present: Tensor) -> Tensor:
+        """Return zeros [M, 1] that depend on the encoders that this device does not use.
 
-        Otherwise it would send their gradients, which it knows to be 0, before it takes part in
-        the gathering of the others', and two devices that send in another order wait for ever.
+        Without this dependence the device would send their gradients, which are 0, before it takes
+        part in the gathering of the others. Devices that communicate in different orders deadlock.
         """
         zeros = []
         for slot, encoder in enumerate(self.model.encoders):
-            needed = bool(present[:, slot].any())
-            weights = [] if needed else [w.sum() for w in encoder.parameters() if w.requires_grad]
+            used = bool(present[:, slot].any())
+            weights = [] if used else [w.sum() for w in encoder.parameters() if w.requires_grad]
             zeros.append(0 * sum(weights, torch.zeros((), device=present.device)))
         return torch.stack(zeros).unsqueeze(1)
 
-    def _alternate(self, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _alternate(self, rows: EncodedRows) -> dict[str, Tensor]:
         optimizer: Any = self.optimizers()
-        # Its own steps bypass Lightning's count, which stays one per batch.
-        terms = self.method.alternate(
-            self.model, features, batch.present, batch.labels, optimizer.optimizer
-        )
+        # The method's own steps use the optimizer inside Lightning's wrapper, so that Lightning
+        # counts one step per batch.
+        terms = self.method.alternate(self.model, rows, optimizer.optimizer)
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -128,36 +118,36 @@ class TrainingModule(lightning.LightningModule):
 
     def on_after_backward(self) -> None:
         for slot in self._absent.nonzero().flatten().tolist():
-            # As on one device, an encoder that nobody needed takes no step.
+            # As on one device, an encoder that no row needs takes no step.
             for weight in self.model.encoders[slot].parameters():
                 weight.grad = None
         self.method.adjust_gradients(self.model)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         features = self.model(batch.inputs, batch.present)
-        self._outputs.append((features.float(), batch.present, batch.labels))
+        self._outputs.append(EncodedRows(features.float(), batch.present, batch.labels))
 
     def on_validation_epoch_end(self) -> None:
-        features, present, labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
+        features, present, labels = _concatenate(self._outputs)
         self._outputs.clear()
         accuracies = {}
         finite = bool(features[present].isfinite().all())
         for subset, rows, mask in subset_rows(self.model.modalities, present):
-            said, _ = self.method.answer(self.model, blank_absent(features[rows], mask), mask)
-            right = said.argmax(dim=1) == labels[rows]
+            logits, _ = self.method.answer(self.model, blank_absent(features[rows], mask), mask)
+            right = logits.argmax(dim=1) == labels[rows]
             accuracies[subset_name(subset)] = right.float().mean()
-            finite = finite and bool(said.isfinite().all())
+            finite = finite and bool(logits.isfinite().all())
         if not finite:
             raise TrainingError(
-                f"training diverged in epoch {self.current_epoch + 1}: its answers are not finite; "
-                "lower training.learning_rate or training.lambda_duc"
+                f"training diverged in epoch {self.current_epoch + 1}: the model's answers are not "
+                "finite; lower training.learning_rate or training.lambda_duc"
             )
         self.log(BEST, torch.stack(list(accuracies.values())).mean(), prog_bar=True)
         self.log_dict({f"{BEST}_{name}": value for name, value in accuracies.items()})
 
     @torch.no_grad()
-    def _find_effective_dimensions(self) -> None:
-        """Over the training split, in eval mode and without augmentation (method.md)."""
+    def _update_effective_dimensions(self) -> None:
+        """Compute the effective dimensions on the training split, in eval mode, not augmented."""
         self.model.eval()
         loader = self.trainer.datamodule.plain_train_dataloader()  # type: ignore[attr-defined]
         features, present, labels = encode(self.model, loader)
@@ -172,11 +162,15 @@ class TrainingModule(lightning.LightningModule):
 
 
 @torch.no_grad()
-def encode(model: MultimodalModel, loader: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [N, M, D], present [N, M] and labels [N] of all of a loader's samples."""
+def encode(model: MultimodalModel, loader: Iterable[Batch]) -> EncodedRows:
+    """Return the encoded rows of a loader."""
     parts = []
     for batch in loader:
         moved = move_data_to_device(batch, model.effective.device)
-        parts.append((model(moved.inputs, moved.present), moved.present, moved.labels))
-    features, present, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    return features, present, labels
+        features = model(moved.inputs, moved.present)
+        parts.append(EncodedRows(features, moved.present, moved.labels))
+    return _concatenate(parts)
+
+
+def _concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:
+    return EncodedRows(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -8,13 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dimml.nn.fusion import (
-    CertaintyFusion,
-    blank_absent,
-    certainty_weights,
-    subset_index,
-)
-from train.calibration import Rule, calibrate, fit_temperature, subset_rows
+from dimml.nn.fusion import CertaintyFusion, blank_absent, certainty_weights, subset_index
+from train.calibration import EncodedRows, Rule, calibrate, fit_temperature, subset_rows
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Features [N, M, D], 0 where absent, and present [N, M] to logits [N, K] and weights [N, M]."""
@@ -24,7 +19,7 @@ class Readout:
     """Calibrated probabilities for any subset: softmax(z / T_subset) (arXiv 1706.04599).
 
     Args:
-        answer: the logits z; None for a subclass with an answer of its own.
+        answer: The function that computes the logits z.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -32,37 +27,33 @@ class Readout:
         self._temperatures = torch.ones(0)
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        """Fits everything on these rows, by the negative log-likelihood.
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
+        """Fit everything that is open on these rows, by the negative log-likelihood.
 
         Args:
-            modalities: names in slot order.
-            features: [N, M, D], anything where absent.
-            present: bool [N, M].
-            labels: int64 [N].
+            modalities: Names in slot order.
+            rows: Labelled rows of the validation split.
         """
         self._temperatures = torch.ones(2 ** len(modalities))
-        features = blank_absent(features, present)
-        for _, rows, mask in subset_rows(modalities, present):
-            logits, _ = self._answer(blank_absent(features[rows], mask), mask)
-            self._temperatures[subset_index(mask[0])] = fit_temperature(logits, labels[rows])
+        for _, chosen, mask in subset_rows(modalities, rows.present):
+            logits, _ = self._answer(blank_absent(rows.features[chosen], mask), mask)
+            temperature = fit_temperature(logits, rows.labels[chosen])
+            self._temperatures[subset_index(mask[0])] = temperature
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities [N, K] and the modalities' shares [N, M], where the method has shares."""
+        """Return probabilities [N, K], and shares [N, M] of the modalities if there are any."""
         logits, weights = self._answer(blank_absent(features, present), present)
         temperatures = self._temperatures[subset_index(present)]
         return (logits / temperatures.unsqueeze(-1)).softmax(dim=-1), weights
 
 
 class FusionReadout(Readout):
-    """The answer of a `CertaintyFusion`, with the calibration that a bundle has.
+    """The answer of a `CertaintyFusion`, calibrated as in a bundle.
 
     Args:
-        fusion: calibrated in place.
-        rule: how the modalities are joined.
+        fusion: The fusion, which is calibrated in place.
+        rule: How the modalities are joined.
     """
 
     def __init__(self, fusion: CertaintyFusion, rule: Rule = "certainty") -> None:
@@ -70,11 +61,9 @@ class FusionReadout(Readout):
         self._rule = rule
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        logits = self.fusion.classifier(features)
-        calibrate(self.fusion, modalities, logits, present, labels, self._rule)
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
+        logits = self.fusion.classifier(rows.features)
+        calibrate(self.fusion, modalities, logits, rows.present, rows.labels, self._rule)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -83,10 +72,10 @@ class FusionReadout(Readout):
 
 
 class BestUnimodal(Readout):
-    """Of the present modalities only the one that is most often right on validation.
+    """The answer of the present modality that has the highest accuracy on validation.
 
     Args:
-        fusion: whose logits per modality are used; it is not changed.
+        fusion: The fusion whose logits per modality are used; it is not changed.
     """
 
     def __init__(self, fusion: CertaintyFusion) -> None:
@@ -95,12 +84,11 @@ class BestUnimodal(Readout):
         self._accuracy = torch.zeros(0)
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        right = self._heads(blank_absent(features, present)).argmax(dim=-1) == labels.unsqueeze(1)
-        self._accuracy = (right & present).sum(dim=0) / present.sum(dim=0).clamp_min(1)
-        super().calibrate(modalities, features, present, labels)
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
+        answers = self._heads(blank_absent(rows.features, rows.present)).argmax(dim=-1)
+        right = (answers == rows.labels.unsqueeze(1)) & rows.present
+        self._accuracy = right.sum(dim=0) / rows.present.sum(dim=0).clamp_min(1)
+        super().calibrate(modalities, rows)
 
     def _best(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         chosen = self._accuracy.expand(present.shape).masked_fill(~present, -1.0).argmax(dim=1)
@@ -109,13 +97,14 @@ class BestUnimodal(Readout):
 
 
 class FusionHeadReadout(Readout):
-    """A head on all modalities together joins the certainty weighting where all are present.
+    """The certainty weighting, joined by a head on all modalities if all are present.
 
-    Its share counts for the modalities in equal parts. Source: DI-MML, arXiv 2407.19514, stage 2.
+    The share of the head is divided equally among the modalities. Source: DI-MML,
+    arXiv 2407.19514, stage 2.
 
     Args:
-        fusion: of the modalities; a copy of it is calibrated first.
-        head: from [N, M * D] to logits [N, K].
+        fusion: The fusion of the modalities, of which a copy is calibrated.
+        head: Module from [N, M * D] to logits [N, K].
     """
 
     def __init__(self, fusion: CertaintyFusion, head: torch.nn.Module) -> None:
@@ -125,15 +114,13 @@ class FusionHeadReadout(Readout):
         self._head_temperature = 1.0
 
     @torch.no_grad()
-    def calibrate(
-        self, modalities: tuple[str, ...], features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        FusionReadout(self._fusion).calibrate(modalities, features, present, labels)
-        full = present.all(dim=1)
-        if full.any():
-            logits = self._head(features[full].flatten(1))
-            self._head_temperature = fit_temperature(logits, labels[full])
-        super().calibrate(modalities, features, present, labels)
+    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
+        FusionReadout(self._fusion).calibrate(modalities, rows)
+        full = rows.select(rows.present.all(dim=1))
+        if len(full.labels):
+            logits = self._head(full.features.flatten(1))
+            self._head_temperature = fit_temperature(logits, full.labels)
+        super().calibrate(modalities, rows)
 
     def _join(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         _, _, logits = self._fusion(features, present)

@@ -1,4 +1,4 @@
-"""The recipe: what a training run is made from, validated before any compute."""
+"""The recipe: everything that defines a training run, validated before any computation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dimml.errors import RecipeError
 from dimml.modalities import KINDS
 from dimml.samples import MAX_MODALITIES
 from train.methods import METHODS, method_class
+from train.methods.dimml import DetachedTraining
 
-Positive = Annotated[float, pydantic.Field(gt=0)]
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
@@ -25,7 +25,7 @@ class _Model(pydantic.BaseModel):
 
 
 class EncoderConfig(_Model):
-    """An encoder: see `dimml.nn.encoders.build_encoder`."""
+    """The settings of an encoder, see `dimml.nn.encoders.build_encoder`."""
 
     preset: Literal["small", "resnet18", "pretrained"] = "small"
     pretrained: str | None = None
@@ -37,12 +37,12 @@ class ModalityConfig(_Model):
     """One modality of a recipe.
 
     Attributes:
-        kind: a key of `KINDS`.
-        preprocessing: the kind's configuration.
-        encoder: what encodes it; a word is short for that preset.
-        tokenizer: for text, a `tokenizer.json`; None trains one on the training split.
-        vocab_size: of a tokenizer trained here.
-        augment: strength of the training augmentation, 0 for none.
+        kind: A key of `KINDS`.
+        preprocessing: The configuration of the kind.
+        encoder: The encoder. A string is short for a preset.
+        tokenizer: A `tokenizer.json` for text; None trains one on the training split.
+        vocab_size: Vocabulary size of a tokenizer that is trained.
+        augment: Strength of the training augmentation; 0 for none.
     """
 
     kind: Literal["audio", "image", "text"]
@@ -54,80 +54,68 @@ class ModalityConfig(_Model):
 
     @pydantic.field_validator("encoder", mode="before")
     @classmethod
-    def _preset_by_name(cls, value: Any) -> Any:
+    def _expand_preset(cls, value: Any) -> Any:
         return {"preset": value} if isinstance(value, str) else value
 
     @pydantic.field_validator("preprocessing")
     @classmethod
-    def _valid_for_the_kind(
+    def _check_preprocessing(
         cls, value: dict[str, Any], info: pydantic.ValidationInfo
     ) -> dict[str, Any]:
-        # An invalid kind is an error of its own, and leaves nothing to check by.
+        # An invalid kind has an error of its own, and no configuration to check against.
         if "kind" in info.data:
             KINDS[info.data["kind"]].Config.model_validate(value)
         return value
 
 
-class TrainingConfig(_Model):
-    """How long and how hard; method.md's names.
+class TrainingConfig(DetachedTraining):
+    """The settings of the optimisation, and those of the detached method.
 
     Attributes:
-        epochs: passes over the training split.
-        warm_up: epochs before the DUC loss joins.
-        batch_size: samples per step.
-        learning_rate: peak of a one-cycle schedule, AdamW.
-        weight_decay: of AdamW.
-        lambda_shared: weight of the shared classifier's cross-entropy.
-        lambda_duc: weight of the DUC loss.
-        duc_temperature: its temperature.
-        normalize: whether its vectors are normalised.
-        recompute_every: epochs between computations of the effective dimensions; None: once.
-        workers: processes that augment and collate batches beside the training one.
-        devices: GPUs, or without any processes, that share out each batch; the losses see all of
-            it, so that batch normalisation alone tells it from one device.
-        precision: of the encoders, as Lightning names it; the losses are in 32 bits.
+        epochs: Passes over the training split.
+        batch_size: Samples per step.
+        learning_rate: Peak learning rate of AdamW's one-cycle schedule.
+        weight_decay: Weight decay of AdamW.
+        workers: Processes that augment and collate batches beside the training process.
+        devices: GPUs, or processes without a GPU, that share each batch. The losses see the whole
+            batch, so only batch normalisation differs from training on one device.
+        precision: Precision of the encoders, as Lightning names it; the losses use 32 bits.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 20
-    warm_up: Annotated[int, pydantic.Field(ge=0)] = 8
     batch_size: Annotated[int, pydantic.Field(ge=2)] = 64
-    learning_rate: Positive = 2e-3
-    weight_decay: Annotated[float, pydantic.Field(ge=0)] = 1e-2
-    lambda_shared: Annotated[float, pydantic.Field(ge=0)] = 1.0
-    lambda_duc: Annotated[float, pydantic.Field(ge=0)] = 1.0
-    duc_temperature: Positive = 10.0
-    normalize: bool = False
-    recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
-    workers: Annotated[int, pydantic.Field(ge=0)] = 0
+    learning_rate: pydantic.PositiveFloat = 2e-3
+    weight_decay: pydantic.NonNegativeFloat = 1e-2
+    workers: pydantic.NonNegativeInt = 0
     devices: Annotated[int, pydantic.Field(ge=1)] = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
     @pydantic.field_validator("devices")
     @classmethod
-    def _shares_the_batch(cls, value: int, info: pydantic.ValidationInfo) -> int:
+    def _check_share_of_batch(cls, value: int, info: pydantic.ValidationInfo) -> int:
         size = info.data.get("batch_size", value)
         if size % value or size // value < 2:
             raise ValueError(
-                f"a batch of {size} cannot be shared out among {value} devices equally, two "
-                "samples or more each; change batch_size"
+                f"a batch of {size} cannot be split into {value} equal parts of two or more "
+                "samples; change batch_size"
             )
         return value
 
 
 class Recipe(_Model):
-    """A whole training run.
+    """The settings of a training run.
 
     Attributes:
-        name: of the run and its bundle.
-        data: the manifest (Parquet, CSV or JSON lines). As every path of a recipe and of `--set`,
+        name: The name of the run and of its bundle.
+        data: The manifest (Parquet, CSV or JSON lines). Like every path in a recipe and in `--set`,
             it is relative to the current folder.
-        modalities: name to configuration; a word is short for that kind with its defaults.
-        method: how it is trained, a key of `METHODS`.
-        options: the method's own settings, see its file.
+        modalities: Names and configurations. A string is short for that kind with its defaults.
+        method: The training method, a key of `METHODS`.
+        options: The options of the method, see its file.
         feature_dim: D.
-        seed: of everything random.
-        coverage: of the prediction sets.
-        training: the optimisation.
+        seed: The seed of everything random.
+        coverage: The coverage of the prediction sets.
+        training: The settings of the optimisation.
     """
 
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
@@ -138,66 +126,50 @@ class Recipe(_Model):
     method: str = "dimml"
     options: dict[str, Any] = {}
     feature_dim: Annotated[int, pydantic.Field(ge=2)] = 128
-    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    seed: pydantic.NonNegativeInt = 0
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9
     training: TrainingConfig = TrainingConfig()
 
     @pydantic.field_validator("modalities", mode="before")
     @classmethod
-    def _kind_by_name(cls, value: Any) -> Any:
+    def _expand_kinds(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}
 
-    @pydantic.field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"no method {value!r}; there are: {', '.join(METHODS)}")
-        return value
-
-    @pydantic.field_validator("options")
-    @classmethod
-    def _valid_for_the_method(
-        cls, value: dict[str, Any], info: pydantic.ValidationInfo
-    ) -> dict[str, Any]:
-        # Only options that are given are worth importing the method for.
-        if value and "method" in info.data:
-            method_class(info.data["method"]).Options.model_validate(value)
-        return value
-
     @pydantic.field_validator("modalities")
     @classmethod
-    def _no_reserved_name(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
+    def _check_names(cls, value: dict[str, ModalityConfig]) -> dict[str, ModalityConfig]:
         for name in value:
             if why := reserved_name_problem(name, list(value)):
                 raise ValueError(f"{name}: {why}")
         return value
 
+    @pydantic.field_validator("method")
+    @classmethod
+    def _check_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"no method {value!r}; choose one of: {', '.join(METHODS)}")
+        return value
 
-def written(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as its file holds it.
-
-    Settings that were added later are left out where they have their defaults, so that what was
-    stopped before goes on.
-    """
-    document: dict[str, Any] = recipe.model_dump(mode="json")
-    training = document["training"]
-    for name in ("devices", "precision"):
-        if training[name] == TrainingConfig.model_fields[name].default:
-            del training[name]
-    return document
+    @pydantic.field_validator("options")
+    @classmethod
+    def _check_options(cls, value: dict[str, Any], info: pydantic.ValidationInfo) -> dict[str, Any]:
+        if "method" in info.data:
+            method_class(info.data["method"]).Options.model_validate(value)
+        return value
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads and validates a recipe.
+    """Read and validate a recipe.
 
     Args:
-        path: a YAML file.
-        overrides: "key.key=value" settings that replace the file's, values in YAML.
+        path: A YAML file.
+        overrides: Settings "key.key=value", with values in YAML, that replace those of the file.
 
     Raises:
-        RecipeError: it cannot be read or is invalid; an unknown key names its nearest match.
+        RecipeError: If the file cannot be read or the recipe is invalid. The error of an unknown
+            key names the nearest known key.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -212,7 +184,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except pydantic.ValidationError as error:
-        problems = [f"  {_problem(dict(problem), document)}" for problem in error.errors()]
+        problems = [f"  {_describe(dict(problem), document)}" for problem in error.errors()]
         raise RecipeError("\n".join([f"{path} is not a valid recipe:", *problems])) from error
 
 
@@ -225,10 +197,11 @@ def _override(document: dict[str, Any], override: str) -> None:
     for depth, parent in enumerate(parents, 1):
         if not isinstance(place, dict):
             break
-        found = place.setdefault(parent, {})
-        if isinstance(found, str) and (long := _long_form(parents[:depth], found)):
-            place[parent] = found = long
-        place = found
+        child = place.setdefault(parent, {})
+        if isinstance(child, str) and (expanded := _expand(parents[:depth], child)):
+            # An override inside a short form keeps what the short form says.
+            place[parent] = child = expanded
+        place = child
     if not isinstance(place, dict):
         raise RecipeError(f"--set {override}: {key} is not inside a mapping")
     try:
@@ -237,35 +210,36 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
 
 
-def _long_form(place: Sequence[str], word: str) -> dict[str, Any] | None:
-    """What a word is short for at a place of the recipe."""
+def _expand(place: Sequence[str], value: str) -> dict[str, Any] | None:
+    """Return the mapping that a string abbreviates at a place of the recipe, if any."""
     match place:
         case ["modalities", _]:
-            return {"kind": word}
+            return {"kind": value}
         case ["modalities", _, "encoder"]:
-            return {"preset": word}
+            return {"preset": value}
     return None
 
 
-def _problem(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+def _describe(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Return the place and the text of a validation error."""
     place = problem["loc"]
-    said = problem["msg"].removeprefix("Value error, ")
+    text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        known = list(_model_at(place[:-1], document).model_fields)
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        accepted = list(_model_at(place[:-1], document).model_fields)
+        near = difflib.get_close_matches(str(place[-1]), accepted, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        said = f"unknown key; {hint}accepted: {', '.join(known)}"
+        text = f"unknown key; {hint}accepted: {', '.join(accepted)}"
     if place[-1] == "[key]":
         place = place[:-1]
-        said = (
-            "a name has a letter of a to z, then letters, digits and _, at most 32; "
-            "give its column such a name too"
+        text = (
+            "a name starts with a letter of a to z, continues with letters, digits and _, and has "
+            "at most 32 characters; rename the modality and its column"
         )
-    return f"{'.'.join(map(str, place))}: {said}"
+    return f"{'.'.join(map(str, place))}: {text}"
 
 
 def _model_at(place: Sequence[str | int], document: Mapping[str, Any]) -> type[pydantic.BaseModel]:
-    """What is configured at a place of the recipe."""
+    """Return the model that validates a place of the recipe."""
     match place:
         case ["training"]:
             return TrainingConfig

@@ -1,4 +1,4 @@
-"""A training run: a folder that holds all of it, from recipe to calibrated checkpoint."""
+"""A training run: a folder that holds everything from the recipe to the calibrated weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from dimml.bundle import Conformal, ModalitySpec, build_kind
 from dimml.errors import InterruptedRunError, UsageError
@@ -24,25 +22,25 @@ from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.encoders import backbone_config
 from dimml.nn.model import MultimodalModel
-from train.calibration import conformal, conformal_rows
+from train.calibration import EncodedRows, conformal, conformal_rows
 from train.data.prepare import build, prepare
-from train.data.splits import fingerprint
+from train.data.splits import table_sha256
 from train.methods import method_class
 from train.methods.base import Method
 from train.module import encode
 from train.readout import Readout
-from train.recipe import Recipe, load_recipe, written
+from train.recipe import Recipe, load_recipe
 from train.trainer import LAST, TrainedModel, check_machine, is_first_process, train_model
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
-"""The path and the sha256 of the table, and of the samples, written when training starts."""
+"""The file with the path and sha256 of the table, and the sha256 of the samples of each split."""
 RUN = "run.json"
 WEIGHTS = "model.safetensors"
 CACHE = "cache"
-"""Beside the run's folder: the decoded data, shared by the runs there."""
+"""The folder of the decoded data, beside the folder of the run; the runs there share it."""
 _METHOD = "method."
-"""What the names of a method's own weights begin with."""
+"""The prefix of the names of a method's own weights."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,17 @@ class Run:
 
 
 def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """Trains a recipe into a folder.
+    """Train a recipe into a folder.
 
     Raises:
-        UsageError: the recipe, its data or the folder does not do, see `check_folder`; or another
-            process is training there.
-        InterruptedRunError: stopped by Ctrl-C or SIGTERM; `resume` goes on from the last whole
-            epoch.
-        KeyboardInterrupt: stopped before the first epoch ended.
+        UsageError: If the recipe, its data or the folder cannot be used, or another process trains
+            into the folder.
+        InterruptedRunError: If Ctrl-C or SIGTERM stops the run; `resume` continues from the last
+            whole epoch.
+        KeyboardInterrupt: If the run is stopped before the end of the first epoch.
     """
     if not is_first_process():
-        # Another device of a run, whose first process started this one and has the folder.
+        # The first process of the run started this one for another device, and locks the folder.
         _train(recipe, folder, resume)
         raise SystemExit(0)
     with locked_folder(folder, "training into", "another with --out"), stoppable(folder):
@@ -80,11 +78,11 @@ def train_run(recipe: Recipe, folder: Path, resume: bool) -> None:
 
 @contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
-    """Takes SIGTERM for Ctrl-C, and says of a stopped run how it goes on.
+    """Treat SIGTERM as Ctrl-C, and tell the user of a stopped run how to resume it.
 
     Raises:
-        InterruptedRunError: stopped, with an epoch to go on from.
-        KeyboardInterrupt: stopped before that.
+        InterruptedRunError: If the run is stopped after an epoch ended.
+        KeyboardInterrupt: If the run is stopped before that.
     """
     with sigterm_as_ctrl_c():
         try:
@@ -93,28 +91,28 @@ def stoppable(folder: Path) -> Iterator[None]:
             if not (folder / LAST).exists():
                 raise
             raise InterruptedRunError(
-                f"stopped; the same command with --resume goes on (the run is in {folder})"
+                f"stopped; run the same command with --resume to continue (the run is in {folder})"
             ) from None
 
 
 def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:
-    """Refuses a folder that is not ready for a run, or not for going on with one.
+    """Reject a folder that cannot take a new run, or whose run cannot be resumed.
 
     Args:
-        folder: the run's.
-        recipe: the content of `recipe.yaml`.
-        sha256: of the table.
-        resume: whether to go on with a stopped run.
+        folder: The folder of the run.
+        recipe: The content of `recipe.yaml`.
+        sha256: The sha256 of the table.
+        resume: Whether a stopped run is resumed.
 
     Raises:
-        UsageError: it holds a run and `resume` was not asked for, or the other way round; or the
-            run in it was started with other settings or on other data.
+        UsageError: If the folder holds a finished run; or a stopped run without `resume`; or no
+            run, or one with other settings or data, with `resume`.
     """
     if (folder / RUN).exists():
         raise UsageError(f"{folder} holds a finished run: remove it or choose another with --out")
-    if not resume and (folder / LAST).exists():
-        raise UsageError(f"{folder} holds a stopped run: add --resume, or remove it")
     if not resume:
+        if (folder / LAST).exists():
+            raise UsageError(f"{folder} holds a stopped run: add --resume, or remove it")
         return
     if not (folder / LAST).exists():
         raise UsageError(f"{folder} holds nothing to resume; leave --resume out")
@@ -126,52 +124,56 @@ def check_folder(folder: Path, recipe: str, sha256: str, resume: bool) -> None:
     if json.loads((folder / DATA).read_text())["sha256"] != sha256:
         raise UsageError(
             f"the data changed since the run in {folder} was started (its {DATA} names the table): "
-            "resume with what it was, or choose another folder with --out"
+            "restore the table, or choose another folder with --out"
         )
 
 
 def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
-    """Refuses to go on with other samples than a run was started with, see `Split.fingerprint`.
+    """Reject samples that differ from those with which the run was started.
+
+    The samples can change although the table is the same, because the table names files.
+
+    Args:
+        folder: The folder of the run.
+        samples: The sha256 of each split.
 
     Raises:
-        UsageError: a file changed under the same table.
+        UsageError: If a file of a split changed.
     """
-    before = json.loads((folder / DATA).read_text()).get("samples", samples)
-    if changed := [name for name, found in samples.items() if before.get(name) != found]:
+    before = json.loads((folder / DATA).read_text())["samples"]
+    if changed := [name for name, sha256 in samples.items() if before.get(name) != sha256]:
         raise UsageError(
             f"files of the {' and '.join(changed)} split changed since the run in {folder} was "
-            "started: resume with what they were, or choose another folder with --out"
+            "started: restore the files, or choose another folder with --out"
         )
 
 
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
-    table = {"path": str(recipe.data.absolute()), "sha256": fingerprint(recipe.data)}
+    table = {"path": str(recipe.data.absolute()), "sha256": table_sha256(recipe.data)}
+    recipe_yaml = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     if is_first_process():
-        check_folder(folder, _dump(recipe), table["sha256"], resume)
+        check_folder(folder, recipe_yaml, table["sha256"], resume)
     check_machine(recipe.training, method_class(recipe.method))
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
-    samples = {name: split.fingerprint for name, split in prepared.splits.items()}
+    samples = {name: split.sha256 for name, split in prepared.splits.items()}
     if resume and is_first_process():
         check_samples(folder, samples)
-    documents = {
-        RECIPE: _dump(recipe),
-        DATA: json.dumps({**table, "samples": samples}) + "\n",
-    }
-    training = train_model(recipe, prepared, folder, resume, documents)
+    data = json.dumps({**table, "samples": samples}) + "\n"
+    trained = train_model(recipe, prepared, folder, resume, {RECIPE: recipe_yaml, DATA: data})
     if not is_first_process():
         return
-    model, method = training.model, training.method
+    model, method = trained.model, trained.method
     document = {
         "name": recipe.name,
         "seed": recipe.seed,
         "labels": prepared.labels,
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         "data": table,
-        "best": training.best,
+        "best": trained.best,
         "backbones": _backbones(recipe, model),
-        "conformal": _calibrate(training, recipe.coverage).model_dump(mode="json"),
+        "conformal": _calibrate(trained, recipe.coverage).model_dump(mode="json"),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
         "python": platform.python_version(),
@@ -183,14 +185,17 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     own = {f"{_METHOD}{key}": value for key, value in method.state_dict().items()}
     state = {key: value.contiguous() for key, value in {**model.state_dict(), **own}.items()}
     save_file(state, folder / WEIGHTS)
+    # This file marks the run as finished, so it is written last.
     write_atomic(folder / RUN, json.dumps(document, indent=2) + "\n")
 
 
 def load_run(folder: Path) -> Run:
-    """Reads a finished run back; its recipe's `data` is where the table was at training.
+    """Read a finished run back.
+
+    The `data` of its recipe is the path of the table at training time.
 
     Raises:
-        UsageError: the folder holds none, or the table is not there any more.
+        UsageError: If the folder holds no finished run, or the table no longer exists.
     """
     try:
         document = json.loads((folder / RUN).read_text())
@@ -201,10 +206,10 @@ def load_run(folder: Path) -> Run:
     table = Path(document["data"]["path"])
     if not table.is_file():
         raise UsageError(
-            f"the run in {folder} was trained on {table}, which is not there any more: put the "
-            "table and its files back, or train again"
+            f"the run in {folder} was trained on {table}, which no longer exists: restore the "
+            "table and its files, or train again"
         )
-    # A bundle repeats this path, and should say no more of the machine than it has to.
+    # A bundle repeats this path. A relative path reveals less about the machine.
     table = table.relative_to(Path.cwd()) if table.is_relative_to(Path.cwd()) else table
     document["data"]["path"] = str(table)
     recipe = load_recipe(folder / RECIPE).model_copy(update={"data": table})
@@ -217,24 +222,15 @@ def load_run(folder: Path) -> Run:
     model, method = build(recipe, kinds, len(document["labels"]), document["backbones"])
     state = load_file(folder / WEIGHTS)
     own = {key: state.pop(key) for key in list(state) if key.startswith(_METHOD)}
-    # Runs of before there were biases.
-    state.setdefault("fusion.modality_bias", torch.zeros(len(kinds)))
     model.load_state_dict(state)
     method.load_state_dict({key.removeprefix(_METHOD): value for key, value in own.items()})
-    fitted = Conformal.model_validate(document["conformal"])
+    thresholds = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
-    return Run(recipe, labels, specs, assets, kinds, model.eval(), method, fitted, document)
-
-
-def _dump(recipe: Recipe) -> str:
-    document = written(recipe)
-    if not recipe.options:
-        del document["options"]
-    return yaml.safe_dump(document, sort_keys=False)
+    return Run(recipe, labels, specs, assets, kinds, model.eval(), method, thresholds, document)
 
 
 def _backbones(recipe: Recipe, model: MultimodalModel) -> dict[str, Any]:
-    """Configurations of the pretrained backbones, so that a run stands without their source."""
+    """Return the configurations of the pretrained backbones, so that a run needs no hub."""
     return {
         name: backbone_config(encoder)
         for (name, modality), encoder in zip(recipe.modalities.items(), model.encoders, strict=True)
@@ -242,29 +238,23 @@ def _backbones(recipe: Recipe, model: MultimodalModel) -> dict[str, Any]:
     }
 
 
-def _calibrate(training: TrainedModel, coverage: float) -> Conformal:
-    model = training.model
-    validation = encode(model, training.data.val_dataloader())
-    return calibrated(training.method.readout(model), model, validation, coverage)
+def _calibrate(trained: TrainedModel, coverage: float) -> Conformal:
+    model = trained.model
+    validation = encode(model, trained.data.val_dataloader())
+    return calibrate_readout(trained.method.readout(model), model, validation, coverage)
 
 
-def calibrated(
-    readout: Readout,
-    model: MultimodalModel,
-    validation: tuple[Tensor, Tensor, Tensor],
-    coverage: float,
+def calibrate_readout(
+    readout: Readout, model: MultimodalModel, validation: EncodedRows, coverage: float
 ) -> Conformal:
-    """Calibrates on one part of the validation split, and fits the thresholds on the other.
+    """Calibrate a readout on one part of the validation split, and its thresholds on the other.
 
     Args:
-        readout: calibrated in place.
-        model: for the modalities' names.
-        validation: features, present and labels, see `encode`.
-        coverage: of the prediction sets.
+        readout: The readout, which is calibrated in place.
+        model: The model of the readout.
+        validation: The encoded validation split.
+        coverage: The coverage of the prediction sets.
     """
-    features, present, labels = validation
-    held = conformal_rows(len(labels))
-    readout.calibrate(model.modalities, features[~held], present[~held], labels[~held])
-    return conformal(
-        readout, model.modalities, features[held], present[held], labels[held], coverage
-    )
+    held_out = conformal_rows(len(validation.labels))
+    readout.calibrate(model.modalities, validation.select(~held_out))
+    return conformal(readout, model.modalities, validation.select(held_out), coverage)

@@ -1,4 +1,4 @@
-"""Lightning's training loop around a run: loaders, checkpoints, stopping and resuming."""
+"""The training of a model: from seed to best epoch, with checkpoints, stopping and resuming."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ METRICS = "metrics.csv"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model after its training, not calibrated yet.
+    """A trained model that is not calibrated yet.
 
     Attributes:
-        model: on the CPU, in eval mode, with the weights of the best epoch.
-        method: finished.
-        data: the loaders.
-        best: the best epoch and its score; empty in all but the first process of several devices.
+        model: The model, on the CPU, in eval mode, with the weights of the best epoch.
+        method: The method, after its `finish`.
+        data: The loaders of the run.
+        best: The best epoch and its score; empty except in the first of several processes.
     """
 
     model: MultimodalModel
@@ -65,21 +65,22 @@ def train_model(
     """Build a model and its method from the recipe's seed, and train them.
 
     Args:
-        recipe: of the run.
-        prepared: its data.
-        folder: where checkpoints go.
-        resume: whether to go on from the folder's last checkpoint.
-        documents: files to write into the folder once the model is built, so that a recipe whose
+        recipe: The recipe of the run.
+        prepared: The data of the recipe.
+        folder: Folder of the checkpoints.
+        resume: Whether to continue from the last checkpoint in the folder.
+        documents: Files to write into the folder once the model is built, so that a recipe whose
             model cannot be built leaves nothing there.
 
     Raises:
-        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
-        UsageError: a checkpoint is damaged.
-        TrainingError: it diverged, or the process of another device ended.
+        KeyboardInterrupt: If Ctrl-C or SIGTERM stops the training.
+        UsageError: If a checkpoint is damaged.
+        TrainingError: If training diverges, or the process of another device ends.
     """
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     model, method = build(recipe, prepared.kinds, len(prepared.labels))
-    data = RunData(recipe, prepared.kinds, prepared.splits, method.uses_unlabelled)
+    unlabelled = method.uses_unlabelled(recipe.training.epochs)
+    data = RunData(recipe, prepared.kinds, prepared.splits, unlabelled)
     module = TrainingModule(model, recipe, method)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first_process():
@@ -88,30 +89,25 @@ def train_model(
     best = fit(module, data, folder, resume)
     module.cpu().eval()
     if best and method.finishes:
-        method.finish(model, *encode(model, data.plain_train_dataloader()))
+        method.finish(model, encode(model, data.plain_train_dataloader()))
     return TrainedModel(model, method, data, best)
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one of a training, or that of its first device."""
+    """Return whether this process trains on the first device, or on the only one."""
     return not getattr(rank_zero_only, "rank", 0)
 
 
 def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> dict[str, Any]:
-    """Trains, leaves the best epoch's weights in the module, and says which epoch that was.
+    """Train a module, load the weights of its best epoch, and return that epoch and its score.
 
-    With several devices this is called in a process for each, and the answer of all but the first
-    is empty.
-
-    Raises:
-        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
-        UsageError: the checkpoint is damaged.
-        TrainingError: it diverged, or the process of another device ended.
+    With several devices, each of them runs this function in its own process, and all processes but
+    the first return an empty result. See `train_model` for the errors.
     """
     config = module.recipe.training
-    _quieten()
+    _silence_warnings()
     if "OMP_NUM_THREADS" not in os.environ:
-        # By itself PyTorch counts the machine's cores, not those that this process may use.
+        # PyTorch counts the cores of the machine, not those that this process may use.
         torch.set_num_threads(max(1, available_cores() // config.devices))
     best = _Checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
     bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
@@ -143,14 +139,14 @@ def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> di
 def _train(
     trainer: lightning.Trainer, module: TrainingModule, data: RunData, state: Path | None
 ) -> None:
-    """Lightning's training with errors of ours, from the checkpoint `state` on; see `fit`."""
+    """Run Lightning's training, from the checkpoint `state` if there is one."""
     if state:
         for path in (state, state.with_name(BEST_CHECKPOINT)):
             load_checkpoint(path)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
     except (SystemExit, SIGTERMException):
-        # Lightning's answer to Ctrl-C is to exit with 1.
+        # Lightning turns Ctrl-C into an exit with status 1.
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from None
@@ -158,57 +154,60 @@ def _train(
         if trainer.world_size == 1 or "onnection" not in str(error):
             raise
         raise TrainingError(
-            "another process of this training ended (see above); the same command with --resume "
-            "goes on from the last whole epoch"
+            "another process of this training ended (see above); run the same command with "
+            "--resume to continue from the last whole epoch"
         ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of Lightning.
+    """Load a checkpoint of Lightning.
 
     Raises:
-        UsageError: it is damaged.
+        UsageError: If the checkpoint is missing or damaged.
     """
     try:
-        found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds of a damaged file
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many types of error for a damaged file
         raise UsageError(
             f"{path} is missing or damaged and cannot be resumed from; remove its folder and "
             "start again"
         ) from error
-    return found
+    return checkpoint
 
 
 def check_machine(config: TrainingConfig, method: type[Method]) -> None:
-    """Refuses what the machine or the method cannot do.
+    """Reject devices and a precision that the machine or the method cannot use.
 
     Raises:
-        UsageError: there are no such devices or precision, or the method cannot use them.
+        UsageError: If the machine lacks the devices or the precision, or the method cannot use
+            them.
     """
     gpus = torch.cuda.device_count()
     if config.precision == "16-mixed" and not gpus:
         raise UsageError(
-            "training.precision=16-mixed needs a GPU, and PyTorch finds none; use bf16-mixed or "
-            "32-true"
+            "training.precision=16-mixed needs a GPU, and PyTorch finds none; set "
+            "training.precision to bf16-mixed or 32-true"
         )
     if gpus and config.devices > gpus:
-        raise UsageError(f"training.devices={config.devices}, and PyTorch finds {gpus} GPUs")
+        raise UsageError(
+            f"training.devices={config.devices}, but PyTorch finds {gpus} GPUs; lower it"
+        )
     if method.alternates and (config.devices > 1 or config.precision == "16-mixed"):
         raise UsageError(
-            "this method takes its optimizer's steps itself: train it with training.devices=1 and "
+            "this method steps the optimizer itself; train it with training.devices=1 and "
             "training.precision=32-true or bf16-mixed"
         )
 
 
 class History(lightning.Callback):
-    """Writes `metrics.csv` after each epoch and says how it went.
+    """Writes `metrics.csv` after each epoch and reports the epoch.
 
-    Lightning's own CSV logger starts an empty file when a run is resumed; this one's rows are in
-    the checkpoint.
+    Lightning's own CSV logger starts an empty file when a run is resumed. The rows of this callback
+    are part of the checkpoint.
 
     Attributes:
-        rows: epoch and metrics.
-        seconds: of all epochs, validation included.
+        rows: The epoch and the metrics of each finished epoch.
+        seconds: Duration of all epochs, validation included.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -222,7 +221,7 @@ class History(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
-        self.seconds = state_dict.get("seconds", 0.0)
+        self.seconds = state_dict["seconds"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._started = time.monotonic()
@@ -248,37 +247,37 @@ class History(lightning.Callback):
 
 
 class _Checkpoint(ModelCheckpoint):
-    """A checkpoint of the run's folder, also after that was moved."""
+    """A checkpoint in the folder of a run, which may be moved before the run is resumed."""
 
     def __init__(self, folder: Path, name: str, **options: Any) -> None:
-        # At the end of the training epoch, when its row is in the history.
+        # At the end of the training epoch its row is already in the history.
         options |= {"enable_version_counter": False, "save_on_train_epoch_end": True}
         super().__init__(folder, name, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Lightning keeps absolute paths, and forgets the best score when they are others.
-        def here(path: str) -> str:
+        # Lightning stores absolute paths, and forgets the best score if the folder has moved.
+        def relocate(path: str) -> str:
             return str(Path(str(self.dirpath), Path(path).name)) if path else path
 
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict[name]) for name in paths}
-        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved = {name: relocate(state_dict[name]) for name in paths}
+        scores = {relocate(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict(
             {**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath}
         )
 
 
-def _quieten() -> None:
-    """Leaves Lightning's warnings that a person can act on."""
+def _silence_warnings() -> None:
+    """Silence those warnings of Lightning that a user cannot act on."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*exists and is not empty.*",
-        # Of its own use of torch.
+        # Lightning's own use of torch.
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",
         ".*all_gather.* is deprecated",
-        # Each device logs what all of them know, and not each method has a use for every head.
+        # All devices log the same values, and some methods do not use every head.
         ".*sync_dist=True.*",
         ".*find_unused_parameters=True.*",
     ):

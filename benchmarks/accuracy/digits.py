@@ -1,6 +1,6 @@
-"""From nothing to a served bundle on the digits data: how long each stage takes, how good it is.
+"""Measure the time of each stage from no data to a served bundle, and the accuracy on the digits.
 
-Run as `python -m benchmarks.accuracy.digits`; writes `benchmarks/results/digits.json`.
+Run `python -m benchmarks.accuracy.digits`; writes `benchmarks/results/digits.json`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dimml.machine import describe_machine
+from benchmarks.options import benchmark_parser
+from benchmarks.results import write_result
 
-RESULT = Path(__file__).parents[1] / "results" / "digits.json"
 RECIPE = "train/recipes/digits.yaml"
 
 
 def main() -> None:
-    """Runs the four commands of `make serve` in a folder of their own."""
+    """Run the four commands of `make serve` in a temporary folder."""
+    benchmark_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data, run, bundle = folder / "data", folder / "run", folder / "bundle"
+        data, run, bundle = (Path(name) / part for part in ("data", "run", "bundle"))
         table = data / "manifest.parquet"
         stages = {
             "data": ["data", "digits", data],
@@ -33,12 +33,7 @@ def main() -> None:
         }
         seconds = {stage: _seconds(arguments) for stage, arguments in stages.items()}
         evaluation = json.loads((bundle / "evaluation.json").read_text())
-    report: dict[str, Any] = {
-        "machine": describe_machine(),
-        "seconds": seconds,
-        "evaluation": evaluation,
-    }
-    RESULT.write_text(json.dumps(report, indent=2) + "\n")
+    write_result("digits", {"seconds": seconds, "evaluation": evaluation})
     sys.stdout.write(json.dumps(seconds) + "\n")
 
 

@@ -1,9 +1,9 @@
-"""Where interaction between the modalities pays: the DUC loss and the shared classifier, on digits.
+"""Measure where interaction between modalities pays: the DUC loss and the shared classifier.
 
-Run as `python -m benchmarks.accuracy.interaction [GROUP…]` where `make serve` has made
-`runs/digits`; each group changes the training data, trains its arms with several seeds by the
-protocol of `dimml compare`, and stops and goes on like it. What is finished is written to
-`benchmarks/results/interaction.json` and `interaction.md`.
+Run `python -m benchmarks.accuracy.interaction [GROUP...]` after `make serve` has created
+`runs/digits`. Each group changes the training data, and trains its arms with several seeds by the
+protocol of `dimml compare`. An interrupted run resumes with the same command. Finished groups are
+written to `benchmarks/results/interaction.json` and `interaction.md`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ import pyarrow.parquet as pq
 import typer
 
 from benchmarks.accuracy.interaction_report import FIGURES, markdown
+from benchmarks.options import DIGITS
+from benchmarks.results import RESULTS, write_result
 from dimml.errors import DimmlError, TrainingError, UsageError
-from dimml.files import write_atomic
-from dimml.machine import describe_machine
+from dimml.files import new_file
+from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
-from train.compare.results import RESULTS, Result, measured_scope, read_results
+from train.compare.results import RESULTS as RUN_RESULTS
+from train.compare.results import measured_scope, read_results
 from train.compare.runner import ComparisonPlan, compare_runs
 from train.compare.statistics import mean_and_deviation, paired
 from train.compare.summary import run_measures
 from train.recipe import load_recipe
 
-RECIPE = Path("train/recipes/digits.yaml")
-TABLE = Path("runs/digits/data/manifest.parquet")
-WORK = Path("runs/interaction")
-TARGET = Path(__file__).parents[1] / "results"
-SHARE = 0.1
-"""Of the training rows that keep their label, or their audio."""
+RECIPE = SOURCE_ROOT / "train" / "recipes" / "digits.yaml"
+TABLE = DIGITS / "data" / "manifest.parquet"
+WORK = SOURCE_ROOT / "runs" / "interaction"
+KEPT_SHARE = 0.1
+"""Share of the training rows that keep their label, their audio, or are kept at all."""
 
 Rows = list[dict[str, Any]]
 Change = Callable[[Rows, np.random.Generator], Rows]
@@ -43,11 +45,11 @@ Change = Callable[[Rows, np.random.Generator], Rows]
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train.
+    """A way to train.
 
     Attributes:
-        run: of `dimml compare`.
-        settings: beside the recipe's and the group's.
+        run: Name of a run of `dimml compare`.
+        settings: Settings in addition to those of the recipe and the group.
     """
 
     run: str
@@ -55,18 +57,18 @@ class Arm:
 
 
 STRONG = ("training.normalize=true", "training.duc_temperature=0.1", "training.lambda_duc=3")
-"""The DUC loss of directions instead of lengths, weighted more."""
+"""A DUC loss that compares normalized features, with a higher weight."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Arms on the same data.
+    """Arms that train on the same data.
 
     Attributes:
-        title: what is special about the data.
-        change: makes the training rows of a group out of all.
-        arms: the first is what the others are compared with.
-        settings: of all arms, beside the recipe's.
+        title: Description of the data.
+        change: Makes the training rows of the group from all training rows.
+        arms: Arms by title. The first arm is compared with each of the others.
+        settings: Settings of all arms, in addition to those of the recipe.
     """
 
     title: str
@@ -75,46 +77,46 @@ class Group:
     settings: tuple[str, ...] = ()
 
 
-def _all(rows: Rows, random: np.random.Generator) -> Rows:
+def _keep_all(rows: Rows, generator: np.random.Generator) -> Rows:
     return rows
 
 
-def _chosen(rows: Rows, random: np.random.Generator) -> set[int]:
-    """`SHARE` of each class, by position."""
-    found: list[int] = []
+def _draw_rows(rows: Rows, generator: np.random.Generator) -> set[int]:
+    """Draw `KEPT_SHARE` of the rows of each class, and return their positions."""
+    kept: list[int] = []
     labels = np.array([row["label"] for row in rows])
     for label in np.unique(labels):
-        places = random.permutation(np.flatnonzero(labels == label))
-        found += places[: round(SHARE * len(places))].tolist()
-    return set(found)
+        positions = generator.permutation(np.flatnonzero(labels == label))
+        kept += positions[: round(KEPT_SHARE * len(positions))].tolist()
+    return set(kept)
 
 
-def _few_labels(rows: Rows, random: np.random.Generator) -> Rows:
-    chosen = _chosen(rows, random)
-    return [row if n in chosen else {**row, "label": None} for n, row in enumerate(rows)]
+def _few_labels(rows: Rows, generator: np.random.Generator) -> Rows:
+    kept = _draw_rows(rows, generator)
+    return [row if n in kept else {**row, "label": None} for n, row in enumerate(rows)]
 
 
-def _few_rows(rows: Rows, random: np.random.Generator) -> Rows:
-    """As often as in an epoch of `_few_labels`."""
-    kept = [rows[number] for number in sorted(_chosen(rows, random))]
-    repeats = 2 * round(1 / SHARE - 1)
+def _few_rows(rows: Rows, generator: np.random.Generator) -> Rows:
+    """Keep a share of the rows, each as often as an epoch of `_few_labels` uses it."""
+    kept = [rows[number] for number in sorted(_draw_rows(rows, generator))]
+    repeats = 2 * round(1 / KEPT_SHARE - 1)
     return [{**row, "id": f"{row['id']}-{n}"} for n in range(repeats) for row in kept]
 
 
-def _weak_audio(rows: Rows, random: np.random.Generator) -> Rows:
-    chosen = _chosen(rows, random)
-    return [row if n in chosen else {**row, "audio": None} for n, row in enumerate(rows)]
+def _weak_audio(rows: Rows, generator: np.random.Generator) -> Rows:
+    kept = _draw_rows(rows, generator)
+    return [row if n in kept else {**row, "audio": None} for n, row in enumerate(rows)]
 
 
-def _unpaired(rows: Rows, random: np.random.Generator) -> Rows:
+def _unpaired(rows: Rows, generator: np.random.Generator) -> Rows:
     names = ("audio", "image", "text")
-    found = []
+    unpaired = []
     for row in rows:
         present = [name for name in names if row[name] is not None]
         if present:
-            kept = random.choice(present)
-            found.append({**row, **{name: None for name in names if name != kept}})
-    return found
+            kept = generator.choice(present)
+            unpaired.append({**row, **{name: None for name in names if name != kept}})
+    return unpaired
 
 
 SHORT = ("training.epochs=8", "training.warm_up=3")
@@ -153,8 +155,8 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "warm-up": Group(
-        "All data; the DUC loss joins earlier, later, or is stronger",
-        _all,
+        "All data; the DUC loss starts earlier or later, or is stronger",
+        _keep_all,
         {
             "dimml (after 5 of 14 epochs)": Arm("dimml"),
             "from the start": Arm("dimml", ("training.warm_up=0",)),
@@ -163,7 +165,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "few": Group(
-        "One training row in ten is there at all",
+        "One training row in ten is kept",
         _few_rows,
         {"dimml, strong DUC": Arm("dimml", STRONG), "dimml without DUC": Arm("dimml-no-duc")},
         SHORT,
@@ -172,36 +174,36 @@ GROUPS: dict[str, Group] = {
 
 
 def main(
-    groups: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
-    report: Annotated[bool, typer.Option("--report", help="Only write what is finished.")] = False,
+    groups: Annotated[
+        list[str] | None, typer.Argument(help="Names of groups; default all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
+    report: Annotated[
+        bool, typer.Option("--report", help="Only write the report of finished groups.")
+    ] = False,
 ) -> None:
-    """Train and measure; what is finished is not run again.
+    """Train and measure the groups that are not finished.
 
     Examples:
         python -m benchmarks.accuracy.interaction unlabelled --seeds 3
     """
     names = groups or list(GROUPS)
     if unknown := [name for name in names if name not in GROUPS]:
-        raise typer.BadParameter(f"no group {', '.join(unknown)}; there are: {', '.join(GROUPS)}")
+        raise typer.BadParameter(f"unknown group {', '.join(unknown)}; known: {', '.join(GROUPS)}")
     if not report:
         for name in names:
-            # By seed, so that a run that is stopped has as many of each arm.
+            # One seed of every arm at a time, so that an interrupted run has equally many of each.
             for count in range(1, seeds + 1):
                 _train(name, count)
-    # What was measured before stays until it is measured again.
-    path = TARGET / "interaction.json"
-    kept = json.loads(path.read_text())["groups"] if path.exists() else {}
-    measured = {name: found for name in GROUPS if (found := _found(name))}
+    # Figures of groups that are not measured here stay as they are.
+    path = RESULTS / "interaction.json"
+    earlier = json.loads(path.read_text())["groups"] if path.exists() else {}
+    measured = {name: figures for name in GROUPS if (figures := _figures(name))}
     if not measured:
-        raise UsageError(f"nothing is finished in {WORK}; run it without --report")
-    document = {
-        "machine": describe_machine(),
-        "groups": {n: g for n in GROUPS if (g := {**kept, **measured}.get(n))},
-    }
-    write_atomic(path, json.dumps(document, indent=2) + "\n")
-    write_atomic(TARGET / "interaction.md", markdown(document))
-    typer.echo(markdown(document))
+        raise UsageError(f"{WORK} has no finished group; run without --report")
+    merged = {**earlier, **measured}
+    figures = {"groups": {name: merged[name] for name in GROUPS if name in merged}}
+    typer.echo(markdown(write_result("interaction", figures, markdown)))
 
 
 def _train(name: str, seeds: int) -> None:
@@ -227,44 +229,47 @@ def _folder(name: str, settings: Sequence[str]) -> Path:
 
 def _write_table(change: Change, path: Path) -> None:
     if not TABLE.exists():
-        raise UsageError(f"{TABLE} is not there: make it with `dimml data digits {TABLE.parent}`")
+        raise UsageError(f"{TABLE} does not exist; create it: dimml data digits {TABLE.parent}")
     source = pq.read_table(TABLE)
     rows = source.to_pylist()
     train = change([row for row in rows if row["split"] == "train"], np.random.default_rng(0))
     changed = train + [row for row in rows if row["split"] != "train"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Its paths are relative to it.
+    # Paths in a table are relative to its folder.
     up = os.path.relpath(TABLE.parent, path.parent)
     for row in changed:
         for column in ("audio", "image"):
             row[column] = f"{up}/{row[column]}" if row[column] is not None else None
-    part = path.with_suffix(".part")
-    pq.write_table(source.from_pylist(changed, schema=source.schema), part)
-    part.replace(path)
+    with new_file(path) as temporary:
+        pq.write_table(source.from_pylist(changed, schema=source.schema), temporary)
 
 
-def _found(name: str) -> dict[str, Any]:
-    """Each arm's figures, and the first arm less it, seed by seed."""
+def _figures(name: str) -> dict[str, Any]:
+    """Return each arm's figures, and the first arm minus this arm, paired by seed."""
     group = GROUPS[name]
     by_arm: dict[str, dict[int, dict[str, float | None]]] = {}
     for title, arm in group.arms.items():
         folder = _folder(name, arm.settings)
-        if not (folder / RESULTS / arm.run).exists():
+        if not (folder / RUN_RESULTS / arm.run).exists():
             continue
-        found = read_results(folder)
-        scope = measured_scope(found)
-        mine: list[Result] = [result for result in found if result.method == arm.run]
+        results = read_results(folder)
+        scope = measured_scope(results)
         by_arm[title] = {
             result.seed: {
                 **{key: run_measures(result, scope)[key] for key in FIGURES},
                 **{s: result.subsets.get(s, {}).get("accuracy") for s in scope.subsets},
             }
-            for result in mine
+            for result in results
+            if result.method == arm.run
         }
     if not by_arm:
         return {}
     first = next(iter(by_arm.values()))
     keys = list(next(iter(first.values())))
+
+    def by_seed(seeds: Mapping[int, Mapping[str, float | None]], key: str) -> dict[int, Any]:
+        return {seed: figures[key] for seed, figures in seeds.items()}
+
     return {
         "title": group.title,
         "settings": list(group.settings),
@@ -272,15 +277,9 @@ def _found(name: str) -> dict[str, Any]:
             title: {
                 "seeds": sorted(seeds),
                 "settings": list(group.arms[title].settings),
-                "figures": {
-                    key: mean_and_deviation(one[key] for one in seeds.values()) for key in keys
-                },
+                "figures": {key: mean_and_deviation(by_seed(seeds, key).values()) for key in keys},
                 "differences": {
-                    key: paired(
-                        {seed: one[key] for seed, one in first.items()},
-                        {seed: one[key] for seed, one in seeds.items()},
-                    )
-                    for key in keys
+                    key: paired(by_seed(first, key), by_seed(seeds, key)) for key in keys
                 },
             }
             for title, seeds in by_arm.items()

@@ -1,4 +1,4 @@
-"""The encoders that `benchmarks.gpu` measures, as PyTorch modules and as graphs."""
+"""The encoders that `python -m benchmarks.gpu` measures, as PyTorch modules and as graphs."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ WORDS = [
 
 
 @dataclass(frozen=True)
-class Case:
-    """One encoder.
+class EncoderCase:
+    """One encoder with one input.
 
     Attributes:
-        name: of it and its input.
-        kind: of its modality.
-        module: in PyTorch, in eval mode, float32.
-        raw: a sample as a client sends it.
+        name: Name of the encoder and its input size.
+        kind: Kind of its modality.
+        module: PyTorch module in eval mode and float32.
+        raw: Sample as a client sends it.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Case:
     raw: Any
 
     def batch(self, size: int) -> Arrays:
-        """So many samples as the encoder takes them."""
+        """Return the inputs of the encoder for a batch of equal samples."""
         item = self.kind.preprocess(self.kind.decode(self.raw))
         return self.kind.collate([item] * size)
 
     def export(self, folder: Path, precision: str) -> Path:
-        """The graph in fp32 or fp16."""
+        """Return the path of the graph in fp32 or fp16, which is exported if necessary."""
         path = folder / f"{self.kind.name}.{precision}.onnx"
         if not path.exists():
             whole = folder / f"{self.kind.name}.fp32.onnx"
@@ -75,8 +75,8 @@ class Case:
         return path
 
 
-def cases() -> dict[str, Case]:
-    """By modality: ResNet-18 on 257 x 1004 and on 224 x 224, and a MiniLM on 128 tokens."""
+def encoder_cases() -> dict[str, EncoderCase]:
+    """Return a ResNet-18 on 257 x 1004, one on 224 x 224, and a MiniLM on 128 tokens."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     specs, assets = specifications()
@@ -98,14 +98,16 @@ def cases() -> dict[str, Case]:
     )
     words = TextEncoder(BertModel(config, add_pooling_layer=False), FEATURES)
     return {
-        "audio": Case("ResNet-18, 257 x 1004", kinds["audio"], audio.eval(), sound.getvalue()),
-        "image": Case("ResNet-18, 224 px", kinds["image"], image.eval(), picture.getvalue()),
-        "text": Case("MiniLM, 128 tokens", kinds["text"], words.eval(), text),
+        "audio": EncoderCase(
+            "ResNet-18, 257 x 1004", kinds["audio"], audio.eval(), sound.getvalue()
+        ),
+        "image": EncoderCase("ResNet-18, 224 px", kinds["image"], image.eval(), picture.getvalue()),
+        "text": EncoderCase("MiniLM, 128 tokens", kinds["text"], words.eval(), text),
     }
 
 
 def specifications() -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes]]]:
-    """Specifications and assets of the three modalities."""
+    """Return the specifications and the assets of the three modalities."""
 
     def spec(kind: str, inputs: tuple[str, ...], **preprocessing: Any) -> ModalitySpec:
         files = {"tokenizer.json": "text.tokenizer.json"} if kind == "text" else {}
@@ -130,15 +132,15 @@ def specifications() -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes
     }
 
 
-def write_whole(path: Path, found: dict[str, Case]) -> MultimodalModel:
-    """A bundle of the three encoders with an untrained classifier, and the model itself."""
+def write_whole(path: Path, cases: dict[str, EncoderCase]) -> MultimodalModel:
+    """Write a bundle of the encoders with an untrained classifier, and return the model."""
     specs, assets = specifications()
-    encoders = [case.module for case in found.values()]
-    model = MultimodalModel(list(found), encoders, FEATURES, CLASSES).eval()
+    encoders = [case.module for case in cases.values()]
+    model = MultimodalModel(list(cases), encoders, FEATURES, CLASSES).eval()
     write_bundle(
         path,
         model,
-        {name: case.kind for name, case in found.items()},
+        {name: case.kind for name, case in cases.items()},
         specs,
         assets,
         name="gpu",
@@ -149,8 +151,8 @@ def write_whole(path: Path, found: dict[str, Case]) -> MultimodalModel:
     return model
 
 
-class Half(nn.Module):
-    """An encoder in float16 whose inputs and features are float32, as the exported graphs'."""
+class HalfEncoder(nn.Module):
+    """An encoder in float16 with float32 inputs and features, like the exported graphs."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -165,5 +167,5 @@ class Half(nn.Module):
             hidden = module.backbone(pixel_values=picture).last_hidden_state
             features: Tensor = module.projection(hidden.mean(dim=(2, 3)))
             return features.float()
-        given = {k: v.half() if v.is_floating_point() else v for k, v in inputs.items()}
-        return module(**given).float()  # type: ignore[no-any-return]
+        halved = {k: v.half() if v.is_floating_point() else v for k, v in inputs.items()}
+        return module(**halved).float()  # type: ignore[no-any-return]

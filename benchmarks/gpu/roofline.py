@@ -1,4 +1,4 @@
-"""What a device could do at best: the rates it reaches, and what an encoder asks of it."""
+"""Estimate the shortest time of a batch from the rates of a device and the work of an encoder."""
 
 from __future__ import annotations
 
@@ -10,48 +10,52 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-MATRIX, COPY = 8192, 2**28
+MATRIX_SIDE, COPY_NUMBERS = 8192, 2**28
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
+PRECISIONS = tuple(TYPES)
 
 
 def synchronize(device: str) -> None:
-    """Waits for what was launched."""
+    """Wait until the device has finished all launched work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether PyTorch computes float32 products in TF32."""
+    """Set whether PyTorch computes float32 products in TF32."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def rates(device: str, quick: bool) -> dict[str, float]:
-    """Floating-point operations per second by precision, and `bytes` per second of a copy."""
-    side, count = (256, 2**20) if quick else (MATRIX, COPY)
-    found = {}
+    """Measure operations per second by precision, and the `bytes` per second of a copy."""
+    side, count = (256, 2**20) if quick else (MATRIX_SIDE, COPY_NUMBERS)
+    reached = {}
     for precision, dtype in TYPES.items():
         allow_tf32(precision == "tf32")
         one = torch.randn(side, side, device=device, dtype=dtype)
         other = torch.randn(side, side, device=device, dtype=dtype)
-        found[precision] = 2 * side**3 / _best(lambda a=one, b=other: a @ b, device)  # type: ignore[misc]
+        reached[precision] = 2 * side**3 / _best(lambda a=one, b=other: a @ b, device)  # type: ignore[misc]
     allow_tf32(False)
     source = torch.zeros(count, device=device)
     target = torch.empty_like(source)
-    found["bytes"] = 2 * source.nbytes / _best(lambda: target.copy_(source), device)
-    return found
+    reached["bytes"] = 2 * source.nbytes / _best(lambda: target.copy_(source), device)
+    return reached
 
 
 def work(module: nn.Module, inputs: Mapping[str, Tensor], width: int) -> dict[str, int]:
-    """What one batch asks for: floating-point operations, and bytes of memory traffic at least.
+    """Count the floating-point operations of one batch, and a lower bound of its memory traffic.
 
-    The weights, the inputs and the result of each convolution, product and normalisation pass
-    through memory once, and each result once more as the next one's input.
+    The weights, the inputs and the output of each convolution, product and normalisation pass
+    through memory once. Each output passes once more, as the input of the next layer.
 
     Args:
-        module: an encoder in float32.
-        inputs: of the batch.
-        width: bytes of a number.
+        module: An encoder in float32.
+        inputs: Inputs of the batch.
+        width: Bytes per number.
+
+    Returns:
+        `flops` and `bytes`.
     """
     moved = 0
     handles = []
@@ -69,13 +73,13 @@ def work(module: nn.Module, inputs: Mapping[str, Tensor], width: int) -> dict[st
     for handle in handles:
         handle.remove()
     weights = width * sum(value.numel() for value in module.parameters())
-    given = sum(value.nbytes for value in inputs.values())
-    return {"flops": counter.get_total_flops(), "bytes": moved + weights + given}
+    inputs_bytes = sum(value.nbytes for value in inputs.values())
+    return {"flops": counter.get_total_flops(), "bytes": moved + weights + inputs_bytes}
 
 
-def least_seconds(asked: Mapping[str, int], reached: Mapping[str, float], precision: str) -> float:
-    """The time that a device of these rates needs at least."""
-    return max(asked["flops"] / reached[precision], asked["bytes"] / reached["bytes"])
+def least_seconds(cost: Mapping[str, int], reached: Mapping[str, float], precision: str) -> float:
+    """Return the shortest time of this work on a device with these rates (the roofline)."""
+    return max(cost["flops"] / reached[precision], cost["bytes"] / reached["bytes"])
 
 
 def _best(run: Callable[[], Any], device: str, repeats: int = 20) -> float:

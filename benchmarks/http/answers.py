@@ -1,4 +1,4 @@
-"""Whether two services give the same answer."""
+"""Compare the answers of two services."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TOLERANCE = 1e-4
 
 
 def differences(expected: Any, got: Any, where: str = "answer") -> list[str]:
-    """What differs between two JSON documents; numbers may by `TOLERANCE`."""
+    """Describe the differences of two JSON documents; numbers may differ by `TOLERANCE`."""
     if isinstance(expected, Mapping) and isinstance(got, Mapping):
         if list(expected) != list(got):
             return [f"{where} has the keys {list(got)}, not {list(expected)}"]
@@ -24,7 +24,7 @@ def differences(expected: Any, got: Any, where: str = "answer") -> list[str]:
         pairs = enumerate(zip(expected, got, strict=True))
         return [text for i, pair in pairs for text in differences(*pair, f"{where}[{i}]")]
     if _is_number(expected) and _is_number(got):
-        # Not `>`: a NaN must not pass.
+        # `<=`, because `>` would let a NaN pass.
         return [] if abs(expected - got) <= TOLERANCE else [f"{where} is {got}, not {expected}"]
     same = type(expected) is type(got) and expected == got
     return [] if same else [f"{where} is {got!r}, not {expected!r}"]

@@ -1,162 +1,129 @@
-"""The floor: the same work without HTTP, in loops over samples that are in memory.
+"""Measure the stages of `dimml.Predictor` in loops without HTTP.
 
-A loop decodes, preprocesses, collates, runs the graphs and builds the JSON, stage by stage for a
-batch. Run as `python -m benchmarks.http.floor BUNDLE DATA --processes 2 --batch 16`; prints JSON.
+A loop decodes, preprocesses, encodes, classifies and builds answers, one stage at a time for a
+batch of samples. The best loop is the throughput that a service could reach if HTTP, scheduling and
+waiting for batches cost nothing.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
-from benchmarks.http.answers import differences
-from benchmarks.http.load import read_samples
-from benchmarks.http.rivals.answers import Answers
-from dimml import InputError, Predictor
-from dimml.runtime.session import Graph
+from dimml import Predictor
+from dimml.outputs import PreparedSample, build_predictions
 
 STAGES = ("decode", "preprocess", "encode", "classify", "answer")
+LOAD_SECONDS = 120
 
 
-class Loop:
-    """A bundle's kinds and graphs, one stage at a time.
+class StageLoop:
+    """The stages of a predictor, timed one by one.
 
     Attributes:
-        seconds: stage to the time spent in it.
+        seconds: Time spent so far in each stage.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        bundle = predictor.bundle
-        manifest = bundle.manifest
-        self.kinds = predictor.kinds
-        self.encoders = {
-            name: Graph(bundle.path / spec.graph, "cpu", 1)
-            for name, spec in manifest.modalities.items()
-        }
-        self.classifier = Graph(bundle.path / manifest.classifier, "cpu", 1)
-        self.feature_dim = manifest.feature_dim
-        self.answers = Answers.of(bundle)
+    def __init__(self, bundle: Path, answers: bool) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._predictor = Predictor.load(bundle, "cpu", threads=1)
+        self._answers = answers
 
     def run(self, samples: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """The JSON answers of samples that have every modality."""
-        present, outputs, warnings = self.compute(samples)
-        started = time.perf_counter()
-        probabilities, weights, logits = outputs
-        built = self.answers.build(present, probabilities, weights, logits, warnings)
-        answers = [orjson.dumps(answer) for answer in built]
-        self._spent("answer", started)
+        """Return the JSON answers of good samples; none if the loop builds no answers."""
+        predictor = self._predictor
+        times = [time.perf_counter()]
+        decoded = predictor.decode([(sample, "error") for sample in samples])
+        times.append(time.perf_counter())
+        prepared = predictor.preprocess(decoded)
+        batch = [item for item in prepared if isinstance(item, PreparedSample)]
+        if len(batch) < len(samples):
+            raise RuntimeError("a sample of the loop cannot be read")
+        times.append(time.perf_counter())
+        encoded = predictor.encode(batch)
+        times.append(time.perf_counter())
+        fused = predictor.fuse(encoded)
+        times.append(time.perf_counter())
+        answers = []
+        if self._answers:
+            predictions = build_predictions(predictor.bundle, batch, fused)
+            answers = [orjson.dumps(prediction) for prediction in predictions]
+        times.append(time.perf_counter())
+        for stage, started, ended in zip(STAGES, times, times[1:], strict=False):
+            self.seconds[stage] += ended - started
         return answers
 
-    def compute(self, samples: Sequence[Mapping[str, Any]]) -> tuple[Any, list[Any], list[Any]]:
-        """What of the samples is present, what the classifier puts out, and warnings."""
-        started = time.perf_counter()
-        raw = {n: [k.decode(sample[n]) for sample in samples] for n, k in self.kinds.items()}
-        started = self._spent("decode", started)
-        arrays = {n: [k.preprocess(value) for value in raw[n]] for n, k in self.kinds.items()}
-        warnings = [
-            {n: k.warnings(raw[n][row]) for n, k in self.kinds.items()}
-            for row in range(len(samples))
-        ]
-        started = self._spent("preprocess", started)
-        features = self._encode(arrays, len(samples))
-        started = self._spent("encode", started)
-        present = np.ones(features.shape[:2], bool)
-        outputs = self.classifier.run({"features": features, "present": present})
-        self._spent("classify", started)
-        return present, outputs, warnings
 
-    def _encode(self, arrays: Mapping[str, list[Any]], count: int) -> np.ndarray:
-        features = np.zeros((count, len(self.kinds), self.feature_dim), np.float32)
-        for slot, (name, kind) in enumerate(self.kinds.items()):
-            buckets: dict[object, list[int]] = defaultdict(list)
-            for row, item in enumerate(arrays[name]):
-                buckets[kind.bucket(item)].append(row)
-            for rows in buckets.values():
-                inputs = kind.collate([arrays[name][row] for row in rows])
-                [features[rows, slot]] = self.encoders[name].run(inputs)
-        return features
-
-    def _spent(self, stage: str, started: float) -> float:
-        now = time.perf_counter()
-        self.seconds[stage] += now - started
-        return now
-
-
-def check(loop: Loop, predictor: Predictor, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `RuntimeError` where the loop and the predictor differ."""
-    for got, expected in zip(loop.run(samples), predictor.predict_many(samples), strict=True):
-        if isinstance(expected, InputError):
-            raise expected
-        if found := differences(expected.to_dict(), json.loads(got)):
-            raise RuntimeError(f"the loop does not answer as the predictor does: {found}")
-
-
-def _process(
-    bundle: Path, data: Path, batch: int, seconds: float, barrier: Barrier, results: Any
+def _run_loop(
+    bundle: Path,
+    samples: Sequence[Mapping[str, Any]],
+    batch: int,
+    seconds: float,
+    answers: bool,
+    barrier: Barrier,
+    results: Any,
 ) -> None:
+    """Put requests per second, and seconds per request and stage, into the queue `results`."""
     try:
-        predictor = Predictor.load(bundle, "cpu", threads=1)
-        samples = read_samples(predictor.bundle, data)
-        loop = Loop(predictor)
-        check(loop, predictor, samples[:4])
-        batches = [samples[start : start + batch] for start in range(0, len(samples), batch)]
+        loop = StageLoop(bundle, answers)
+        starts = range(0, len(samples) - batch + 1, batch)
+        batches = [samples[start : start + batch] for start in starts]
         for part in batches:
             loop.run(part)
         loop.seconds = dict.fromkeys(STAGES, 0.0)
-        barrier.wait(timeout=60)
+        # The clocks of all processes start together, after the slowest of them has loaded.
+        barrier.wait(timeout=LOAD_SECONDS)
     except BaseException:
         barrier.abort()
         raise
+    turns = cycle(batches)
     count, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
-        for part in batches:
-            loop.run(part)
-            count += len(part)
+        loop.run(next(turns))
+        count += batch
     results.put((count / elapsed, {name: loop.seconds[name] / count for name in STAGES}))
 
 
-def measure(bundle: Path, data: Path, processes: int, batch: int, seconds: float) -> dict[str, Any]:
-    """Requests per second of all processes together, and microseconds per request and stage."""
+def measure_loops(
+    bundle: Path,
+    samples: Sequence[Mapping[str, Any]],
+    processes: int,
+    batch: int,
+    seconds: float,
+    answers: bool = True,
+) -> dict[str, Any]:
+    """Measure loops in several processes at once.
+
+    Args:
+        bundle: Folder of the bundle.
+        samples: Samples with every modality, at least `batch` of them.
+        processes: Number of processes, with one thread each.
+        batch: Samples per batch.
+        seconds: Duration of the measurement.
+        answers: Build the JSON answers, as the HTTP service has to.
+
+    Returns:
+        `processes`, `batch`, `per_second` (of all processes together) and `stage_us`
+        (microseconds per request and stage).
+    """
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
-    arguments = (bundle, data, batch, seconds, barrier, results)
+    arguments = (bundle, samples, batch, seconds, answers, barrier, results)
     children = [
-        context.Process(target=_process, args=arguments, daemon=True) for _ in range(processes)
+        context.Process(target=_run_loop, args=arguments, daemon=True) for _ in range(processes)
     ]
     for child in children:
         child.start()
-    found = [results.get(timeout=seconds + 90) for _ in children]
+    figures = [results.get(timeout=seconds + LOAD_SECONDS) for _ in children]
     for child in children:
         child.join()
-    stages = {name: 1e6 * sum(part[name] for _, part in found) / processes for name in STAGES}
-    rate = sum(rate for rate, _ in found)
+    stages = {name: 1e6 * sum(part[name] for _, part in figures) / processes for name in STAGES}
+    rate = sum(rate for rate, _ in figures)
     return {"processes": processes, "batch": batch, "per_second": rate, "stage_us": stages}
-
-
-def main() -> None:
-    """Measures once."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    given = parser.parse_args()
-    found = measure(given.bundle, given.data, given.processes, given.batch, given.seconds)
-    sys.stdout.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main()

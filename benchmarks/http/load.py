@@ -1,4 +1,4 @@
-"""The load: real samples as multipart bodies, and `wrk` that posts them."""
+"""Write real samples as multipart bodies, and post them with `wrk`."""
 
 from __future__ import annotations
 
@@ -6,41 +6,40 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.samples import complete_samples, modality_kinds
 from dimml.bundle import Bundle
 from dimml.errors import UsageError
-from dimml.samples import is_absent
-from dimml.table import read_rows
 
 SAMPLES = 64
 BOUNDARY = "dimml-benchmark-boundary"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 SCRIPT = Path(__file__).with_name("wrk.lua")
 FILES = {"audio": ("sample.wav", "audio/wav"), "image": ("sample.png", "image/png")}
-"""Kind to the name and type that its part carries; text is a plain field."""
+"""The file name and content type of each kind's part. Text is a plain field."""
 
 _RESULT = re.compile(r"^wrk-result (\{.*\})$", re.MULTILINE)
 _VERSION = re.compile(r"^wrk (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Load:
-    """What `wrk` measured.
+class LoadResult:
+    """The measurements of one run of `wrk`.
 
     Attributes:
-        requests: answered, whatever their status.
-        seconds: how long it took.
-        p50_ms: median latency.
+        requests: Answered requests, whatever their status.
+        seconds: Duration.
+        p50_ms: Median latency.
         p99_ms: 99th percentile of latency, which `wrk` corrects for coordinated omission.
-        max_ms: the slowest answer.
-        not_2xx: answers with a status of 400 or more.
-        socket_errors: connections that failed, reads and writes that did.
-        timeouts: requests without an answer in time.
+        max_ms: Latency of the slowest answer.
+        not_2xx: Answers with a status of 400 or more.
+        socket_errors: Failed connections, reads and writes.
+        timeouts: Requests without an answer in time.
     """
 
     requests: int
@@ -54,35 +53,35 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        """Requests answered per second."""
+        """Answered requests per second."""
         return self.requests / self.seconds
 
     @property
     def errors(self) -> int:
-        """Everything that went wrong."""
+        """Errors of every kind."""
         return self.not_2xx + self.socket_errors + self.timeouts
 
 
-def parse_wrk(output: str) -> Load:
-    """Reads the line that `wrk.lua` prints.
+def parse_wrk(output: str) -> LoadResult:
+    """Parse the line that `wrk.lua` prints.
 
     Raises:
-        ValueError: there is none, or it lacks a figure.
+        ValueError: If the line is absent or lacks a figure.
     """
-    found = _RESULT.search(output)
-    if found is None:
+    match = _RESULT.search(output)
+    if match is None:
         raise ValueError(f"wrk printed no result: {output.strip()[-500:] or '(nothing)'}")
     try:
-        return Load(**json.loads(found[1]))
+        return LoadResult(**json.loads(match[1]))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"wrk printed {found[1]}: {error}") from error
+        raise ValueError(f"wrk printed {match[1]}: {error}") from error
 
 
 def wrk_path() -> str:
-    """Where `wrk` is.
+    """Return the path of `wrk`.
 
     Raises:
-        UsageError: nowhere.
+        UsageError: If `wrk` is not installed.
     """
     path = shutil.which("wrk")
     if path is None:
@@ -91,17 +90,24 @@ def wrk_path() -> str:
 
 
 def wrk_version() -> str:
-    """The version that `wrk` gives itself."""
-    # It answers --version with its usage and status 1.
+    """Return the version that `wrk` states."""
+    # wrk answers --version with its usage and status 1.
     done = subprocess.run([wrk_path(), "--version"], capture_output=True, text=True, check=False)
-    found = _VERSION.search(done.stdout + done.stderr)
-    return found[1] if found else "unknown"
+    match = _VERSION.search(done.stdout + done.stderr)
+    return match[1] if match else "unknown"
 
 
-def run_wrk(url: str, bodies: Path, connections: int, seconds: float, pause_ms: float = 0) -> Load:
-    """Posts the bodies of a folder in turn, over `connections` connections from one thread.
+def run_wrk(
+    url: str, bodies: Path, connections: int, seconds: float, pause_ms: float = 0
+) -> LoadResult:
+    """Post the bodies of a folder in turn, over several connections from one thread.
 
-    Each asks again as soon as it is answered, or after a random pause of `pause_ms` on average.
+    Args:
+        url: Where to post.
+        bodies: Folder that `write_bodies` has filled.
+        connections: Number of connections, each with one request at a time.
+        seconds: Duration.
+        pause_ms: Mean of the random pause between an answer and the next request.
     """
     count = len(list(bodies.glob("*.body")))
     options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
@@ -113,41 +119,56 @@ def run_wrk(url: str, bodies: Path, connections: int, seconds: float, pause_ms: 
     return parse_wrk(done.stdout + done.stderr)
 
 
-def read_samples(bundle: Bundle, data: Path) -> list[dict[str, Any]]:
-    """Samples of the test split that have every modality: files as bytes, text as str.
+def load_test_samples(bundle: Bundle, data: Path) -> list[dict[str, Any]]:
+    """Return samples of the test split that have every modality: files as bytes, text as str.
 
     Raises:
-        UsageError: there are too few.
+        UsageError: If there are too few.
     """
-    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
+    kinds = modality_kinds(bundle)
     if not set(kinds.values()) <= {*FILES, "text"}:
-        raise UsageError(f"{bundle.path} has other modalities than audio, image and text")
-    samples = list(islice(_whole_samples(data / "manifest.parquet", kinds), SAMPLES))
+        raise UsageError(
+            f"{bundle.path} has modalities of other kinds than audio, image and text; "
+            "use the bundle of the digits example"
+        )
+    samples = [
+        {n: Path(v).read_bytes() if kinds[n] in FILES else v for n, v in sample.items()}
+        for sample in islice(complete_samples(bundle, data, "test"), SAMPLES)
+    ]
     if len(samples) < SAMPLES:
-        raise UsageError(f"{data} has {len(samples)} whole test samples; {SAMPLES} are needed")
+        raise UsageError(
+            f"the test split of {data} has {len(samples)} samples with every modality; "
+            f"{SAMPLES} are needed"
+        )
     return samples
 
 
-def _whole_samples(table: Path, kinds: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for row in read_rows(table, kinds, split="test"):
-        if any(is_absent(row.sample[name]) for name in kinds):
-            continue
-        yield {
-            name: Path(row.sample[name]).read_bytes() if kind in FILES else row.sample[name]
-            for name, kind in kinds.items()
-        }
-
-
 def multipart(sample: Mapping[str, Any], kinds: Mapping[str, str]) -> bytes:
-    """The body of a request, as a browser would write it with `BOUNDARY`."""
-    body = b""
+    """Return the multipart body of a request, as a browser writes it."""
+    parts = []
     for name, value in sample.items():
-        disposition = f'Content-Disposition: form-data; name="{name}"'
-        if kinds[name] in FILES:
-            filename, content_type = FILES[kinds[name]]
-            disposition += f'; filename="{filename}"\r\nContent-Type: {content_type}'
-        content = value if isinstance(value, bytes) else value.encode()
-        body += f"--{BOUNDARY}\r\n{disposition}\r\n\r\n".encode() + content + b"\r\n"
+        filename, _ = FILES.get(kinds[name], (None, None))
+        parts.append((name, filename, value if isinstance(value, bytes) else value.encode()))
+    return form(parts, dict(FILES.values()))
+
+
+def form(
+    parts: Iterable[tuple[str, str | None, bytes]], content_types: Mapping[str, str] | None = None
+) -> bytes:
+    """Return a well-formed multipart body.
+
+    Args:
+        parts: Field name, file name (None for a plain field) and content of each part.
+        content_types: Content type by file name; other parts state none.
+    """
+    body = b""
+    for name, filename, content in parts:
+        head = f'Content-Disposition: form-data; name="{name}"'
+        if filename is not None:
+            head += f'; filename="{filename}"'
+        if content_type := (content_types or {}).get(filename or ""):
+            head += f"\r\nContent-Type: {content_type}"
+        body += f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + content + b"\r\n"
     return body + f"--{BOUNDARY}--\r\n".encode()
 
 
@@ -157,8 +178,8 @@ def write_bodies(
     subset: Sequence[str],
     kinds: Mapping[str, str],
 ) -> None:
-    """Writes the bodies of the samples, only a subset of their modalities, as `wrk.lua` reads."""
+    """Write the bodies that `wrk.lua` reads: a subset of the modalities of each sample."""
     folder.mkdir()
     for index, sample in enumerate(samples):
-        given = {name: sample[name] for name in subset}
-        (folder / f"{index}.body").write_bytes(multipart(given, kinds))
+        body = multipart({name: sample[name] for name in subset}, kinds)
+        (folder / f"{index}.body").write_bytes(body)

@@ -1,52 +1,51 @@
-"""One round of measurements: every server once, then the loops without HTTP."""
+"""Measure one round: every server once, then the loops without HTTP."""
 
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
+import httpx
 import psutil
 
 from benchmarks.http.answers import differences
+from benchmarks.http.floor import measure_loops
 from benchmarks.http.load import run_wrk
-from benchmarks.http.servers import Running, Server, get, post, running
+from benchmarks.http.servers import RunningServer, Server, get, post, running
 from benchmarks.http.stages import per_request, read_metrics
 from benchmarks.http.targets import ALL, cell
-from dimml.machine import SOURCE_ROOT, available_cores
+from dimml.machine import available_cores
+from dimml.progress import print_status
 
 CONNECTIONS = (1, 8, 32)
 SUBSET_CONNECTIONS = (8, 32)
-BUSY_SECONDS = 2.0
+BUSY_CHECK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Bench:
-    """All that a round needs.
+class RoundSettings:
+    """The settings of a round.
 
     Attributes:
-        bundle: its folder.
-        data: folder of the table that the samples come from.
-        servers: in the order of the report.
-        requests: pairs of a body and the answer that it must get; the first has every modality.
-        bodies: subset name, or `ALL`, to the folder of its bodies.
-        folder: for logs and temporary files.
-        seconds: of one measurement.
-        warm_up: seconds of load before the first one.
-        subset_servers: names of the servers that the other subsets are put to.
-        floor_batches: batch sizes of the loops without HTTP, beside 1.
+        bundle: Folder of the bundle.
+        samples: Samples with every modality, for the loops without HTTP.
+        servers: Servers in the order of the report.
+        requests: Bodies with their expected answers. The first has every modality.
+        bodies: Folder of the bodies of each subset name, or of `ALL`.
+        folder: Folder for logs and temporary files.
+        seconds: Duration of one measurement.
+        warm_up: Seconds of load before the first measurement of a server.
+        subset_servers: Names of the servers that are also measured on smaller subsets.
+        floor_batches: Batch sizes of the loops without HTTP, in addition to 1.
     """
 
     bundle: Path
-    data: Path
+    samples: Sequence[Mapping[str, Any]]
     servers: Sequence[Server]
     requests: Sequence[tuple[bytes, Mapping[str, Any]]]
     bodies: Mapping[str, Path]
@@ -57,16 +56,16 @@ class Bench:
     floor_batches: Sequence[int]
 
 
-class Others:
-    """The processor time that other processes of the machine take from now on."""
+class OtherProcesses:
+    """The processor time that unrelated processes use from now on."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._before = _busy_seconds() - _own_seconds()
 
-    def cores(self, server: float = 0.0) -> float:
-        """How many cores they kept busy; `server` is what the one under test used, in seconds."""
-        spent = _busy_seconds() - _own_seconds() - self._before - server
+    def cores(self, server_seconds: float = 0.0) -> float:
+        """Return the mean number of busy cores, without `server_seconds` of the measured server."""
+        spent = _busy_seconds() - _own_seconds() - self._before - server_seconds
         return max(0.0, spent / (time.monotonic() - self._started))
 
 
@@ -76,45 +75,50 @@ def _busy_seconds() -> float:
 
 
 def _own_seconds() -> float:
-    """Of this process and of its children that have ended: `wrk`, and the loops without HTTP."""
+    """Return the time of this process and its ended children: `wrk` and the loops without HTTP."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, who))
 
 
-def measure_round(bench: Bench, number: int) -> dict[str, Any]:
-    """Every server once, then the floor."""
-    busy = psutil.cpu_percent(BUSY_SECONDS)
-    say(f"round {number + 1}: the machine is {busy:.0f} % busy before it")
-    start = number % len(bench.servers)
-    found: dict[str, Any] = {}
-    for server in [*bench.servers[start:], *bench.servers[:start]]:
-        with running(server, bench.requests[0][0], bench.folder) as started:
-            _check(server, started, bench.requests)
-            run_wrk(started.url, bench.bodies[ALL], max(CONNECTIONS), bench.warm_up)
-            found[server.name] = dict(_cells(bench, server, started))
-    floor = [_floor(bench, processes, batch) for processes, batch in _loops(bench.floor_batches)]
+def measure_round(settings: RoundSettings, number: int) -> dict[str, Any]:
+    """Measure every server once, then the loops."""
+    busy = psutil.cpu_percent(BUSY_CHECK_SECONDS)
+    print_status(f"round {number + 1}: the machine is {busy:.0f} % busy before the start")
+    start = number % len(settings.servers)
+    figures: dict[str, Any] = {}
+    for server in [*settings.servers[start:], *settings.servers[:start]]:
+        with running(server, settings.requests[0][0], settings.folder) as started:
+            _check(server, started, settings.requests)
+            run_wrk(started.url, settings.bodies[ALL], max(CONNECTIONS), settings.warm_up)
+            figures[server.name] = dict(_measure_cells(settings, server, started))
+    cores = available_cores()
+    loops = [(1, 1), *((cores, batch) for batch in (1, *settings.floor_batches))]
     return {
         "busy_percent": busy,
-        "order": [server.name for server in bench.servers],
-        "servers": found,
-        "floor": floor,
+        "order": [server.name for server in settings.servers],
+        "servers": figures,
+        "floor": [_measure_loops(settings, *loop) for loop in loops],
     }
 
 
-def _check(server: Server, started: Running, requests: Sequence[tuple[bytes, Any]]) -> None:
+def _check(server: Server, started: RunningServer, requests: Sequence[tuple[bytes, Any]]) -> None:
     for body, expected in requests:
         if found := differences(expected, json.loads(post(started.url, body))):
-            raise RuntimeError(f"{server.name} gives another answer: {'; '.join(found[:3])}")
+            raise RuntimeError(
+                f"{server.name} does not answer as dimml.Predictor does: {'; '.join(found[:3])}"
+            )
 
 
-def _cells(bench: Bench, server: Server, started: Running) -> Iterator[tuple[str, dict[str, Any]]]:
-    for subset, bodies in bench.bodies.items():
-        if subset != ALL and server.name not in bench.subset_servers:
+def _measure_cells(
+    settings: RoundSettings, server: Server, started: RunningServer
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for subset, bodies in settings.bodies.items():
+        if subset != ALL and server.name not in settings.subset_servers:
             continue
         for connections in CONNECTIONS if subset == ALL else SUBSET_CONNECTIONS:
             key = cell(subset, connections)
-            figures = _measure(started, bodies, connections, bench.seconds)
-            say(
+            figures = _measure(started, bodies, connections, settings.seconds)
+            print_status(
                 f"{server.name}, {key}: {figures['per_second']:.0f} req/s, "
                 f"p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms, "
                 f"{figures['errors']} errors"
@@ -122,9 +126,11 @@ def _cells(bench: Bench, server: Server, started: Running) -> Iterator[tuple[str
             yield key, figures
 
 
-def _measure(started: Running, bodies: Path, connections: int, seconds: float) -> dict[str, Any]:
+def _measure(
+    started: RunningServer, bodies: Path, connections: int, seconds: float
+) -> dict[str, Any]:
     started.wait_until_idle()
-    stages, others = _stages(started), Others()
+    stages, others = _stages(started), OtherProcesses()
     cpu = started.cpu_seconds()
     load = run_wrk(started.url, bodies, connections, seconds)
     cpu = started.cpu_seconds() - cpu
@@ -136,7 +142,7 @@ def _measure(started: Running, bodies: Path, connections: int, seconds: float) -
         "per_second": load.per_second,
         "errors": load.errors,
         "cpu_ms": 1e3 * cpu / answered,
-        # Far below the workers' number, most connections fell to one of them.
+        # A value far below the number of workers means that one worker got most connections.
         "cores": cpu / load.seconds,
         "disturbance": disturbance,
         "stages": per_request(stages, _stages(started), answered, cpu),
@@ -144,38 +150,16 @@ def _measure(started: Running, bodies: Path, connections: int, seconds: float) -
     }
 
 
-def _stages(started: Running) -> dict[str, float]:
+def _stages(started: RunningServer) -> dict[str, float]:
     try:
         return read_metrics(get(started.url.replace("/predict", "/metrics")))
-    except (URLError, ValueError):
-        # The rivals have no such page.
+    except (httpx.HTTPError, ValueError):
+        # The rivals have no page of metrics.
         return {}
 
 
-def _loops(batches: Sequence[int]) -> list[tuple[int, int]]:
-    return [(1, 1), *((available_cores(), batch) for batch in (1, *batches))]
-
-
-def _floor(bench: Bench, processes: int, batch: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.http.floor", str(bench.bundle), str(bench.data)]
-    options = {"processes": processes, "batch": batch, "seconds": bench.seconds}
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    others = Others()
-    done = subprocess.run(
-        command + words,
-        cwd=SOURCE_ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = {**json.loads(done.stdout), "disturbance": others.cores()}
-    say(f"floor, {processes} processes, batch {batch}: {found['per_second']:.0f} req/s")
-    return found
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+def _measure_loops(settings: RoundSettings, processes: int, batch: int) -> dict[str, Any]:
+    others = OtherProcesses()
+    figures = measure_loops(settings.bundle, settings.samples, processes, batch, settings.seconds)
+    print_status(f"floor, {processes} processes, batch {batch}: {figures['per_second']:.0f} req/s")
+    return {**figures, "disturbance": others.cores()}

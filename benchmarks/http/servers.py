@@ -1,4 +1,4 @@
-"""Starts, watches and ends the servers that are compared."""
+"""Start, watch and stop the servers that are compared."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import psutil
 
 from benchmarks.http.load import CONTENT_TYPE
+from benchmarks.measurement import tree_memory_mib
 from dimml.machine import SOURCE_ROOT
 
 HOST = "127.0.0.1"
@@ -27,17 +27,18 @@ START_SECONDS = 180
 STOP_SECONDS = 15
 IDLE_SECONDS = 30
 IDLE_SHARE = 0.1
-"""Of one core: a server that uses less than this has finished starting."""
+"""Share of one core below which a server counts as idle."""
+IDLE_CHECK_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class Server:
-    """One of the servers that are compared.
+    """How to start one of the servers that are compared.
 
     Attributes:
-        name: how reports call it.
-        command: arguments of the Python interpreter; `{port}` stands for the port.
-        environment: what it needs beside ours.
+        name: Name in reports.
+        command: Arguments of the Python interpreter, in which `{port}` stands for the port.
+        environment: Variables in addition to those of this process.
     """
 
     name: str
@@ -46,14 +47,14 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Running:
-    """A server that answers."""
+class RunningServer:
+    """A server that answers requests."""
 
     url: str
     process: psutil.Process
 
     def cpu_seconds(self) -> float:
-        """Processor time of the whole process tree so far, ended children included."""
+        """Return the processor time of the process tree so far, including ended children."""
         root = self.process.cpu_times()
         total = root.children_user + root.children_system
         for process in self._tree():
@@ -62,66 +63,73 @@ class Running:
         return float(total)
 
     def memory_mib(self) -> dict[str, float]:
-        """Memory of the tree: `pss` counts shared pages once, `peak_rss` each process's peak."""
-        pss = peak = 0
-        for process in self._tree():
-            pss += process.memory_full_info().pss
-            peak += _peak_rss(process.pid)
-        return {"pss": pss / 2**20, "peak_rss": peak / 2**20}
+        """Return the memory of the tree.
+
+        Returns:
+            `pss`, which counts shared pages once, and `peak_rss`, the sum of each process's peak.
+        """
+        peak = sum(_peak_rss(process.pid) for process in self._tree())
+        return {"pss": tree_memory_mib(self.process), "peak_rss": peak / 2**20}
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the live worker processes of dimml's service."""
+        children = [c for c in self.process.children() if c.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in children if "worker" in " ".join(child.cmdline())]
 
     def wait_until_idle(self) -> None:
-        """Waits for workers that are still loading and for answers that nobody waits for."""
+        """Wait until workers have loaded and abandoned requests are finished."""
         deadline = time.monotonic() + IDLE_SECONDS
         while time.monotonic() < deadline:
             before = self.cpu_seconds()
-            time.sleep(0.3)
-            if self.cpu_seconds() - before < 0.3 * IDLE_SHARE:
+            time.sleep(IDLE_CHECK_SECONDS)
+            if self.cpu_seconds() - before < IDLE_CHECK_SECONDS * IDLE_SHARE:
                 return
 
     def _tree(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
 
 
-def servers(run: Path, bundle: Path, cores: int, lean: Mapping[str, str]) -> list[Server]:
-    """Ours, as shipped, and the rivals; `lean` adds ours with these settings."""
+def servers(run: Path, bundle: Path, cores: int) -> list[Server]:
+    """Return dimml as shipped and its rivals.
+
+    Args:
+        run: Folder of the trained run, for the PyTorch rivals.
+        bundle: Folder of its bundle.
+        cores: Number of workers of the tuned rivals.
+    """
     ours = ("-m", "dimml", "serve", str(bundle), "--port", "{port}")
-    model = {"RIVAL_RUN": str(run), "RIVAL_BUNDLE": str(bundle)}
     one_thread = {"RIVAL_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    tuned = ("--workers", str(cores), "--loop", "uvloop", "--http", "httptools", "--no-access-log")
+    pool_of_1 = {"RIVAL_CONCURRENCY": "1"}
+    onnx = {"RIVAL_BUNDLE": str(bundle), **one_thread}
+    torch = {"RIVAL_BUNDLE": str(bundle), "RIVAL_RUN": str(run)}
+    tuned_torch = {**torch, **one_thread}
+    fastapi = ("-m", "uvicorn", "benchmarks.http.rivals.fastapi_app:app", "--port", "{port}")
+    options = ("--workers", str(cores), "--loop", "uvloop", "--http", "httptools")
+    tuned_fastapi = (*fastapi, *options, "--no-access-log")
     litserve = ("-m", "benchmarks.http.rivals.litserve_torch", "{port}")
-    tuned_model, in_turn = {**model, **one_thread}, {"RIVAL_CONCURRENCY": "1"}
-    fastapi_torch, fastapi_onnx = (
-        _uvicorn("fastapi_torch", *tuned),
-        _uvicorn("fastapi_onnx", *tuned),
-    )
     return [
         Server(OURS, ours),
-        *([Server(f"{OURS} lean", ours, lean)] if lean else []),
-        Server("FastAPI + PyTorch, default", _uvicorn("fastapi_torch"), model),
-        Server("FastAPI + PyTorch, tuned", fastapi_torch, tuned_model),
-        Server("FastAPI + PyTorch, tuned, pool of 1", fastapi_torch, {**tuned_model, **in_turn}),
-        Server("LitServe + PyTorch, default", litserve, model),
-        Server("LitServe + PyTorch, tuned", litserve, {**tuned_model, "RIVAL_WORKERS": str(cores)}),
-        Server(FASTAPI_ONNX, fastapi_onnx, tuned_model),
-        Server(f"{FASTAPI_ONNX}, pool of 1", fastapi_onnx, {**tuned_model, **in_turn}),
+        Server("FastAPI + PyTorch, default", fastapi, torch),
+        Server("FastAPI + PyTorch, tuned", tuned_fastapi, tuned_torch),
+        Server("FastAPI + PyTorch, tuned, pool of 1", tuned_fastapi, tuned_torch | pool_of_1),
+        Server("LitServe + PyTorch, default", litserve, torch),
+        Server("LitServe + PyTorch, tuned", litserve, tuned_torch | {"RIVAL_WORKERS": str(cores)}),
+        Server(FASTAPI_ONNX, tuned_fastapi, onnx),
+        Server(f"{FASTAPI_ONNX}, pool of 1", tuned_fastapi, onnx | pool_of_1),
     ]
 
 
-def _uvicorn(rival: str, *options: str) -> tuple[str, ...]:
-    return ("-m", "uvicorn", f"benchmarks.http.rivals.{rival}:app", "--port", "{port}", *options)
-
-
 @contextmanager
-def running(server: Server, body: bytes, folder: Path) -> Iterator[Running]:
-    """A server that has started, answers `body` and is idle; ended whatever happens.
+def running(server: Server, body: bytes, folder: Path) -> Iterator[RunningServer]:
+    """Start a server for the block, wait until it is idle, and stop it afterwards.
 
     Args:
-        server: which.
-        body: a request that it has to answer.
-        folder: takes its output, and its temporary files.
+        server: The server to start.
+        body: A request that the server must answer to count as started.
+        folder: Destination of its log and its temporary files.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: If it does not answer within `START_SECONDS`.
     """
     port = _free_port()
     url = f"http://{HOST}:{port}/predict"
@@ -139,29 +147,25 @@ def running(server: Server, body: bytes, folder: Path) -> Iterator[Running]:
             start_new_session=True,
         )
     try:
-        started = Running(url, psutil.Process(process.pid))
+        started = RunningServer(url, psutil.Process(process.pid))
         if not _wait_until_it_answers(process, url, body):
             tail = log.read_text(errors="replace")[-3000:]
-            raise RuntimeError(f"{server.name} does not answer; the end of its output:\n{tail}")
+            raise RuntimeError(f"{server.name} does not answer; the end of its log is:\n{tail}")
         started.wait_until_idle()
         yield started
     finally:
-        _end(process)
+        _stop(process)
 
 
-def post(url: str, body: bytes, timeout: float = 30) -> bytes:
-    """The body of the answer to one request."""
-    request = urllib.request.Request(url, body, {"Content-Type": CONTENT_TYPE})
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
-        content: bytes = answer.read()
-    return content
+def post(url: str, body: bytes) -> bytes:
+    """Return the body of the answer to one request."""
+    headers = {"Content-Type": CONTENT_TYPE}
+    return httpx.post(url, content=body, headers=headers, timeout=30).raise_for_status().content
 
 
 def get(url: str) -> str:
-    """The text at an address of a server."""
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        content: bytes = answer.read()
-    return content.decode()
+    """Return the text that a server answers at a URL."""
+    return httpx.get(url, timeout=30).raise_for_status().text
 
 
 def _free_port() -> int:
@@ -176,13 +180,13 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, body: byt
         try:
             post(url, body)
             return True
-        except (urllib.error.URLError, OSError):
+        except httpx.HTTPError:
             time.sleep(0.1)
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a server and every process that it started."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a server and every process that it has started."""
     try:
         tree = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Where the time of a request goes, by the service's own metrics."""
+"""Read from the service's metrics where the time of a request goes."""
 
 from __future__ import annotations
 
@@ -8,41 +8,44 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 STAGES = ("parse", "decode", "preprocess", "encode", "classify")
-SECONDS, BATCH = "dimml_stage_seconds", "dimml_batch_size"
+STAGE_METRIC, BATCH_METRIC = "dimml_stage_seconds", "dimml_batch_size"
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """Stage to its seconds so far, and `requests` and `batches`; empty where not exposed.
+    """Return the seconds of each stage so far, and the numbers of `requests` and `batches`.
 
     Args:
-        text: what `/metrics` answers.
+        text: The answer of `/metrics`.
+
+    Returns:
+        An empty mapping if the server does not expose these metrics.
     """
-    found: dict[str, float] = {}
-    names = {f"{BATCH}_sum": "requests", f"{BATCH}_count": "batches"}
+    totals: dict[str, float] = {}
+    names = {f"{BATCH_METRIC}_sum": "requests", f"{BATCH_METRIC}_count": "batches"}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             key = names.get(sample.name)
-            if sample.name == f"{SECONDS}_sum":
+            if sample.name == f"{STAGE_METRIC}_sum":
                 key = sample.labels.get("stage")
             if key is not None:
-                found[key] = found.get(key, 0.0) + sample.value
-    return found
+                totals[key] = totals.get(key, 0.0) + sample.value
+    return totals
 
 
 def per_request(
     before: Mapping[str, float], after: Mapping[str, float], requests: int, cpu_seconds: float
 ) -> dict[str, Any] | None:
-    """Microseconds per request between two readings; None where there are no stages.
+    """Return the microseconds per request between two readings of the metrics.
 
     Args:
         before: `read_metrics` before the load.
-        after: `read_metrics` after it.
-        requests: answered in between.
-        cpu_seconds: processor time of the whole server in between.
+        after: `read_metrics` after the load.
+        requests: Requests answered in between.
+        cpu_seconds: Processor time of the whole server in between.
 
     Returns:
-        `stage_us`, `cpu_us`, `rest_us` (the framework, HTTP, and whatever waits for nothing) and
-        `batch_size`, the mean (None where not exposed).
+        `stage_us`, `cpu_us`, `rest_us` (processor time outside the stages: the framework and HTTP)
+        and `batch_size`, the mean (None if not exposed). None if there are no stages.
     """
     spent = {key: value - before.get(key, 0.0) for key, value in after.items()}
     stages = {name: 1e6 * spent[name] / requests for name in STAGES if name in spent}

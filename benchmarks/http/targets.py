@@ -1,68 +1,49 @@
-"""What dimml's service is held to, as ratios of figures measured in the same round."""
+"""The targets of dimml's service, as ratios of figures from the same round."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.http.servers import FASTAPI_ONNX, OURS
+from benchmarks.results import Spread
 
 Round = Mapping[str, Any]
-"""One round of measurements: `servers` (name → cell → figures) and `floor` (a list)."""
+"""One round of measurements: `servers` (name → cell → figures) and `floor` (a list of loops)."""
 
 ALL = "all"
 """The name of the subset that has every modality."""
 
-
-DISTURBED = 0.2
+MAX_DISTURBANCE_CORES = 0.2
 """Cores that other processes may use during a measurement."""
 
 
 def disturbed(rounds: Sequence[Round]) -> tuple[int, int]:
-    """How many measurements other processes disturbed, and of how many."""
-    cells = [
-        found for one in rounds for cells in one["servers"].values() for found in cells.values()
+    """Return how many measurements other processes disturbed, and how many there are."""
+    shares = [
+        figures["disturbance"]
+        for one in rounds
+        for cells in (*one["servers"].values(), dict(enumerate(one["floor"])))
+        for figures in cells.values()
     ]
-    cells += [loop for one in rounds for loop in one["floor"]]
-    return sum(found["disturbance"] > DISTURBED for found in cells), len(cells)
+    return sum(share > MAX_DISTURBANCE_CORES for share in shares), len(shares)
 
 
 def cell(subset: str, connections: int) -> str:
-    """The key of one measurement of one server."""
+    """Return the key of one measurement of one server."""
     return f"{subset} @ {connections}"
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A figure over the rounds."""
-
-    median: float
-    low: float
-    high: float
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Median, least and greatest.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not values:
-        raise ValueError("nothing was measured")
-    return Spread(median(values), min(values), max(values))
-
-
-@dataclass(frozen=True)
 class Target:
-    """One promise.
+    """A limit on the median of a ratio.
 
     Attributes:
-        text: what is compared.
-        bound: the least, or where `at_most` the greatest, median that keeps it.
-        ratio: of one round, None where the round lacks a figure.
-        at_most: whether smaller is better.
+        text: The ratio in words.
+        bound: Smallest median that meets the target, or the largest with `at_most`.
+        ratio: Computes the ratio of one round; None if the round lacks a figure.
+        at_most: Whether smaller is better.
     """
 
     text: str
@@ -71,14 +52,14 @@ class Target:
     at_most: bool = False
 
     def met(self, value: float) -> bool:
-        """Whether a median keeps the promise."""
+        """Return whether a median meets the target."""
         return value <= self.bound if self.at_most else value >= self.bound
 
 
 def throughput_ratio(
     rival: str, connections: int, subset: str = ALL
 ) -> Callable[[Round], float | None]:
-    """Requests per second of ours over those of a rival, in one round."""
+    """Return a function for the ratio of dimml's throughput to a rival's in one round."""
 
     def ratio(measured: Round) -> float | None:
         key = cell(subset, connections)
@@ -92,14 +73,14 @@ def throughput_ratio(
 
 
 def floor_ratio(measured: Round) -> float | None:
-    """Ours with 32 connections over the best loop of several processes that batches."""
+    """Return dimml's throughput at 32 connections over that of the best batched loop."""
     rates = [f["per_second"] for f in measured["floor"] if f["processes"] > 1 and f["batch"] > 1]
     ours = measured["servers"].get(OURS, {}).get(cell(ALL, 32))
     return ours["per_second"] / max(rates) if ours and rates else None
 
 
 def tail_ratio(measured: Round) -> float | None:
-    """The 99th percentile of ours over its median, with 32 connections."""
+    """Return dimml's 99th percentile of latency over its median, at 32 connections."""
     ours = measured["servers"].get(OURS, {}).get(cell(ALL, 32))
     return ours["p99_ms"] / ours["p50_ms"] if ours and ours["p50_ms"] else None
 
@@ -121,21 +102,19 @@ TARGETS = (
 
 
 def judge(rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """Each target with its median ratio over the rounds, its range and whether it was met."""
-    found = []
+    """Return the measured targets, each with its median ratio, its range, and whether it is met."""
+    verdicts = []
     for target in TARGETS:
         ratios = [value for one in rounds if (value := target.ratio(one)) is not None]
         if not ratios:
             continue
-        over = spread(ratios)
-        found.append(
+        over = Spread.of(ratios)
+        verdicts.append(
             {
                 "target": target.text,
                 "bound": ("≤ " if target.at_most else "≥ ") + f"{target.bound:g}",
-                "median": over.median,
-                "low": over.low,
-                "high": over.high,
+                **asdict(over),
                 "met": target.met(over.median),
             }
         )
-    return found
+    return verdicts

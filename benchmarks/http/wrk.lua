@@ -1,6 +1,6 @@
--- Posts prepared bodies in turn and prints what was measured as one line of JSON.
--- Arguments: folder of the bodies 0.body, 1.body, ...; how many; the Content-Type; and, where a
--- connection is to wait before it asks again, for how many milliseconds on average.
+-- Posts prepared bodies in turn and prints the measurements as one line of JSON.
+-- Arguments: the folder of the bodies 0.body, 1.body, ...; their number; the Content-Type; and,
+-- optionally, the mean pause of a connection before its next request, in milliseconds.
 local requests, turn, pause = {}, 0, 0
 
 function init(arguments)

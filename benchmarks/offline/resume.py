@@ -1,63 +1,61 @@
-"""Kills `dimml score` at random moments, and compares what it ends with to a run that was not.
+"""Kill `dimml score` at random moments, and compare the result with that of an undisturbed run.
 
-Run as `python -m benchmarks.offline.resume`; writes `benchmarks/results/resume.json`. 20,000
-rows of the digits data, one in twenty unreadable; 20 times `kill -9`, once for each way to treat
-those rows.
+Run `python -m benchmarks.offline.resume`; writes `benchmarks/results/resume.json`. The job scores
+20,000 rows of the digits data, of which one in twenty is unreadable. It is killed 20 times with
+`kill -9`, once with `--on-unreadable error` and once with `--on-unreadable absent`. Exits with 1 if
+the parts differ.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
-import pyarrow.parquet
 
+from benchmarks.offline.scoring import read_score_report, score_command, write_table
+from benchmarks.options import benchmark_parser
+from benchmarks.results import write_result
+from benchmarks.samples import modality_kinds, read_samples
 from dimml.bundle import Bundle
-from dimml.machine import describe_machine
-from dimml.samples import is_absent
-from dimml.table import read_rows
+from dimml.progress import print_status
 
-RESULT = Path(__file__).parents[1] / "results" / "resume.json"
 PART_ROWS = 250
+MODES = ("error", "absent")
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-def write_table(path: Path, bundle: Path, data: Path, rows: int) -> None:
-    """Rows of the data in turn; of one in twenty, a file is missing, cut short or no such file."""
-    kinds = {n: s.kind for n, s in Bundle.load(bundle).manifest.modalities.items()}
-    samples = [dict(row.sample) for row in read_rows(data / "manifest.parquet", kinds)]
-    files = [name for name, kind in kinds.items() if kind != "text"]
-    broken = path.parent / "broken"
-    broken.write_bytes(b"RIFF\x00\x00\x00\x00WAVEfmt ")
-    records = []
-    for number, sample in enumerate(islice(cycle(samples), rows)):
-        record = {n: None if is_absent(v) else str(v) for n, v in sample.items()}
+def damaged_samples(bundle: Bundle, data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the samples of the data for ever; in one of twenty, a file is missing or truncated."""
+    files = [name for name, kind in modality_kinds(bundle).items() if kind != "text"]
+    truncated = folder / "truncated"
+    truncated.write_bytes(b"RIFF\x00\x00\x00\x00WAVEfmt ")
+    samples = list(read_samples(bundle, data))
+    for number, sample in enumerate(cycle(samples)):
         if number % 20 == 7:
-            record[files[number % len(files)]] = str(broken if number % 3 else path.parent / "no")
-        records.append({"id": str(number), **record})
-    pyarrow.parquet.write_table(pa.Table.from_pylist(records), path)
+            damaged = truncated if number % 3 else folder / "missing"
+            yield {**sample, files[number % len(files)]: damaged}
+        else:
+            yield sample
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The checksum of each part."""
+    """Return the checksum of each part."""
     parts = sorted(folder.glob("part-*.parquet"))
     return {path.name: sha256(path.read_bytes()).hexdigest() for path in parts}
 
 
-def uninterrupted(command: Sequence[str], out: Path) -> tuple[float, float]:
-    """Runs the command: seconds until the first part was there, and in all."""
+def run_undisturbed(command: Sequence[str], out: Path) -> tuple[float, float]:
+    """Run the command, and return the seconds until its first part and until its end."""
     started = time.monotonic()
     first = None
     with subprocess.Popen([*command, str(out)], **QUIET) as process:
@@ -70,29 +68,29 @@ def uninterrupted(command: Sequence[str], out: Path) -> tuple[float, float]:
     return first, time.monotonic() - started
 
 
-def killed(
-    command: Sequence[str], out: Path, kills: int, seed: int, until: float
+def run_killed(
+    command: Sequence[str], out: Path, kills: int, seed: int, max_seconds: float
 ) -> dict[str, Any]:
-    """Runs the command again and again, killing it; the last time it may end.
+    """Start the command and kill it several times, then let it finish.
 
     Args:
-        command: without its output.
-        out: the output.
-        kills: how many.
-        seed: of their moments.
-        until: seconds after its start, the latest of them.
+        command: The command without its output folder.
+        out: The output folder.
+        kills: How often to kill the command.
+        seed: Decides the moments.
+        max_seconds: The latest moment, in seconds after the start of the command.
     """
-    chosen = random.Random(seed)
+    generator = random.Random(seed)
     moments, parts = [], []
     for _ in range(kills):
-        seconds = chosen.uniform(0.1, until)
+        seconds = generator.uniform(0.1, max_seconds)
         with subprocess.Popen([*command, str(out)], **QUIET) as process:
             time.sleep(seconds)
             if process.poll() is not None:
-                raise RuntimeError("it ended before it was killed: give it more rows")
-            started = psutil.Process(process.pid).children(recursive=True)
+                raise RuntimeError("the command ended before it was killed; increase --rows")
+            children = psutil.Process(process.pid).children(recursive=True)
             process.kill()
-        psutil.wait_procs(started, timeout=10)
+        psutil.wait_procs(children, timeout=10)
         moments.append(round(seconds, 2))
         parts.append(len(digests(out)))
     subprocess.run([*command, str(out)], check=True, **QUIET)
@@ -100,43 +98,35 @@ def killed(
 
 
 def main() -> None:
-    """Measures and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=Path("runs/digits/bundle"))
-    parser.add_argument("--data", type=Path, default=Path("runs/digits/data"))
+    """Measure and write the report."""
+    parser = benchmark_parser(__doc__, "bundle", "data")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
-    given = parser.parse_args()
-    report: dict[str, Any] = {
-        "machine": describe_machine(),
-        "rows": given.rows,
-        "kills": given.kills,
-    }
-    for seed, mode in enumerate(("error", "absent")):
+    options = parser.parse_args()
+    bundle = Bundle.load(options.bundle)
+    figures: dict[str, Any] = {"rows": options.rows, "kills": options.kills}
+    for seed, mode in enumerate(MODES):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            table = folder / "in.parquet"
-            write_table(table, given.bundle, given.data.absolute(), given.rows)
-            command = [sys.executable, "-m", "dimml", "score", str(given.bundle), str(table)]
-            command += ["--part-rows", str(PART_ROWS), "--on-unreadable", mode]
-            command += ["--providers", "cpu"]
-            whole, out = folder / "whole", folder / "out"
-            first, end = uninterrupted(command, whole)
-            # So that all of them together do less than the whole.
-            until = first + 1.5 * (end - first) / given.kills
-            found = killed(command, out, given.kills, seed, until)
+            table, whole, out = folder / "in.parquet", folder / "whole", folder / "out"
+            write_table(table, damaged_samples(bundle, options.data, folder), options.rows)
+            command = score_command(
+                options.bundle, table, "--part-rows", str(PART_ROWS), "--on-unreadable", mode
+            )
+            first, end = run_undisturbed(command, whole)
+            # All killed runs together must leave work for the last one.
+            max_seconds = first + 1.5 * (end - first) / options.kills
+            killed = run_killed(command, out, options.kills, seed, max_seconds)
             expected = digests(whole)
-            report[mode] = {
-                **found,
+            figures[mode] = {
+                **killed,
                 "parts": len(expected),
                 "identical": digests(out) == expected,
-                "errors": json.loads((out / "_SUCCESS.json").read_text())["errors"],
+                "errors": read_score_report(out)["errors"],
             }
-            sys.stdout.write(f"{mode}: {json.dumps(report[mode])}\n")
-            sys.stdout.flush()
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
-    if not all(report[mode]["identical"] for mode in ("error", "absent")):
-        sys.exit(1)
+            print_status(f"{mode}: {json.dumps(figures[mode])}")
+    write_result("resume", figures)
+    sys.exit(0 if all(figures[mode]["identical"] for mode in MODES) else 1)
 
 
 if __name__ == "__main__":

@@ -1,76 +1,70 @@
-"""How scoring speeds up with processes and with the nodes of a Ray cluster.
+"""Measure how scoring speeds up with processes and with the nodes of a Ray cluster.
 
-Run as `python -m benchmarks.offline.scaling`; writes `benchmarks/results/scaling.json`. The nodes
-run on this machine, one core each, so the curve ends where its cores do.
+Run `python -m benchmarks.offline.scaling`; writes `benchmarks/results/scaling.json`. The nodes are
+processes on this machine with one core each, so the speed stops growing at its number of cores.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
-import sys
 import tempfile
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from benchmarks.offline.batch import write_table
-from dimml.machine import describe_machine
-
-RESULT = Path(__file__).parents[1] / "results" / "scaling.json"
-
-
-def rate(bundle: Path, table: Path, out: Path, *options: str) -> float:
-    """Rows per second of one run, from before its processes start."""
-    command = [sys.executable, "-m", "dimml", "score", str(bundle), str(table), str(out)]
-    command += ["--overwrite", "--providers", "cpu", "--part-rows", "2000", *options]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    found = json.loads((out / "_SUCCESS.json").read_text())["last_run"]["rows_per_second"]
-    return float(found)
+from benchmarks.offline.scoring import read_score_report, score_command, write_table
+from benchmarks.options import benchmark_parser
+from benchmarks.results import write_result
+from benchmarks.samples import complete_samples
+from dimml.bundle import Bundle
+from dimml.progress import print_status
 
 
-def on_ray(bundle: Path, table: Path, out: Path, nodes: int) -> float:
-    """On a cluster of that many nodes of one core."""
+def score_rate(bundle: Path, table: Path, out: Path, *options: str) -> float:
+    """Score the table once and return the rows per second, from before the processes start."""
+    command = score_command(bundle, table, "--overwrite", "--part-rows", "2000", *options)
+    quiet = subprocess.DEVNULL
+    subprocess.run([*command, str(out)], check=True, stderr=quiet, stdout=quiet)
+    return float(read_score_report(out)["last_run"]["rows_per_second"])
+
+
+def ray_rate(bundle: Path, table: Path, out: Path, nodes: int) -> float:
+    """Score the table on a Ray cluster of nodes with one core each."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         for _ in range(nodes - 1):
             cluster.add_node(num_cpus=1)
-        return rate(bundle, table, out, "--engine", "ray", "--ray-address", cluster.address)
+        return score_rate(bundle, table, out, "--engine", "ray", "--ray-address", cluster.address)
     finally:
         cluster.shutdown()
 
 
 def main() -> None:
-    """Measures and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=Path("runs/digits/bundle"))
-    parser.add_argument("--data", type=Path, default=Path("runs/digits/data"))
+    """Measure and write the report."""
+    parser = benchmark_parser(__doc__, "bundle", "data")
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 60_000])
-    parser.add_argument("--most", type=int, default=4, help="processes and nodes")
+    parser.add_argument("--most", type=int, default=4, help="largest number of processes and nodes")
     parser.add_argument("--repeats", type=int, default=2)
-    given = parser.parse_args()
-    report: dict[str, Any] = {"machine": describe_machine(), "repeats": given.repeats, "rows": {}}
+    options = parser.parse_args()
+    bundle, repeats = options.bundle, range(options.repeats)
+    samples = list(complete_samples(Bundle.load(bundle), options.data))
+    by_rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for rows in given.rows:
-            table, out = folder / f"{rows}.parquet", folder / "out"
-            write_table(table, given.bundle, given.data.absolute(), rows)
-            found: dict[str, dict[str, float]] = {"local": {}, "ray": {}}
-            for count in range(1, given.most + 1):
-                local = [
-                    rate(given.bundle, table, out, "--workers", str(count))
-                    for _ in range(given.repeats)
-                ]
-                cluster = [on_ray(given.bundle, table, out, count) for _ in range(given.repeats)]
-                found["local"][str(count)] = statistics.median(local)
-                found["ray"][str(count)] = statistics.median(cluster)
-                sys.stdout.write(f"{rows} rows, {count}: {local} local, {cluster} on Ray\n")
-                sys.stdout.flush()
-            report["rows"][str(rows)] = found
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+        table, out = Path(name) / "in.parquet", Path(name) / "out"
+        for rows in options.rows:
+            write_table(table, cycle(samples), rows)
+            medians: dict[str, dict[str, float]] = {"local": {}, "ray": {}}
+            for count in range(1, options.most + 1):
+                local = [score_rate(bundle, table, out, "--workers", str(count)) for _ in repeats]
+                cluster = [ray_rate(bundle, table, out, count) for _ in repeats]
+                medians["local"][str(count)] = statistics.median(local)
+                medians["ray"][str(count)] = statistics.median(cluster)
+                print_status(f"{rows} rows, {count}: {local} local, {cluster} on Ray")
+            by_rows[str(rows)] = medians
+    write_result("scaling", {"repeats": options.repeats, "rows": by_rows})
 
 
 if __name__ == "__main__":

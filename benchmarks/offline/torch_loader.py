@@ -1,6 +1,6 @@
-"""Offline scoring as it is usually written: a `DataLoader`, an eager model, a loop.
+"""Score samples as plain PyTorch code does: a `DataLoader`, an eager model and a loop.
 
-Reads samples as JSON from standard input; prints rows per second as JSON.
+Reads samples as JSON from standard input, and prints the rows per second as JSON.
 """
 
 from __future__ import annotations
@@ -12,46 +12,36 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from benchmarks.http.rivals.torch_model import Input, TorchModel
+from benchmarks.http.rivals.models import torch_predictor
 from dimml.machine import available_cores
 
 BATCH = 64
 
 
-class Samples(Dataset[Input]):
-    """Samples that are decoded and preprocessed in the loader's processes."""
-
-    def __init__(self, model: TorchModel, samples: list[dict[str, Any]]) -> None:
-        self._prepare = model.prepare
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Input:
-        return self._prepare(self._samples[index])
-
-
 def main() -> None:
-    """Measures once."""
+    """Measure once."""
     run, rows = Path(sys.argv[1]), int(sys.argv[2])
-    model = TorchModel(run, run.parent / "bundle")
+    predictor = torch_predictor(run, run.parent / "bundle")
     samples = list(islice(cycle(json.load(sys.stdin)), rows))
-    loader = DataLoader(
-        Samples(model, samples), BATCH, num_workers=available_cores(), collate_fn=list
+    # The processes of the loader decode and preprocess, and the model runs in this one.
+    loader: DataLoader[dict[str, Any]] = DataLoader(
+        samples,
+        BATCH,
+        num_workers=available_cores(),
+        collate_fn=lambda batch: [predictor.prepare(sample, "error") for sample in batch],
     )
-    answers: list[Any] = []
-    started = 0.0
+    rows_timed, started = 0, None
     for batch in loader:
-        found = model.predict(batch)
-        if started:
-            answers += found
-        else:
+        predictor.predict_prepared(batch)
+        if started is None:
+            # The first batch also pays for the start of the processes.
             started = time.perf_counter()
-    seconds = time.perf_counter() - started
-    sys.stdout.write(json.dumps({"per_second": len(answers) / seconds}) + "\n")
+        else:
+            rows_timed += len(batch)
+    seconds = time.perf_counter() - (started or 0.0)
+    sys.stdout.write(json.dumps({"per_second": rows_timed / seconds}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
-"""The service under overload, with a worker killed, and for a long time with good and bad requests.
+"""Measure the service under overload, when a worker is killed, and in a long mixed run.
 
-Run as `python -m benchmarks.robustness.reliability [--seconds 10] [--soak-minutes 15]`; writes
-`benchmarks/results/reliability.json`. Needs `wrk` and the bundle and data of `make demo`.
+Run `python -m benchmarks.robustness.reliability`; writes `benchmarks/results/reliability.json`.
+Needs `wrk`, and the bundle and data of `make serve`.
 
-Overload is measured twice. *Apart*, the service has one half of the cores and its clients the
-other, as they would on two machines. *Shared*, both have all of them, so that clients that ask more
-also take more of the processor from the service.
+Overload is measured twice. *Apart*, the service has one half of the cores and its clients have the
+other half, as on two machines. *Shared*, both use all cores, so that a higher load also takes
+processor time from the service.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
-import os
 import random
 import signal
 import statistics
@@ -22,190 +20,54 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
-from benchmarks.http.load import CONTENT_TYPE, multipart, read_samples, run_wrk, write_bodies
-from benchmarks.http.servers import OURS, Running, Server, get, running
-from benchmarks.robustness.hostile import requests as hostile_requests
+from benchmarks.http.load import load_test_samples, multipart, run_wrk, write_bodies
+from benchmarks.http.servers import OURS, RunningServer, Server, running
+from benchmarks.options import benchmark_parser
+from benchmarks.results import write_result
+from benchmarks.robustness.hostile import mixed_requests
+from benchmarks.robustness.overload import OverloadTest, separate_cores
+from benchmarks.robustness.probe import CLIENTS, Probe
+from benchmarks.samples import modality_kinds
 from dimml.bundle import Bundle
-from dimml.machine import describe_machine
 
-RESULT = Path(__file__).parents[1] / "results" / "reliability.json"
-CAPACITY, OVERLOAD, FLOOD = 16, 320, 160
-"""Connections: so many for each worker, that ask again as soon as they are answered, give the
-capacity; those of an overload pause, so that together they ask `TIMES` that; those of a flood ask
-again at once, whatever the answer."""
-TIMES = 5
-PAUSE_TRIALS = 3
-PROBES = 4
+SOAK_CLIENTS = 4
+SETTLING_MINUTES = 2
+HISTORY_ROWS = 30
 
 
-class Probe:
-    """Clients that ask one thing at a time, and note each answer's status and latency.
-
-    Attributes:
-        seconds: status to latencies; "error" where a connection failed.
-    """
-
-    def __init__(self, url: str, body: bytes) -> None:
-        self.seconds: dict[int | str, list[float]] = {}
-        self._address = urlsplit(url)
-        self._body = body
-        self._stop = threading.Event()
-
-    def percentile(self, status: int, share: float) -> float | None:
-        """Milliseconds within which a share of the answers of a status came."""
-        found = sorted(self.seconds.get(status, []))
-        return round(1000 * found[int(share * (len(found) - 1))], 1) if found else None
-
-    def counts(self) -> dict[str, int]:
-        """How many answers there were of each status."""
-        return {str(status): len(found) for status, found in self.seconds.items()}
-
-    @contextmanager
-    def asking(self) -> Iterator[None]:
-        """Asks for as long as the block lasts."""
-        threads = [threading.Thread(target=self._ask) for _ in range(PROBES)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-
-    def _ask(self) -> None:
-        connection = http.client.HTTPConnection(str(self._address.netloc), timeout=30)
-        while not self._stop.is_set():
-            started = time.perf_counter()
-            status: int | str
-            try:
-                headers = {"Content-Type": CONTENT_TYPE}
-                connection.request("POST", "/predict", self._body, headers)
-                answer = connection.getresponse()
-                answer.read()
-                status = answer.status
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                status = "error"
-            self.seconds.setdefault(status, []).append(time.perf_counter() - started)
-            # A client that was refused waits a little, if not the whole of Retry-After.
-            time.sleep(0.02 if status == 503 else 0.0)
-
-
-def overload(server: Running, bodies: Path, body: bytes, seconds: float) -> dict[str, Any]:
-    """Capacity, requests at five times its rate, a flood, and what comes after."""
-    usual = CAPACITY * len(_workers(server))
-    capacity = _phase(server, bodies, body, seconds, usual)
-    report: dict[str, Any] = {"capacity": capacity}
-    for phase, connections in (("overload", OVERLOAD), ("flood", FLOOD)):
-        pause_ms = _pause_ms(server, bodies, capacity) if phase == "overload" else 0.0
-        found = _phase(server, bodies, body, seconds, connections, pause_ms)
-        after = [round(_accepted_in(server, bodies, usual, 1)) for _ in range(5)]
-        report[phase] = {**_relative(found, capacity), "accepted_after_per_second": after}
-    return report
-
-
-@contextmanager
-def _apart() -> Iterator[Callable[[], None]]:
-    """What is started in the block has half of the cores; what is called in it takes the others."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise SystemExit("apart from its clients the service needs a second core")
-    half = len(cores) // 2
-    os.sched_setaffinity(0, cores[:half])
-    try:
-        yield lambda: os.sched_setaffinity(0, cores[half:])
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-def _pause_ms(server: Running, bodies: Path, capacity: dict[str, Any]) -> float:
-    """How long each connection is to pause, found by trying: what an answer takes is not known."""
-    wanted = 1000 * OVERLOAD / (TIMES * capacity["accepted_per_second"])
-    pause = wanted
-    for _ in range(PAUSE_TRIALS):
-        load = run_wrk(server.url, bodies, OVERLOAD, 2, max(1.0, pause))
-        pause -= 1000 * OVERLOAD * load.seconds / load.requests - wanted
-    return max(1.0, pause)
-
-
-def _relative(found: dict[str, Any], capacity: dict[str, Any]) -> dict[str, Any]:
-    asked = found["accepted_per_second"] + found["refused_per_second"]
-    return {
-        **found,
-        "times_capacity": round(asked / capacity["accepted_per_second"], 2),
-        "p99_ratio": round(found["accepted_p99_ms"] / capacity["accepted_p99_ms"], 2),
-    }
-
-
-def _phase(
-    server: Running,
-    bodies: Path,
-    body: bytes,
-    seconds: float,
-    connections: int,
-    pause_ms: float = 0,
-) -> dict[str, Any]:
+def kill_worker(server: RunningServer, body: bytes) -> dict[str, Any]:
+    """Kill one worker with SIGKILL under load, and measure how long its replacement takes."""
     probe = Probe(server.url, body)
-    accepted = _accepted(server)
-    with probe.asking(), _memory(server) as memory:
-        load = run_wrk(server.url, bodies, connections, seconds, pause_ms)
-    return {
-        "workers": len(_workers(server)),
-        "connections": connections,
-        "accepted_per_second": round((_accepted(server) - accepted) / load.seconds),
-        "refused_per_second": round(load.not_2xx / load.seconds),
-        "accepted_p50_ms": probe.percentile(200, 0.5),
-        "accepted_p99_ms": probe.percentile(200, 0.99),
-        "refused_p50_ms": probe.percentile(503, 0.5),
-        "refused_p99_ms": probe.percentile(503, 0.99),
-        "probe_answers": probe.counts(),
-        "socket_errors": load.socket_errors,
-        "peak_pss_mib": round(max(memory)),
-    }
-
-
-def _accepted_in(server: Running, bodies: Path, connections: int, seconds: float) -> float:
-    load = run_wrk(server.url, bodies, connections, seconds)
-    return (load.requests - load.not_2xx) / load.seconds
-
-
-def kill(server: Running, body: bytes) -> dict[str, Any]:
-    """One worker ends by SIGKILL while clients ask."""
-    probe = Probe(server.url, body)
-    with probe.asking():
+    with probe.active():
         time.sleep(2)
-        before = {worker.pid for worker in _workers(server)}
-        _workers(server)[0].send_signal(signal.SIGKILL)
+        before = {worker.pid for worker in server.workers()}
+        server.workers()[0].send_signal(signal.SIGKILL)
         started = time.monotonic()
-        while len({w.pid for w in _workers(server)} - before) < 1:
+        while {worker.pid for worker in server.workers()} <= before:
             time.sleep(0.1)
         replaced = time.monotonic() - started
         time.sleep(3)
     return {
         "probe_answers": probe.counts(),
-        "in_flight_at_most": PROBES,
+        "in_flight_at_most": CLIENTS,
         "replaced_after_s": round(replaced, 1),
     }
 
 
 def soak(
-    server: Running, bodies: Path, samples: Sequence[bytes], folder: Path, minutes: float
+    server: RunningServer, bodies: Path, samples: Sequence[bytes], folder: Path, minutes: float
 ) -> dict[str, Any]:
-    """Good and bad requests for minutes, with memory, descriptors and files watched."""
+    """Send good and bad requests, and watch memory, descriptors and temporary files."""
     stop = threading.Event()
     counts: Counter[str] = Counter()
     threads = [
-        threading.Thread(target=_mix, args=(server.url, samples, number, counts, stop))
-        for number in range(4)
+        threading.Thread(target=_send_mixed, args=(server.url, samples, number, counts, stop))
+        for number in range(SOAK_CLIENTS)
     ]
     for thread in threads:
         thread.start()
@@ -217,7 +79,8 @@ def soak(
     stop.set()
     for thread in threads:
         thread.join()
-    settled = [row for row in history if row["minute"] >= min(2, minutes / 2)]
+    # Caches and pools fill during the first minutes, which is no leak.
+    settled = [row for row in history if row["minute"] >= min(SETTLING_MINUTES, minutes / 2)]
     return {
         "minutes": minutes,
         "mixed_answers": dict(counts),
@@ -225,21 +88,22 @@ def soak(
             key: round(settled[-1][key] - settled[0][key], 1) for key in ("pss_mib", "descriptors")
         },
         "files_left": settled[-1]["temporary_files"] - history[0]["temporary_files"],
-        "history": history[:: max(1, len(history) // 30)],
+        "history": history[:: max(1, len(history) // HISTORY_ROWS)],
     }
 
 
-def _mix(
+def _send_mixed(
     url: str, samples: Sequence[bytes], seed: int, counts: Counter[str], stop: threading.Event
 ) -> None:
-    chosen = random.Random(seed)
+    generator = random.Random(seed)
     address = urlsplit(url).netloc
     while not stop.is_set():
-        path, headers, body = chosen.choice(hostile_requests(samples, chosen))
+        path, headers, body = generator.choice(mixed_requests(samples, generator))
         connection = http.client.HTTPConnection(address, timeout=30)
         try:
             connection.request("POST", path, body, headers)
-            if chosen.random() < 0.1:
+            if generator.random() < 0.1:
+                # The client disconnects before the answer.
                 counts["left"] += 1
                 continue
             counts[str(connection.getresponse().status)] += 1
@@ -249,79 +113,45 @@ def _mix(
             connection.close()
 
 
-def _footprint(server: Running, folder: Path) -> dict[str, float]:
+def _footprint(server: RunningServer, folder: Path) -> dict[str, float]:
     return {
         "pss_mib": round(server.memory_mib()["pss"], 1),
-        "descriptors": sum(worker.num_fds() for worker in _workers(server)),
+        "descriptors": sum(worker.num_fds() for worker in server.workers()),
         "temporary_files": sum(1 for _ in folder.rglob("*")),
     }
 
 
-def _workers(server: Running) -> list[psutil.Process]:
-    found = [c for c in server.process.children() if c.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in found if "worker" in " ".join(child.cmdline())]
-
-
-def _accepted(server: Running) -> float:
-    lines = get(server.url.replace("/predict", "/metrics")).splitlines()
-    wanted = 'dimml_requests_total{status="200"}'
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(wanted))
-
-
-@contextmanager
-def _memory(server: Running) -> Iterator[list[float]]:
-    """Samples the memory of a server for as long as the block lasts."""
-    found: list[float] = [server.memory_mib()["pss"]]
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.5):
-            found.append(server.memory_mib()["pss"])
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        thread.join()
-
-
 def main() -> None:
-    """Measures and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, default=Path("runs/digits/bundle"))
-    parser.add_argument("--data", type=Path, default=Path("runs/digits/data"))
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    """Measure and write the report."""
+    parser = benchmark_parser(__doc__, "bundle", "data")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each phase of overload")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of overload")
     parser.add_argument("--soak-minutes", type=float, default=15.0)
     options = parser.parse_args()
     bundle = Bundle.load(options.bundle)
-    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
-    samples = read_samples(bundle, options.data)
-    whole = [multipart(sample, kinds) for sample in samples]
-    command = ("-m", "dimml", "serve", str(options.bundle.absolute()), "--port", "{port}")
+    kinds = modality_kinds(bundle)
+    samples = load_test_samples(bundle, options.data)
+    requests = [multipart(sample, kinds) for sample in samples]
+    server = Server(OURS, ("-m", "dimml", "serve", str(options.bundle), "--port", "{port}"))
+    rounds = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_bodies(folder / "bodies", samples, list(kinds), kinds)
-        inside = folder / "temporary"
-        inside.mkdir()
-        rounds = []
+        bodies, temporary = Path(name) / "bodies", Path(name) / "temporary"
+        write_bodies(bodies, samples, list(kinds), kinds)
+        temporary.mkdir()
         for _ in range(options.repeats):
             with (
-                _apart() as take_the_others,
-                running(Server(OURS, command), whole[0], inside) as server,
+                separate_cores() as take_other_cores,
+                running(server, requests[0], temporary) as service,
             ):
-                take_the_others()
-                apart = overload(server, folder / "bodies", whole[0], options.seconds)
-            with running(Server(OURS, command), whole[0], inside) as server:
-                shared = overload(server, folder / "bodies", whole[0], options.seconds)
+                take_other_cores()
+                apart = OverloadTest(service, bodies, requests[0], options.seconds).run()
+            with running(server, requests[0], temporary) as service:
+                shared = OverloadTest(service, bodies, requests[0], options.seconds).run()
             rounds.append({"apart": apart, "shared": shared})
-        with running(Server(OURS, command), whole[0], inside) as server:
-            killed = kill(server, whole[0])
-            soaked = soak(server, folder / "bodies", whole, inside, options.soak_minutes)
-    report = {
-        "machine": describe_machine(),
+        with running(server, requests[0], temporary) as service:
+            killed = kill_worker(service, requests[0])
+            soaked = soak(service, bodies, requests, temporary, options.soak_minutes)
+    figures = {
         "bundle": bundle.id,
         "p99_ratio": {
             cores: {
@@ -334,8 +164,9 @@ def main() -> None:
         "kill": killed,
         "soak": soaked,
     }
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
-    sys.stdout.write(json.dumps({**report, "soak": {**soaked, "history": "..."}}, indent=1) + "\n")
+    document = write_result("reliability", figures)
+    shown = {**document, "soak": {**soaked, "history": "..."}}
+    sys.stdout.write(json.dumps(shown, indent=2) + "\n")
 
 
 if __name__ == "__main__":

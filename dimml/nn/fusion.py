@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dimml.nn.heads import PrivateClassifiers
 from dimml.samples import MAX_MODALITIES
 
 
@@ -102,7 +103,7 @@ class CertaintyFusion(nn.Module):
                 f"num_modalities must lie in 1 .. {MAX_MODALITIES}, got {num_modalities}: every "
                 "subset of modalities has a temperature, so their table doubles with each"
             )
-        self.classifier = nn.Linear(feature_dim, num_classes)
+        self.classifier: nn.Linear | PrivateClassifiers = nn.Linear(feature_dim, num_classes)
         self.register_buffer("modality_temperature", torch.ones(num_modalities))
         self.register_buffer("fusion_temperature", torch.tensor(1.0))
         self.register_buffer("subset_temperature", torch.ones(2**num_modalities))

@@ -1,7 +1,7 @@
-"""`multipart/form-data` (RFC 7578), parsed in memory, strictly.
+"""Strict in-memory parser of `multipart/form-data` (RFC 7578).
 
-The headers' values are read by `python-multipart`; with its parser of whole bodies, which takes
-them in pieces, a request's parsing takes four times as long.
+Only the values of headers are parsed by `python-multipart`. Its parser of whole bodies is
+incremental, which makes the parsing of a request four times slower.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from dimml.errors import InputError
 
 MAX_HEADERS = 8
 MAX_HEADER_BYTES = 4096
-"""Of all headers of one part."""
+"""Limit on the headers of one part together."""
 
-_PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
+_IDENTITY_ENCODINGS = ("", "7bit", "8bit", "binary")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the body.
+    """One part of a body.
 
     Attributes:
-        name: of the form field.
-        filename: None where the part declares none; an empty file input of a browser sends "".
-        content_type: lower case, without parameters; "" where the part declares none.
-        content: the bytes.
+        name: Name of the form field.
+        filename: None if the part declares no file name. Browsers send "" for an empty file input.
+        content_type: Media type in lower case without parameters, "" if the part declares none.
+        content: Content of the part.
     """
 
     name: str
@@ -40,74 +40,83 @@ class Part:
 
     @property
     def is_file(self) -> bool:
-        """Whether a file was sent: it has a file name, or a type that is not text."""
-        plain = not self.content_type or self.content_type.startswith("text/")
-        return self.filename is not None or not plain
+        """Whether the part has a file name or a media type other than text."""
+        is_plain = not self.content_type or self.content_type.startswith("text/")
+        return self.filename is not None or not is_plain
 
     @property
     def is_absent(self) -> bool:
-        """Whether nothing was sent: neither a file name nor bytes."""
+        """Whether the part has neither a file name nor content."""
         return not self.filename and not self.content
 
 
-def read_parts(content_type: str, body: bytes, most: int, most_bytes: int) -> list[Part]:
-    """The parts of a body, in order.
+def read_parts(content_type: str, body: bytes, max_parts: int, max_part_bytes: int) -> list[Part]:
+    """Return the parts of a body in order.
 
     Args:
-        content_type: the request's header, which holds the boundary.
-        body: the whole body.
-        most: how many parts are accepted.
-        most_bytes: of one part.
+        content_type: The `Content-Type` header of the request, which holds the boundary.
+        body: The whole body.
+        max_parts: Maximum number of parts.
+        max_part_bytes: Maximum size of the content of one part.
 
     Raises:
-        InputError: `too_large`: a part is over its limit; `invalid_request`: there is no boundary,
-            or the body is malformed, truncated or has too many parts.
+        InputError: `too_large` if the content of a part is over the limit; `invalid_request` if
+            the header has no boundary, or if the body is malformed, is truncated or has too many
+            parts.
     """
     boundary = _boundary(content_type)
     if not boundary:
-        raise _invalid("the Content-Type has no boundary; let the HTTP client set this header")
+        raise _invalid(
+            "the Content-Type header has no boundary; let the HTTP client set this header"
+        )
     dash_boundary = b"--" + boundary
     start = 2 if body.startswith(b"\r\n") else 0
     if not body.startswith(dash_boundary, start):
-        raise _invalid("the multipart body is malformed: it does not begin with its boundary")
+        raise _invalid("the multipart body is malformed: it does not start with its boundary")
     parts: list[Part] = []
     position = start + len(dash_boundary)
     while not body.startswith(b"--", position):
-        if len(parts) == most:
-            raise _invalid(f"the multipart body has more than {most} parts")
-        part, position = _read_part(body, position, b"\r\n" + dash_boundary, most_bytes)
+        if len(parts) == max_parts:
+            raise _invalid(f"the multipart body has more than {max_parts} parts")
+        part, position = _read_part(body, position, b"\r\n" + dash_boundary, max_part_bytes)
         parts.append(part)
     return parts
 
 
-def _read_part(body: bytes, position: int, delimiter: bytes, most_bytes: int) -> tuple[Part, int]:
-    """The part whose delimiter ends at `position`, and where the next delimiter ends."""
+def _read_part(
+    body: bytes, position: int, delimiter: bytes, max_part_bytes: int
+) -> tuple[Part, int]:
+    """Return the part between two delimiters, and the end of the second delimiter.
+
+    `position` is the end of the first delimiter.
+    """
     if not body.startswith(b"\r\n", position):
-        raise _malformed(body, position, "a boundary is not followed by a new line")
-    head_end = body.find(b"\r\n\r\n", position, position + MAX_HEADER_BYTES)
-    if head_end < 0:
+        raise _malformed(body, position, "a boundary is not followed by a line break")
+    header_end = body.find(b"\r\n\r\n", position, position + MAX_HEADER_BYTES)
+    if header_end < 0:
         problem = f"the headers of a part do not end within {MAX_HEADER_BYTES:,} bytes"
         raise _malformed(body, position + MAX_HEADER_BYTES, problem)
-    name, filename, content_type = _head(body[position + 2 : head_end])
-    content_start = head_end + 4
+    name, filename, content_type = _parse_headers(body[position + 2 : header_end])
+    content_start = header_end + 4
     content_end = _find_delimiter(body, content_start, delimiter)
-    if content_end - content_start > most_bytes:
-        message = f"over the limit of {most_bytes:,} bytes"
+    if content_end - content_start > max_part_bytes:
+        message = f"over the limit of {max_part_bytes:,} bytes"
         raise InputError("too_large", message, name[:64])
     part = Part(name, filename, content_type, body[content_start:content_end])
     return part, content_end + len(delimiter)
 
 
 def _find_delimiter(body: bytes, start: int, delimiter: bytes) -> int:
-    while (found := body.find(delimiter, start)) >= 0:
-        # Else it is content that begins like the boundary.
-        if body.startswith((b"\r\n", b"--"), found + len(delimiter)):
-            return found
-        start = found + 2
+    while (position := body.find(delimiter, start)) >= 0:
+        # Content may contain the delimiter as the beginning of a longer line.
+        if body.startswith((b"\r\n", b"--"), position + len(delimiter)):
+            return position
+        start = position + 2
     raise _truncated()
 
 
 def _malformed(body: bytes, position: int, problem: str) -> InputError:
+    """Return the error for a problem at `position`, or for truncation if the body ends there."""
     if position + 2 > len(body):
         return _truncated()
     return _invalid(f"the multipart body is malformed: {problem}")
@@ -117,42 +126,45 @@ def _truncated() -> InputError:
     return _invalid("the multipart body is truncated: its closing boundary is missing")
 
 
-# Clients send few different headers; a cache of these halves the time.
+# Clients repeat a few headers, so these two caches halve the time to parse a body.
 @functools.lru_cache(maxsize=256)
 def _boundary(content_type: str) -> bytes | None:
     return parse_options_header(content_type)[1].get(b"boundary")
 
 
 @functools.lru_cache(maxsize=256)
-def _head(head: bytes) -> tuple[str, str | None, str]:
-    """Name, file name and content type that the header lines of a part declare."""
-    lines = head.split(b"\r\n")
+def _parse_headers(block: bytes) -> tuple[str, str | None, str]:
+    """Return the field name, the file name and the media type that the headers declare."""
+    lines = block.split(b"\r\n")
     if len(lines) > MAX_HEADERS:
         raise _invalid(f"a part has more than {MAX_HEADERS} headers")
     headers: dict[str, bytes] = {}
     for line in lines:
         key, colon, value = line.partition(b":")
         if not _TOKEN.fullmatch(key) or not colon:
-            raise _invalid("the multipart body is malformed: a header of a part has no name")
-        headers[_text(key).lower()] = value.strip()
-    disposition, options = _options(headers.get("content-disposition"))
+            raise _invalid("the multipart body is malformed: a header of a part has no valid name")
+        headers[_decode(key).lower()] = value.strip()
+    disposition, options = _parse_options(headers.get("content-disposition"))
     name = options.get("name")
     if disposition != "form-data" or not name:
         raise _invalid('a part has no `Content-Disposition: form-data; name="..."` header')
-    encoding = _text(headers.get("content-transfer-encoding", b"binary")).strip().lower()
-    if encoding not in _PLAIN_ENCODINGS:
-        raise _invalid(f"the part is {encoding[:64]}-encoded; send its bytes as they are", name)
-    content_type, _ = _options(headers.get("content-type"))
+    encoding = _decode(headers.get("content-transfer-encoding", b"binary")).strip().lower()
+    if encoding not in _IDENTITY_ENCODINGS:
+        raise _invalid(
+            f"Content-Transfer-Encoding {encoding[:64]!r} is not supported; send the bytes as is",
+            name,
+        )
+    content_type, _ = _parse_options(headers.get("content-type"))
     return name, options.get("filename"), content_type
 
 
-def _options(header: bytes | None) -> tuple[str, dict[str, str]]:
+def _parse_options(header: bytes | None) -> tuple[str, dict[str, str]]:
     value, options = parse_options_header(header)
-    return _text(value), {_text(key): _text(option) for key, option in options.items()}
+    return _decode(value), {_decode(key): _decode(option) for key, option in options.items()}
 
 
-def _text(value: bytes) -> str:
-    # A name that is not UTF-8 cannot be a modality's: it only has to survive in a message.
+def _decode(value: bytes) -> str:
+    # Modality names are UTF-8, so a name with replacement characters only appears in an error.
     return value.decode("utf-8", "replace")
 
 

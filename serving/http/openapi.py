@@ -1,4 +1,4 @@
-"""What the service says of the bundle it serves: `GET /bundle` and the OpenAPI 3.1 document."""
+"""The service described: `GET /bundle` and the OpenAPI 3.1 document, for the bundle it serves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dimml.modalities import Kind, Limits
 from dimml.modalities.image import FORMATS
 from dimml.predictor import Predictor
 from serving.capacity import Capacity
-from serving.http.errors import ErrorAnswer, HttpError
-from serving.http.messages import PredictAnswer
+from serving.http.errors import STATUSES
+from serving.http.messages import ErrorAnswer, PredictAnswer
 from serving.http.parsing import JSON, MAX_PARTS, MULTIPART, URLENCODED, Fields, ModalityField
 from serving.settings import Settings
 
@@ -25,16 +25,10 @@ INPUTS = {
 """What to send for each kind of modality."""
 
 _REFERENCE = "#/components/schemas/"
-_NOT_FROM_PREDICT = (
-    HttpError.NOT_FOUND,
-    HttpError.METHOD_NOT_ALLOWED,
-    HttpError.HEAD_TIMEOUT,
-    HttpError.HEAD_TOO_LARGE,
-)
 
 
-def limits_of(settings: Settings) -> Limits:
-    """The caps on one sample."""
+def sample_limits(settings: Settings) -> Limits:
+    """Return the limits of one sample."""
     return Limits(
         bytes=settings.max_part_bytes,
         pixels=settings.max_pixels,
@@ -44,8 +38,8 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def fields_of(predictor: Predictor) -> Fields:
-    """What the parser has to know of each modality."""
+def request_fields(predictor: Predictor) -> Fields:
+    """Return what the parser needs to know of each modality."""
     specs = predictor.bundle.manifest.modalities
     return {
         name: ModalityField(
@@ -56,8 +50,8 @@ def fields_of(predictor: Predictor) -> Fields:
     }
 
 
-def describe(predictor: Predictor, settings: Settings, plan: Capacity) -> dict[str, Any]:
-    """The answer of `GET /bundle`."""
+def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> dict[str, Any]:
+    """Return the answer of `GET /bundle`."""
     bundle = predictor.bundle
     return {
         "bundle": bundle.id,
@@ -76,21 +70,21 @@ def describe(predictor: Predictor, settings: Settings, plan: Capacity) -> dict[s
             "requests_per_second": settings.rate_limit,
         },
         "provider": predictor.provider,
-        "plan": {**asdict(plan), "provider": predictor.provider},
+        "plan": {**asdict(capacity), "provider": predictor.provider},
         "dimml": dimml.__version__,
     }
 
 
 def _modality(predictor: Predictor, name: str) -> dict[str, Any]:
     spec, kind = predictor.bundle.manifest.modalities[name], predictor.kinds[name]
-    wanted = INPUTS.get(spec.kind, "a file")
+    text = INPUTS.get(spec.kind, "a file")
     if _takes_frames(kind, spec.preprocessing):
-        wanted += f", or up to {kind.limits.frames} of them, in order"
-    return {"kind": spec.kind, "input": wanted, "preprocessing": _config(kind, spec.preprocessing)}
+        text += f", or up to {kind.limits.frames} of them, in order"
+    return {"kind": spec.kind, "input": text, "preprocessing": _config(kind, spec.preprocessing)}
 
 
 def _config(kind: Kind, preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """The preprocessing with the defaults that the manifest leaves out."""
+    """Return the preprocessing with the defaults that the manifest leaves out."""
     return kind.Config.model_validate(preprocessing).model_dump(mode="json")
 
 
@@ -98,12 +92,12 @@ def _takes_frames(kind: Kind, preprocessing: dict[str, Any]) -> bool:
     return _config(kind, preprocessing).get("frames") is not None
 
 
-def document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    """The document.
+def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    """Return the OpenAPI document.
 
     Args:
-        description: the answer of `GET /bundle`.
-        fields: what each modality takes.
+        description: The answer of `GET /bundle`.
+        fields: What each modality takes.
     """
     _, schemas = models_json_schema(
         [(PredictAnswer, "serialization"), (ErrorAnswer, "serialization")],
@@ -130,21 +124,17 @@ def document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
 
 
 def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    messages: dict[int, list[str]] = {}
-    for error in HttpError:
-        if error not in _NOT_FROM_PREDICT:
-            text = error.message.format(timeout=description["limits"]["timeout_seconds"])
-            messages.setdefault(error.status, []).append(f"`{error.code}`: {text}")
     errors = {
-        str(status): _answer("; ".join(texts), "ErrorAnswer")
-        for status, texts in sorted(messages.items())
+        str(status): _response(error.prediction, "ErrorAnswer")
+        for status, error in STATUSES.items()
+        if error.prediction
     }
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",
         "parameters": [_on_unreadable()],
         "requestBody": {"required": True, "content": _bodies(description, fields)},
-        "responses": {"200": _answer("The prediction", "PredictAnswer"), **errors},
+        "responses": {"200": _response("The prediction", "PredictAnswer"), **errors},
     }
 
 
@@ -152,7 +142,7 @@ def _on_unreadable() -> dict[str, Any]:
     return {
         "name": "on_unreadable",
         "in": "query",
-        "description": "absent: what cannot be read is left out, and the rest answers",
+        "description": "absent: modalities that cannot be read are left out, and the others answer",
         "schema": {"enum": ["error", "absent"], "default": "error"},
     }
 
@@ -166,7 +156,7 @@ def _bodies(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
             parts[name] = texts[name] = text
             values[name] = {**text, "type": ["string", "null"]}
             continue
-        # `format` is what today's tools offer a file picker for.
+        # Tools show a file picker for this `format`.
         file = {**text, "contentMediaType": "application/octet-stream", "format": "binary"}
         encoded = {**text, "type": ["string", "null"], "contentEncoding": "base64"}
         parts[name] = _one_or_several(file, field.most)
@@ -175,10 +165,10 @@ def _bodies(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {**bodies, URLENCODED: _object(texts)} if texts else bodies
 
 
-def _one_or_several(schema: dict[str, Any], most: int) -> dict[str, Any]:
-    if most == 1:
+def _one_or_several(schema: dict[str, Any], max_items: int) -> dict[str, Any]:
+    if max_items == 1:
         return schema
-    return {"anyOf": [schema, {"type": "array", "items": schema, "maxItems": most}]}
+    return {"anyOf": [schema, {"type": "array", "items": schema, "maxItems": max_items}]}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +176,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"schema": schema}
 
 
-def _answer(description: str, schema: str) -> dict[str, Any]:
+def _response(description: str, schema: str) -> dict[str, Any]:
     content = {JSON: {"schema": {"$ref": _REFERENCE + schema}}}
     return {"description": description, "content": content}
 

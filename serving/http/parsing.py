@@ -1,4 +1,4 @@
-"""From the body of a request to a sample: strict, and without opening or fetching anything."""
+"""Strict parsing of a request body into a sample. Parsing opens no file and fetches no URL."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Value: TypeAlias = bytes | str | list[Any] | None
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request whose body has been read and not yet looked at.
+    """A request whose body is complete but not parsed.
 
     Attributes:
-        content_type: the header, "" where there is none.
-        query: the query string.
-        body: the whole body.
+        content_type: The `Content-Type` header, "" if the request has none.
+        query: The query string.
+        body: The whole body.
     """
 
     content_type: str
@@ -41,11 +41,11 @@ class RawRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModalityField:
-    """What one modality takes from a request.
+    """What a request may send for one modality.
 
     Attributes:
-        is_text: whether it takes text rather than files.
-        most: how many files it takes; more than one for a modality of several frames.
+        is_text: Whether the modality accepts text instead of files.
+        most: Maximum number of files, more than 1 for a modality with several frames.
     """
 
     is_text: bool
@@ -56,21 +56,22 @@ Fields: TypeAlias = Mapping[str, ModalityField]
 
 
 def parse_query(query: str) -> OnUnreadable:
-    """What the query string says of unreadable modalities.
+    """Return the value of `on_unreadable` in the query string, by default "error".
 
     Raises:
-        InputError: an unknown parameter, or a value that is neither "error" nor "absent".
+        InputError: `unknown_field` if there is another parameter; `invalid_request` if the value
+            is neither "error" nor "absent" or occurs more than once.
     """
-    chosen: list[str] = []
-    for name, value in _pairs(query):
+    values: list[str] = []
+    for name, value in _parse_pairs(query):
         if name != "on_unreadable":
-            _refuse_unknown(name, ["on_unreadable"], "query parameter")
-        chosen.append(value)
-    if not chosen or chosen == ["error"]:
+            _reject_unknown(name, ["on_unreadable"], "query parameter")
+        values.append(value)
+    if not values or values == ["error"]:
         return "error"
-    if chosen == ["absent"]:
+    if values == ["absent"]:
         return "absent"
-    raise _invalid("on_unreadable is given once, as error or absent", "on_unreadable")
+    raise _invalid('send on_unreadable once, with the value "error" or "absent"', "on_unreadable")
 
 
 def parse_body(
@@ -80,17 +81,17 @@ def parse_body(
     max_parts: int = MAX_PARTS,
     max_part_bytes: int = MAX_PART_BYTES,
 ) -> dict[str, Value]:
-    """The sample that a request holds: modality name to bytes, text, list of bytes or None.
+    """Return the sample in a body: modality name to bytes, text, list of bytes or None.
 
-    Whatever a client sends, the value of a file modality is never a str, which `dimml` would take
-    for a path.
+    The value of a file modality is never a str, because `dimml` would open a str as a path.
 
     Args:
-        content_type: the request's header, "" where it has none.
-        body: the whole body.
-        fields: what each modality takes.
-        max_parts: of a form; the further files of modalities that take several do not count.
-        max_part_bytes: of one part of a form.
+        content_type: The `Content-Type` header, "" if the request has none.
+        body: The whole body.
+        fields: What each modality accepts.
+        max_parts: Maximum number of parts of a form. Only the first file of a modality with
+            several frames counts.
+        max_part_bytes: Maximum size of one part of a form.
 
     Raises:
         InputError: `unsupported_type`, `unknown_field`, `too_large` or `invalid_request`.
@@ -99,40 +100,41 @@ def parse_body(
         return {}
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == MULTIPART:
-        most = max_parts + sum(field.most - 1 for field in fields.values())
-        return _from_form(read_parts(content_type, body, most, max_part_bytes), fields)
+        max_parts += sum(field.most - 1 for field in fields.values())
+        return _parse_multipart(read_parts(content_type, body, max_parts, max_part_bytes), fields)
     if media_type == JSON:
         return _parse_json(body, fields)
     if media_type == URLENCODED:
         return _parse_urlencoded(body, fields)
-    sent = f"{printable(media_type)!r} is not accepted" if media_type else "there is none"
-    raise InputError("unsupported_type", f"Content-Type: {sent}; send {', '.join(CONTENT_TYPES)}")
+    problem = f"{printable(media_type)!r} is not accepted" if media_type else "missing"
+    accepted = ", ".join(CONTENT_TYPES)
+    raise InputError("unsupported_type", f"Content-Type: {problem}; send one of {accepted}")
 
 
 def printable(text: str) -> str:
-    """A client's own text, short and encodable, for use in an answer."""
+    """Return the first 64 characters of a client's text, encodable as UTF-8."""
     return text[:64].encode("utf-8", "replace").decode()
 
 
-def _from_form(sent: Iterable[Part], fields: Fields) -> dict[str, Value]:
-    parts: dict[str, list[Part]] = {}
-    for part in sent:
+def _parse_multipart(parts: Iterable[Part], fields: Fields) -> dict[str, Value]:
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
         if part.name not in fields:
-            _refuse_unknown(part.name, fields)
-        parts.setdefault(part.name, []).append(part)
-    return {name: _from_parts(name, group, fields[name]) for name, group in parts.items()}
+            _reject_unknown(part.name, fields)
+        groups.setdefault(part.name, []).append(part)
+    return {name: _value_of_parts(name, group, fields[name]) for name, group in groups.items()}
 
 
-def _from_parts(name: str, parts: list[Part], field: ModalityField) -> Value:
+def _value_of_parts(name: str, parts: list[Part], field: ModalityField) -> Value:
     if len(parts) > field.most:
-        raise _invalid(_too_many(field.most), name)
-    values = [_from_part(part, field) for part in parts if not part.is_absent]
+        raise _too_many_values(name, field.most)
+    values = [_value_of_part(part, field) for part in parts if not part.is_absent]
     if len(parts) == 1:
         return values[0] if values else None
     return values
 
 
-def _from_part(part: Part, field: ModalityField) -> Value:
+def _value_of_part(part: Part, field: ModalityField) -> Value:
     if field.is_text:
         return _text_or_bytes(part.content)
     if part.is_file:
@@ -140,14 +142,14 @@ def _from_part(part: Part, field: ModalityField) -> Value:
     if not part.content.strip():
         return None
     raise _invalid(
-        f"expected a file, got a plain form field; send the file's bytes, "
-        f"as `curl -F {part.name}=@FILE` does (URLs and paths are not followed)",
+        f"expected a file, got a plain form field; send the content of the file, "
+        f"as `curl -F {part.name}=@FILE` does (the service opens no URLs or paths)",
         part.name,
     )
 
 
 def _text_or_bytes(content: bytes) -> Value:
-    """Text, or bytes that are not UTF-8 or empty: `dimml` says what is wrong with those."""
+    """Return the text, or the bytes if they are empty or not UTF-8, which `dimml` rejects."""
     try:
         return content.decode() or content
     except UnicodeDecodeError:
@@ -157,45 +159,47 @@ def _text_or_bytes(content: bytes) -> Value:
 def _parse_json(body: bytes, fields: Fields) -> dict[str, Value]:
     try:
         document = json.loads(
-            body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+            body.decode("utf-8-sig"),
+            object_pairs_hook=_object_with_unique_keys,
+            parse_constant=_reject_constant,
         )
     except RecursionError as error:
-        raise _invalid("the JSON is nested too deeply; send one object") from error
+        raise _invalid("the JSON is nested too deeply; send one flat object") from error
     except ValueError as error:
         raise _invalid(f"the body is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise _invalid(f"expected a JSON object with any of {', '.join(fields)}")
     for name in document:
         if name not in fields:
-            _refuse_unknown(name, fields)
-    return {name: _from_json(name, value, fields[name]) for name, value in document.items()}
+            _reject_unknown(name, fields)
+    return {name: _value_of_json(name, value, fields[name]) for name, value in document.items()}
 
 
-def _from_json(name: str, value: object, field: ModalityField) -> Value:
+def _value_of_json(name: str, value: object, field: ModalityField) -> Value:
     if isinstance(value, list) and field.most > 1:
         if len(value) > field.most:
-            raise _invalid(_too_many(field.most), name)
-        return [_from_json_scalar(name, item, field) for item in value]
-    return _from_json_scalar(name, value, field)
+            raise _too_many_values(name, field.most)
+        return [_value_of_json_scalar(name, item, field) for item in value]
+    return _value_of_json_scalar(name, value, field)
 
 
-def _from_json_scalar(name: str, value: object, field: ModalityField) -> Value:
+def _value_of_json_scalar(name: str, value: object, field: ModalityField) -> Value:
     if value is None:
         return None
     if not isinstance(value, str):
-        expected = "text" if field.is_text else "the file's bytes, encoded as base64"
+        expected = "text" if field.is_text else "the content of the file, encoded as base64"
         raise _invalid(f"expected a string ({expected}), got {_json_type(value)}", name)
     if field.is_text:
         return value
     if not value.strip():
         return None
     try:
-        # Encoders break lines, as `base64 FILE` does.
+        # Many encoders, such as `base64 FILE`, insert line breaks.
         return base64.b64decode("".join(value.splitlines()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise _invalid(
-            "not base64; send the file's bytes encoded as base64 (URLs, paths and data: URLs are "
-            f"not followed): {error}",
+            f"the value is not base64: {error}; send the content of the file encoded as base64 "
+            "(the service opens no URLs or paths, and decodes no data: URLs)",
             name,
         ) from error
 
@@ -206,49 +210,50 @@ def _parse_urlencoded(body: bytes, fields: Fields) -> dict[str, Value]:
     except UnicodeDecodeError as error:
         raise _invalid(f"the form is not UTF-8; send files as {MULTIPART}") from error
     sample: dict[str, Value] = {}
-    for name, value in _pairs(text):
+    for name, value in _parse_pairs(text):
         if name not in fields:
-            _refuse_unknown(name, fields)
+            _reject_unknown(name, fields)
         if name in sample:
-            raise _invalid(_too_many(1), name)
-        sample[name] = _from_pair(name, value, fields[name])
+            raise _too_many_values(name, 1)
+        sample[name] = _value_of_pair(name, value, fields[name])
     return sample
 
 
-def _from_pair(name: str, value: str, field: ModalityField) -> Value:
+def _value_of_pair(name: str, value: str, field: ModalityField) -> Value:
     if not value.strip():
         return None
     if not field.is_text:
         raise _invalid(
-            f"a file cannot be sent as {URLENCODED}; send it as {MULTIPART}, "
+            f"{URLENCODED} cannot carry a file; send the file as {MULTIPART}, "
             f"as `curl -F {name}=@FILE` does",
             name,
         )
     try:
         value.encode()
     except UnicodeEncodeError:
-        # Percent-encoding hid bytes that are not UTF-8: `dimml` says so when given these.
+        # The percent-encoded bytes are not UTF-8: return them for `dimml` to reject.
         return value.encode("utf-8", "surrogateescape")
     return value
 
 
-def _pairs(form: str) -> list[tuple[str, str]]:
+def _parse_pairs(form: str) -> list[tuple[str, str]]:
     try:
         return parse_qsl(
             form, keep_blank_values=True, errors="surrogateescape", max_num_fields=MAX_PARTS
         )
     except ValueError as error:
-        raise _invalid(f"more than {MAX_PARTS} fields") from error
+        raise _invalid(f"the form or query string has more than {MAX_PARTS} fields") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
-        raise ValueError("a key is given twice")
+        raise ValueError("an object has the same key twice")
     return document
 
 
-def _refuse_constant(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
+    """Reject NaN and Infinity, which Python's parser accepts beyond the standard."""
     raise ValueError(f"{constant} is not JSON")
 
 
@@ -260,7 +265,7 @@ def _json_type(value: object) -> str:
     return "a boolean" if isinstance(value, bool) else "a number"
 
 
-def _refuse_unknown(name: str, accepted: Iterable[str], what: str = "field") -> NoReturn:
+def _reject_unknown(name: str, accepted: Iterable[str], what: str = "field") -> NoReturn:
     raise InputError(
         "unknown_field",
         f"unknown {what} {printable(name)!r}; accepted: {', '.join(accepted)}",
@@ -268,8 +273,9 @@ def _refuse_unknown(name: str, accepted: Iterable[str], what: str = "field") -> 
     )
 
 
-def _too_many(most: int) -> str:
-    return "given more than once" if most == 1 else f"given more than {most} times"
+def _too_many_values(name: str, limit: int) -> InputError:
+    accepted = "one value" if limit == 1 else f"{limit} values"
+    return _invalid(f"the field has more than {accepted}", name)
 
 
 def _invalid(message: str, field: str | None = None) -> InputError:

@@ -1,101 +1,86 @@
-"""HTTP/1.1 with limits: uvicorn's own protocol takes heads of any length, for as long as it likes.
+"""HTTP/1.1 with limits on the head of a request.
 
-An ASGI application sees a request only when its head is complete, so these limits stand here.
+uvicorn's protocol accepts heads of any length and waits for them without end. An ASGI application
+sees a request when its head is complete, so only the protocol can limit the head.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn.config
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from serving.http.admission import Client, RawHeaders
-from serving.http.errors import HttpError
+from serving.http.admission import Client, Headers
+from serving.http.errors import NOT_HTTP, UPGRADE_WITH_BODY, status_body
 from serving.metrics import REQUESTS
 
 MAX_HEAD_BYTES = 65_536
-"""Of a request's line, headers and trailers together."""
+"""The limit of a request's line, headers and trailers together."""
 
-MAX_AHEAD = 16
-"""Requests that a connection may send before the first of them is answered."""
+MAX_PIPELINED_REQUESTS = 16
+"""Requests that a client may send on a connection before the first one is answered."""
 
 HEAD_SECONDS = 10.0
-"""From a connection, or an answer on it, to the end of the next request's head."""
+"""The time from a connection, or from an answer, to the end of the next request's head."""
 
-Shed = Callable[[bytes, bytes, RawHeaders, Client], bytes | None]
-"""Returns the id of a request that is refused, from its method, URL, headers and client."""
-
-_MALFORMED = "the request is not valid HTTP/1.1"
-_HEAD_TOO_LARGE = f"the URL and headers are over the limit of {MAX_HEAD_BYTES:,} bytes"
-_UPGRADE = "the service speaks HTTP/1.1; send the body without an Upgrade header"
+Refuse = Callable[[bytes, bytes, Headers, Client], tuple[Headers, bytes] | None]
+"""From the method, URL, headers and client of a request to headers and body of a 503, or None."""
 
 
-@functools.cache
-def _head_and_body(error: HttpError, message: str | None) -> tuple[bytes, bytes]:
-    response = error.response(message)
-    lines = [b"%b: %b" % header for header in response.raw_headers]
-    return b"\r\n".join([error.status_line, *lines]), bytes(response.body)
+def install(refuse: Refuse) -> None:
+    """Make the servers that this process starts use `LimitedProtocol`.
 
-
-def _response(error: HttpError, message: str | None, *headers: bytes) -> bytes:
-    """Return a whole response, with these header lines beside those of the error."""
-    head, body = _head_and_body(error, message)
-    return b"\r\n".join([head, *headers, b"", body])
-
-
-def install(shed: Shed) -> None:
-    """Makes the servers that this process starts speak `LimitedProtocol`.
-
-    BentoML starts uvicorn itself and leaves no room for the option.
+    BentoML starts uvicorn without an option for the protocol, so uvicorn's table is changed.
 
     Args:
-        shed: asked of each request as its head ends, see `ServiceMiddleware.shed`.
+        refuse: Called when the head of a request ends, see `Admission.refuse_overload`.
     """
-    LimitedProtocol.shed = staticmethod(shed)
+    LimitedProtocol.refuse = staticmethod(refuse)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.http.protocol:LimitedProtocol"
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection: uvicorn's protocol with limits on heads, and our shape of errors."""
+    """One connection: uvicorn's protocol with limits on heads, and errors in our shape."""
 
-    shed: Shed = staticmethod(lambda *_: None)
+    refuse: Refuse = staticmethod(lambda *_: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # uvicorn's WebSocket would answer past all of us.
+        # A WebSocket of uvicorn would bypass the middleware.
         self.ws_protocol_class = None
         self._head_bytes = 0
         self._held_bytes = 0
-        self._error, self._message = HttpError.BAD_REQUEST, _MALFORMED
+        self._status = 400
+        self._bad_request = NOT_HTTP
         self._in_head = False
         self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins to wait for a request."""
+        """Start waiting for a request."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends all waiting."""
+        """Stop waiting, and drop the request that is being answered."""
         self._stop_waiting()
         self._drop_running()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
-        """Reads on, where reading waited for a client to take its refusals."""
+        """Resume reading that was paused until the client took its refusals."""
         super().resume_writing()
         if self.cycle is None or self.cycle.response_complete:
             self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Parses what came; what the parser holds back of a header without an end is counted."""
+        """Parse data, counting the bytes of an unfinished header that the parser holds back."""
         self._held_bytes += len(data)
         self._unset_keepalive_if_required()
         try:
@@ -104,11 +89,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self.send_400_response("")
             return
         if self._held_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
+            self._status = 431
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """Begins a head."""
+        """Start a head."""
         super().on_message_begin()
         self._head_bytes = self._held_bytes = 0
         self._in_head = True
@@ -116,48 +101,48 @@ class LimitedProtocol(HttpToolsProtocol):
             self._wait()
 
     def on_url(self, url: bytes) -> None:
-        """Takes a piece of the URL."""
+        """Take a piece of the URL."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes a header or a trailer."""
+        """Take a header or a trailer."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Ends a head."""
+        """End a head: refuse the request, or start its task."""
         self._held_bytes = 0
         self._in_head = False
         self._stop_waiting()
-        if len(self.pipeline) >= MAX_AHEAD:
-            raise HttpParserError(f"over {MAX_AHEAD} requests ahead")
+        if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
+            raise HttpParserError(f"more than {MAX_PIPELINED_REQUESTS} pipelined requests")
         if self.parser.should_upgrade() and not self._should_upgrade() and self._has_body():
-            # The parser takes the body of such a request for another protocol's.
-            self._message = _UPGRADE
-            raise HttpParserError(_UPGRADE)
-        # One that was sent ahead has to wait for its turn to be answered.
+            # The parser would take the body for data of the other protocol.
+            self._bad_request = UPGRADE_WITH_BODY
+            raise HttpParserError(UPGRADE_WITH_BODY)
+        # A pipelined request is answered in its turn, so it cannot be refused yet.
         is_next = self.cycle is None or self.cycle.response_complete
-        request_id = is_next and self.shed(
+        refusal = is_next and self.refuse(
             self.parser.get_method(), self.url, self.headers, self.client
         )
-        if request_id:
-            self._refuse(request_id)
+        if refusal:
+            self._send_refusal(*refusal)
         else:
             super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
-        """Takes the size of a chunk."""
+        """Take the size of a chunk."""
         self._held_bytes = 0
 
     def on_body(self, body: bytes) -> None:
-        """Takes a piece of the body."""
+        """Take a piece of the body."""
         self._held_bytes = 0
         if not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Ends a request."""
+        """End a request."""
         self._held_bytes = 0
         if not self._is_refused:
             super().on_message_complete()
@@ -166,21 +151,26 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_refused = False
 
     def on_response_complete(self) -> None:
-        """Waits for the next request, and for what is still to come of an answered one."""
+        """Wait for the next request, and for the rest of an answered one."""
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
             self._wait()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no request, or one over a limit, and closes the connection."""
-        self.transport.write(_response(self._error, self._message, b"connection: close"))
+        """Answer an invalid request, or one over a limit, and close the connection."""
+        limit = MAX_HEAD_BYTES if self._status == 431 else HEAD_SECONDS
+        text = self._bad_request if self._status == 400 else None
+        body = status_body(self._status, text, limit=limit)
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        status = f"HTTP/1.1 {self._status} {HTTPStatus(self._status).phrase}\r\n".encode()
+        self.transport.write(status + head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
-        REQUESTS.labels(self._error.status).inc()
+        REQUESTS.labels(self._status).inc()
         self._drop_running()
 
     def _drop_running(self) -> None:
-        """What is still computed for this connection has nowhere to go."""
-        # uvicorn knows the last request of a connection, which others may have been sent before.
+        """Mark the request that is being answered as disconnected."""
+        # uvicorn marks the last request of a connection, which may be a later, pipelined one.
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
@@ -191,7 +181,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 return
             except HttpParserUpgrade as upgrade:
-                # An upgrade is ignored; the parser takes what follows for another protocol's.
+                # Upgrades are ignored, but the parser stops there, so a new one takes the rest.
                 data = data[upgrade.args[0] :]
                 self.parser = HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -200,13 +190,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _refuse(self, request_id: bytes) -> None:
-        """Answers at once; the body that is still to come is dropped."""
+    def _send_refusal(self, headers: Headers, body: bytes) -> None:
+        """Answer at once, and drop the body that still follows."""
         self._is_refused = True
-        headers = [] if self._keeps_alive() else [b"connection: close"]
-        self.transport.write(
-            _response(HttpError.OVERLOADED, None, b"x-request-id: " + request_id, *headers)
-        )
+        kept = () if self._keeps_alive() else ((b"connection", b"close"),)
+        lines = [b"%b: %b\r\n" % header for header in (*headers, *kept)]
+        status = b"HTTP/1.1 503 Service Unavailable\r\n"
+        self.transport.write(b"".join([status, *lines, b"\r\n", body]))
         if self.flow.write_paused:
             self.flow.pause_reading()
         self._wait()
@@ -218,8 +208,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._held_bytes = 0
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
-            raise HttpParserError(_HEAD_TOO_LARGE)
+            self._status = 431
+            raise HttpParserError("the head is too large")
 
     def _has_body(self) -> bool:
         headers = dict(self.headers)
@@ -238,7 +228,6 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_head:
-            self._error = HttpError.HEAD_TIMEOUT
-            self._message = f"the headers did not end within {HEAD_SECONDS:g} s"
+            self._status = 408
             self.send_400_response("")
         self.transport.close()

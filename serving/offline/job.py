@@ -1,13 +1,13 @@
-"""A job from its arguments to its report: what is there is kept, what is missing is scored."""
+"""Run a scoring job: keep the parts that are complete, score the others, and write the report."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pyarrow as pa
 
@@ -20,30 +20,34 @@ from dimml.probe import settle_provider
 from dimml.progress import print_status
 from dimml.runtime.providers import Provider
 from dimml.runtime.session import ONNXRUNTIME_VERSION
-from serving.offline.find import find_tables
 from serving.offline.inputs import Inputs
-from serving.offline.local import Local
+from serving.offline.local import LocalEngine
 from serving.offline.meter import Meter
-from serving.offline.scorer import schema_of
-from serving.offline.workspace import PART_ROWS, WINDOW_ROWS, Job, Part, Workspace, fingerprint
+from serving.offline.remote import find_tables, table_checksum
+from serving.offline.scorer import score_schema
+from serving.offline.workspace import PART_ROWS, WINDOW_ROWS, Job, ScoredPart, Workspace
+
+if TYPE_CHECKING:
+    from serving.offline.ray_engine import RayEngine
 
 MAX_WORKERS_PER_GPU = 4
-"""Processes that decode for one GPU; each has a CUDA context of its own."""
+"""Processes that decode for one GPU. Each has its own CUDA context, which takes GPU memory."""
 
 _PACKAGES = ("numpy", "pyarrow", "pillow", "soundfile", "tokenizers")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked of a job.
+class ScoreOptions:
+    """Options that decide what the output holds.
 
     Attributes:
-        columns: modality to column, where their names differ.
-        keep: output column to the input column that it carries.
-        schemes: of URLs that may be read.
-        on_unreadable: see `Predictor.predict`.
-        probabilities: whether to add a column of them.
-        part_rows, window_rows: None for those of the job that is taken up, or the usual ones.
+        columns: Modality to column, where their names differ.
+        keep: Output column to the input column that it carries.
+        schemes: URL schemes that may be read.
+        on_unreadable: See `Predictor.predict`.
+        probabilities: Whether to add a column of all probabilities.
+        part_rows: Rows of an output part; None for those of the resumed job, or the default.
+        window_rows: Rows that are computed together; None likewise.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -56,15 +60,15 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What it runs on; the scores do not depend on it.
+class EngineOptions:
+    """Options that decide where a job runs; the scores do not depend on them.
 
     Attributes:
         engine: "local" or "ray".
         providers: "auto", "cuda", "tensorrt" or "cpu".
-        workers: processes; None for what there is room for.
-        address: of a Ray cluster.
-        gpus: of one process on it.
+        workers: Number of processes; None for as many as have room.
+        address: Address of a Ray cluster.
+        gpus: GPUs of one process on the cluster.
     """
 
     engine: str = "local"
@@ -74,114 +78,113 @@ class Machine:
     gpus: float = 0.0
 
     def provider(self, bundle: Path) -> Provider:
-        """The provider that a bundle is scored on, which on a cluster this machine may lack."""
-        if self.engine == "ray" and self.providers == "auto":
-            return "cuda" if self.gpus else "cpu"
-        if self.engine == "ray" and self.providers in ("cuda", "tensorrt"):
-            return cast(Provider, self.providers)
-        return settle_provider(bundle, self.providers)
-
-
-class Engine(Protocol):
-    """What scores parts: `Local` or `RayEngine`."""
-
-    def score(
-        self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
-    ) -> Iterator[Part]:
-        """The parts that are not done, see `Local.score`."""
+        """Return the execution provider for a bundle."""
+        if self.engine == "local" or self.providers not in ("auto", "cuda", "tensorrt"):
+            return settle_provider(bundle, self.providers)
+        # The machine that starts a job on a cluster need not have the GPUs of its nodes.
+        auto = "cuda" if self.gpus else "cpu"
+        return cast(Provider, auto if self.providers == "auto" else self.providers)
 
 
 def score_tables(
     bundle: Path,
     table: str,
     out: Path,
-    wanted: Wanted | None = None,
-    machine: Machine | None = None,
+    options: ScoreOptions | None = None,
+    engine: EngineOptions | None = None,
     *,
     max_errors: int | None = None,
     overwrite: bool = False,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Scores tables into a folder of parts or one file.
+    """Score tables into a folder of parts or one file, and return the report written beside it.
 
     Args:
-        bundle: its folder.
-        table: a table, a folder or a pattern of tables, or a URL.
-        out: a folder, or a `.parquet`, `.jsonl` or `.csv` file.
-        wanted: which columns, and how they are scored.
-        machine: what it runs on.
-        max_errors: rows that may have errors; None for any number.
-        overwrite: drop what was scored before.
-        as_json: write events to standard output in place of progress to standard error.
-
-    Returns:
-        The report, as it is written beside the scores.
+        bundle: Folder of the bundle.
+        table: A table, a folder or a pattern of tables, or a URL.
+        out: A folder, or a `.parquet`, `.jsonl` or `.csv` file.
+        options: What the output holds.
+        engine: Where the job runs.
+        max_errors: Limit of the rows with errors; None for no limit.
+        overwrite: Whether to remove earlier scores.
+        as_json: Whether to write events to standard output instead of progress to standard error.
 
     Raises:
-        UsageError: an argument, a table or what is in the output does not fit.
-        InterruptedRunError: stopped; calling it again goes on.
-        DimmlError: more errors than `max_errors`, or what scores died.
+        UsageError: If an argument, a table or the content of the output does not fit.
+        InterruptedRunError: If a signal stopped the job; the same call resumes it.
+        DimmlError: If more rows than `max_errors` have errors, or the engine fails.
     """
-    wanted, machine = wanted or Wanted(), machine or Machine()
-    loaded, space = Bundle.load(bundle), Workspace(out)
-    tables = find_tables(table, wanted.schemes, leave_out=(out, space.folder))
-    space.check(tables, overwrite)
-    inputs = _inputs(loaded, tables, wanted)
-    schema = _schema(loaded, inputs, wanted)
-    with space.locked():
-        before = None if overwrite else space.stored()
-        job = _job(loaded, inputs, wanted, machine, before)
-        done = space.prepare(job, overwrite)
-        if report := space.report():
+    options, engine = options or ScoreOptions(), engine or EngineOptions()
+    loaded, workspace = Bundle.load(bundle), Workspace(out)
+    tables = find_tables(table, options.schemes, leave_out=(out, workspace.folder))
+    workspace.check(tables, overwrite)
+    inputs = _inputs(loaded, tables, options)
+    schema = _schema(loaded, inputs, options)
+    with workspace.locked():
+        before = None if overwrite else workspace.stored_job()
+        job = _job(loaded, inputs, options, engine, before)
+        done = workspace.prepare(job, overwrite)
+        if report := workspace.report():
             print_status(f"{out} is complete already; --overwrite scores it again")
             meter = Meter(report["rows"], report["rows"], sum(report["errors"].values()), as_json)
-            meter.event("done", output=str(out), errors_by_code=report["errors"])
-            _check_errors(meter, max_errors)
-            return report
-        if done:
-            print_status(f"going on; parts in {space.folder}: {len(done):,}")
-        counts = space.errors()
-        rows = counts.pop("rows")
-        engine = _engine(loaded, machine, job)
-        with (
-            Meter(inputs.count(), rows, sum(counts.values()), as_json) as meter,
-            stop_on_signal(
-                "stopping after this part; once more stops at once", lambda: _interrupted(out)
-            ) as stop,
-        ):
-            meter.event("start", output=str(out))
-            _check_errors(meter, max_errors)
-            for number, windows in engine.score(inputs, job, schema, done, meter.total):
-                space.write_part(number, pa.concat_tables(_counted(windows, meter)))
-                meter.event("part", part=number)
-                _check_errors(meter, max_errors)
-                if stop.is_set():
-                    raise _interrupted(out)
-            if not meter.total:
-                space.write_part(0, schema.empty_table())
-            report = _report(space, job, meter)
-            space.finish(report)
-            meter.event("done", output=str(out), errors_by_code=report["errors"])
-            return report
+        else:
+            if done:
+                print_status(f"going on; parts in {workspace.folder}: {len(done):,}")
+            rows, errors = workspace.counts()
+            score = _engine(loaded, engine, job).score
+            meter = Meter(inputs.count(), rows, sum(errors.values()), as_json)
+            parts = score(inputs, job, schema, done, meter.total)
+            report = _write_parts(parts, workspace, job, schema, meter, max_errors)
+        meter.event("done", output=str(out), errors_by_code=report["errors"])
+        _check_errors(meter, max_errors)
+        return report
 
 
-def _inputs(bundle: Bundle, tables: Sequence[str], wanted: Wanted) -> Inputs:
+def _write_parts(
+    parts: Iterator[ScoredPart],
+    workspace: Workspace,
+    job: Job,
+    schema: pa.Schema,
+    meter: Meter,
+    max_errors: int | None,
+) -> dict[str, Any]:
+    """Write the missing parts as the engine yields them, then the report, and return the report."""
+    interrupted = InterruptedRunError(f"stopped; the same command goes on with {workspace.out}")
+    stopping = "stopping after this part; once more stops at once"
+    with meter, stop_on_signal(stopping, lambda: interrupted) as stop:
+        meter.event("start", output=str(workspace.out))
+        _check_errors(meter, max_errors)
+        for number, tables in parts:
+            workspace.write_part(number, pa.concat_tables(meter.counted(tables)))
+            meter.event("part", part=number)
+            _check_errors(meter, max_errors)
+            if stop.is_set():
+                raise interrupted
+        if not meter.total:
+            # The part of no rows holds the columns, so that readers find the same schema.
+            workspace.write_part(0, schema.empty_table())
+        report = _report(workspace, job, meter)
+        workspace.finish(report)
+        return report
+
+
+def _inputs(bundle: Bundle, tables: tuple[str, ...], options: ScoreOptions) -> Inputs:
     kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
-    if unknown := sorted(wanted.columns.keys() - kinds.keys()):
+    if unknown := sorted(options.columns.keys() - kinds.keys()):
         raise UsageError(
             f"--column: the bundle has no modality {unknown[0]!r}; it has {', '.join(kinds)}"
         )
-    columns = {name: wanted.columns.get(name, name) for name in kinds}
-    inputs = Inputs(tuple(tables), kinds, columns, dict(wanted.keep), wanted.schemes)
+    columns = {name: options.columns.get(name, name) for name in kinds}
+    inputs = Inputs(tables, kinds, columns, dict(options.keep), options.schemes)
     if warning := inputs.check():
         print_status(f"warning: {warning}")
     return inputs
 
 
-def _schema(bundle: Bundle, inputs: Inputs, wanted: Wanted) -> pa.Schema:
-    """The output's columns: the scores, then those kept."""
-    labels = bundle.manifest.labels if wanted.probabilities else ()
-    scores = schema_of(list(inputs.kinds), labels)
+def _schema(bundle: Bundle, inputs: Inputs, options: ScoreOptions) -> pa.Schema:
+    """Return the columns of the output: the scores, then the columns kept."""
+    labels = bundle.manifest.labels if options.probabilities else ()
+    scores = score_schema(list(inputs.kinds), labels)
     if taken := sorted(inputs.keep.keys() & set(scores.names)):
         raise UsageError(
             f"--keep: {', '.join(taken)} is a column of the scores: rename it, as in "
@@ -191,55 +194,48 @@ def _schema(bundle: Bundle, inputs: Inputs, wanted: Wanted) -> pa.Schema:
 
 
 def _job(
-    bundle: Bundle, inputs: Inputs, wanted: Wanted, machine: Machine, before: Job | None
+    bundle: Bundle,
+    inputs: Inputs,
+    options: ScoreOptions,
+    engine: EngineOptions,
+    before: Job | None,
 ) -> Job:
-    """The job; what was left open and its bytes depend on is as at the first start."""
+    """Return the job; settings that the user left open are those of the resumed job."""
+    stored = before if engine.providers == "auto" else None
     return Job(
         bundle=bundle.id,
-        tables={table: fingerprint(table, inputs.schemes) for table in inputs.tables},
+        tables={table: table_checksum(table, inputs.schemes) for table in inputs.tables},
         columns=dict(inputs.columns),
         keep=dict(inputs.keep),
-        on_unreadable=wanted.on_unreadable,
-        probabilities=wanted.probabilities,
-        provider=before.provider
-        if before and machine.providers == "auto"
-        else machine.provider(bundle.path),
+        on_unreadable=options.on_unreadable,
+        probabilities=options.probabilities,
+        provider=stored.provider if stored else engine.provider(bundle.path),
         threads=before.threads if before else 1,
-        part_rows=wanted.part_rows or (before.part_rows if before else PART_ROWS),
-        window_rows=wanted.window_rows or (before.window_rows if before else WINDOW_ROWS),
+        part_rows=options.part_rows or (before.part_rows if before else PART_ROWS),
+        window_rows=options.window_rows or (before.window_rows if before else WINDOW_ROWS),
     )
 
 
-def _engine(bundle: Bundle, machine: Machine, job: Job) -> Engine:
-    if machine.engine == "ray":
+def _engine(bundle: Bundle, options: EngineOptions, job: Job) -> LocalEngine | RayEngine:
+    if options.engine == "ray":
         from serving.offline.ray_engine import RayEngine
 
-        return RayEngine(bundle.path, machine.address, machine.workers, machine.gpus)
+        return RayEngine(bundle.path, options.address, options.workers, options.gpus)
     cores, devices = available_cores(), 1
-    usual = cores
+    workers = cores
     if job.provider != "cpu":
         devices = max(1, cuda_devices())
-        usual = devices * max(1, min(MAX_WORKERS_PER_GPU, cores // devices))
-    return Local(bundle.path, machine.workers or usual, devices)
+        workers = devices * max(1, min(MAX_WORKERS_PER_GPU, cores // devices))
+    return LocalEngine(bundle.path, options.workers or workers, devices)
 
 
-def _counted(windows: Iterable[pa.Table], meter: Meter) -> list[pa.Table]:
-    tables = []
-    for table in windows:
-        tables.append(table)
-        codes = table.column("error_code")
-        meter.add(len(table), len(codes) - codes.null_count)
-    return tables
-
-
-def _report(space: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
-    counts = space.errors()
-    rows = counts.pop("rows")
+def _report(workspace: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
+    rows, errors = workspace.counts()
     return {
         "bundle": job.bundle,
         "rows": rows,
         "parts": max(1, -(-rows // job.part_rows)),
-        "errors": dict(sorted(counts.items())),
+        "errors": dict(sorted(errors.items())),
         "last_run": {
             "rows": meter.scored,
             "seconds": round(meter.seconds, 3),
@@ -255,13 +251,9 @@ def _report(space: Workspace, job: Job, meter: Meter) -> dict[str, Any]:
     }
 
 
-def _check_errors(meter: Meter, most: int | None) -> None:
-    if most is not None and meter.errors > most:
+def _check_errors(meter: Meter, limit: int | None) -> None:
+    if limit is not None and meter.errors > limit:
         raise DimmlError(
-            f"{meter.errors:,} rows have errors, more than --max-errors {most:,}; what is scored "
-            "is kept: the same command with a higher number goes on"
+            f"{meter.errors:,} rows have errors, more than --max-errors {limit:,}; the scores are "
+            "kept: the same command with a higher limit goes on"
         )
-
-
-def _interrupted(out: Path) -> InterruptedRunError:
-    return InterruptedRunError(f"stopped; the same command goes on with {out}")

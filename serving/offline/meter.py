@@ -1,12 +1,14 @@
-"""How far a job is: a bar on a terminal, a line now and then elsewhere, or events for machines."""
+"""Show the progress of a job as a bar on a terminal, plain lines elsewhere, or JSON events."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from types import TracebackType
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import pyarrow as pa
 
 from dimml.progress import PLAIN_INTERVAL_SECONDS, print_status
 
@@ -17,17 +19,17 @@ class Meter:
     """Counts rows and errors, and shows them with the speed and the time left.
 
     Args:
-        total: rows of the job.
-        done: rows that were there before.
-        errors: of those.
-        as_json: whether to write events to standard output in place of progress.
+        total: Rows of the job.
+        done: Rows that earlier runs scored.
+        errors: Rows with errors among those.
+        as_json: Whether to write events to standard output instead of progress to standard error.
     """
 
     def __init__(self, total: int, done: int, errors: int, as_json: bool) -> None:
         self.total, self.done, self.errors = total, done, errors
         self.scored = 0
         self._as_json = as_json
-        self._started = self._said = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -36,42 +38,42 @@ class Meter:
             self._open_bar()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """The seconds since the start of this run."""
         return time.monotonic() - self._started
 
     @property
     def rows_per_second(self) -> float:
-        """Of this run; rows that were there before do not count."""
+        """The speed of this run, without the rows of earlier runs."""
         return self.scored / max(self.seconds, 1e-9)
 
-    def add(self, rows: int, errors: int) -> None:
-        """Takes rows that were scored, some of them with errors."""
-        self.done += rows
-        self.scored += rows
-        self.errors += errors
+    def counted(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yield tables of scores, and count the rows of each."""
+        for table in tables:
+            yield table
+            codes = table.column("error_code")
+            self.done += len(table)
+            self.scored += len(table)
+            self.errors += len(codes) - codes.null_count
+            self._show()
+
+    def _show(self) -> None:
         if self._bar:
             self._bar.update(self._task, completed=self.done, errors=self.errors)
-        every = EVENT_INTERVAL_SECONDS if self._as_json else PLAIN_INTERVAL_SECONDS
-        if time.monotonic() - self._said >= every:
-            self._said = time.monotonic()
-            if self._as_json:
-                self.event("progress")
-            elif not self._bar:
+        interval = EVENT_INTERVAL_SECONDS if self._as_json else PLAIN_INTERVAL_SECONDS
+        if time.monotonic() - self._reported >= interval:
+            self._reported = time.monotonic()
+            self.event("progress")
+            if not (self._as_json or self._bar):
                 print_status(self._line())
 
-    def event(self, name: str, **more: Any) -> None:
-        """Writes an event, where those were asked for."""
+    def event(self, name: str, **details: Any) -> None:
+        """Write an event as a JSON line if the user asked for events."""
         if not self._as_json:
             return
         figures = {
@@ -81,8 +83,8 @@ class Meter:
             "rows_per_second": round(self.rows_per_second, 1),
             "seconds_left": self._seconds_left(),
         }
-        document = {"event": name, **figures, **more}
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        event = {"event": name, **figures, **details}
+        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
     def _seconds_left(self) -> int | None:
@@ -91,32 +93,26 @@ class Meter:
         return round(max(0, self.total - self.done) / self.rows_per_second)
 
     def _line(self) -> str:
-        left = self._seconds_left()
-        hours, minutes = divmod((left or 0) // 60, 60)
-        remaining = f"{hours} h {minutes} min" if hours else f"{minutes} min {(left or 0) % 60} s"
+        minutes, seconds = divmod(self._seconds_left() or 0, 60)
+        hours, minutes = divmod(minutes, 60)
+        remaining = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
         return (
             f"scoring: {self.done:,} of {self.total:,} rows, {self.rows_per_second:,.0f} rows/s, "
             f"{self.errors:,} with errors, {remaining} left"
         )
 
     def _open_bar(self) -> None:
+        # Only a terminal needs Rich, which takes a while to import.
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
 
-        self._bar = Progress(
-            TextColumn("scoring"),
-            BarColumn(),
-            TaskProgressColumn(show_speed=True),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[errors]} with errors"),
-            TimeRemainingColumn(),
+        self._bar = progress.Progress(
+            progress.TextColumn("scoring"),
+            progress.BarColumn(),
+            progress.TaskProgressColumn(show_speed=True),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[errors]} with errors"),
+            progress.TimeRemainingColumn(),
             console=Console(stderr=True),
         )
         self._task = self._bar.add_task(

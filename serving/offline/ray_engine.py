@@ -1,4 +1,4 @@
-"""The engine of a cluster: Ray Data hands parts to actors, each with a predictor of its own."""
+"""Score on a cluster: Ray Data gives parts to actors, each of which has its own predictor."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import dimml
+import serving
 from dimml.errors import DimmlError, UsageError
 from dimml.progress import print_status
 from serving.offline.inputs import Inputs
-from serving.offline.scorer import Scorer, joined
-from serving.offline.workspace import Job, Part
-from serving.settings import SOURCE_ROOT
+from serving.offline.scorer import Scorer, from_stream, to_stream
+from serving.offline.workspace import Job, ScoredPart
 
 try:
     import ray
@@ -30,15 +31,13 @@ except ImportError as error:
 
 
 class RayEngine:
-    """Scores on a Ray cluster, or on one that is started here for the time.
-
-    A part is lost with the node that scores it, and scored again by another.
+    """Scores on a Ray cluster. When a node is lost, other nodes score its parts again.
 
     Args:
-        bundle: its folder; a copy reaches every node.
-        address: of the cluster, "auto" for the one of this machine; None starts one.
-        actors: how many at most; None for as many as there is room for.
-        gpus: of one actor, such as 0.5 where two share a GPU.
+        bundle: Folder of the bundle; Ray copies it to every node.
+        address: Address of the cluster, "auto" for that of this machine; None starts one here.
+        actors: Limit of the number of actors; None for as many as have room.
+        gpus: GPUs of one actor, such as 0.5 where two actors share a GPU.
     """
 
     def __init__(self, bundle: Path, address: str | None, actors: int | None, gpus: float) -> None:
@@ -46,23 +45,23 @@ class RayEngine:
 
     def score(
         self, inputs: Inputs, job: Job, schema: pa.Schema, done: Collection[int], total: int
-    ) -> Iterator[Part]:
-        """The parts that are not done, in any order; the arguments are those of `Local.score`.
+    ) -> Iterator[ScoredPart]:
+        """Yield the parts that are not done, in any order; see `LocalEngine.score`.
 
         Raises:
-            DimmlError: the cluster cannot be reached, or an actor fails for good.
+            DimmlError: If the cluster cannot be reached, or an actor fails.
         """
-        wanted = [n for n in range(-(-total // job.part_rows)) if n not in done]
-        if not wanted:
+        missing = [n for n in range(-(-total // job.part_rows)) if n not in done]
+        if not missing:
             return
         self._connect()
         try:
-            self._look_for_gpus()
+            self._check_gpus()
             parts = ray.data.from_items(
-                [{"part": number} for number in wanted], override_num_blocks=len(wanted)
+                [{"part": number} for number in missing], override_num_blocks=len(missing)
             )
             scored = parts.map_batches(
-                ScorePart,
+                PartScorer,
                 fn_constructor_args=(inputs, job, schema),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._actors),
@@ -70,18 +69,18 @@ class RayEngine:
                 num_gpus=self._gpus,
             )
             for row in scored.iter_rows():
-                yield int(row["part"]), [pa.ipc.open_stream(row["table"]).read_all()]
+                yield int(row["part"]), [from_stream(row["table"])]
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise DimmlError(f"the cluster could not score: {reason}") from error
         finally:
             ray.shutdown()
 
-    def _look_for_gpus(self) -> None:
-        """Refuses a machine without them, and says so of a cluster, which may yet get some."""
-        found: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        if found.get("GPU", 0) >= self._gpus:
+    def _check_gpus(self) -> None:
+        resources: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if resources.get("GPU", 0) >= self._gpus:
             return
+        # A cluster may add a node with GPUs later; this machine cannot.
         if self._address is None:
             raise UsageError(
                 f"--gpus {self._gpus:g}: Ray finds no GPU on this machine; leave --gpus out, or "
@@ -90,11 +89,11 @@ class RayEngine:
         print_status(f"waiting: the cluster has no node with --gpus {self._gpus:g} now")
 
     def _connect(self) -> None:
-        _check_answers(self._address)
-        # Ray takes SIGTERM for itself.
-        main = threading.current_thread() is threading.main_thread()
-        before = signal.getsignal(signal.SIGTERM)
-        modules = [str(SOURCE_ROOT / "dimml"), str(SOURCE_ROOT / "serving")]
+        _check_reachable(self._address)
+        # Ray installs a SIGTERM handler, which would end the job in the middle of a part.
+        previous_handler = signal.getsignal(signal.SIGTERM)
+        # The nodes score with the packages that this process runs, wherever those are.
+        modules = [str(Path(str(package.__file__)).parent) for package in (dimml, serving)]
         try:
             ray.init(
                 self._address,
@@ -108,16 +107,17 @@ class RayEngine:
                 f"no Ray cluster at {self._address or 'this machine'}: {error}"
             ) from error
         finally:
-            if main:
-                signal.signal(signal.SIGTERM, before)
+            # Only the main thread may install signal handlers.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, previous_handler)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # The order of the parts is in their numbers.
+        # Parts are written under their numbers, so they may arrive in any order.
         context.execution_options.preserve_order = False
 
 
-def _check_answers(address: str | None) -> None:
-    """Refuses an address where nothing listens, which Ray would ask again for minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Reject an address where nothing listens, to which Ray would try to connect for minutes."""
     host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
     if not (colon and port.isdecimal()):
         return
@@ -125,37 +125,29 @@ def _check_answers(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
         raise DimmlError(
-            f"no Ray cluster at {address}: {error}; `ray status` on its head tells the address"
+            f"no Ray cluster at {address}: {error}; `ray status` on the head node shows the address"
         ) from error
 
 
-class ScorePart:
-    """What an actor runs: it reads the rows of a part by itself, and returns their scores.
-
-    Args:
-        inputs: the tables, which every node can read.
-        job: the settings.
-        schema: of the output.
-    """
+class PartScorer:
+    """The actor: reads the rows of a part from the tables, to which its node needs access."""
 
     def __init__(self, inputs: Inputs, job: Job, schema: pa.Schema) -> None:
         self._inputs, self._job, self._schema = inputs, job, schema
-        # The bundle is what Ray brought as the working folder.
+        # Ray copies the bundle to the node as the working folder.
         self._scorer = Scorer(Path.cwd(), job)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Part numbers to their tables, as Arrow streams."""
-        tables = [self._table(int(number)) for number in batch["part"]]
-        return {"part": batch["part"], "table": tables}
+        """Return the scores of parts as Arrow streams."""
+        streams = [self._score_part(int(number)) for number in batch["part"]]
+        return {"part": batch["part"], "table": streams}
 
-    def _table(self, number: int) -> bytes:
+    def _score_part(self, number: int) -> bytes:
         windows = self._inputs.windows(
             self._job.part_rows, self._job.window_rows, start=number, stop=number + 1
         )
-        tables = [joined(self._scorer.score(w.rows), w.kept, self._schema) for w in windows]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self._schema) as writer:
-            for table in tables:
-                writer.write_table(table)
-        content: bytes = sink.getvalue().to_pybytes()
-        return content
+        tables = [
+            pa.table([*self._scorer.score(w.rows).columns, *w.kept.columns], schema=self._schema)
+            for w in windows
+        ]
+        return to_stream(tables, self._schema)

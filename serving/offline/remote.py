@@ -1,48 +1,109 @@
-"""Tables and files behind URLs of schemes that the operator allows; local ones need none of it."""
+"""Find and open tables and files, local ones or those behind URLs that the user allows."""
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from dimml.errors import UsageError
+from dimml.table import SUFFIXES
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _INSTALL = "pip install -e '.[remote]', and the package of that storage, such as s3fs or gcsfs"
+_END_BYTES = 65_536
+
+
+def find_tables(
+    argument: str, schemes: Sequence[str], leave_out: Sequence[Path] = ()
+) -> tuple[str, ...]:
+    """Return the tables that a path, a folder, a pattern or a URL names, sorted by name.
+
+    Args:
+        argument: The path, folder, pattern or URL.
+        schemes: URL schemes that may be read.
+        leave_out: Files and folders that are not input, though a folder or pattern covers them.
+
+    Raises:
+        UsageError: If there is no table, or the URL's scheme is not allowed.
+    """
+    if is_url(argument):
+        open_path(argument, schemes)
+        return (argument,)
+    # Paths are absolute, as a job may be resumed, and its processes may run, in another folder.
+    root = Path(os.path.abspath(argument))
+    if root.is_dir():
+        names = {path: path.relative_to(root).parts for path in root.rglob("*")}
+        paths = [p for p in names if not any(name[0] in "._" for name in names[p])]
+        reason = f"the folder {root} holds no table"
+    elif root.exists() or not glob.has_magic(str(root)):
+        return (str(root),)
+    else:
+        paths = [Path(path) for path in glob.glob(str(root), recursive=True)]
+        reason = f"no table matches {root}"
+    excluded = {path.resolve() for path in leave_out}
+    tables = sorted(
+        str(path)
+        for path in paths
+        if path.is_file()
+        and path.suffix.lower() in SUFFIXES
+        and not excluded & {path.resolve(), *path.resolve().parents}
+    )
+    if not tables:
+        raise UsageError(f"{reason} ({', '.join(SUFFIXES)})")
+    return tuple(tables)
 
 
 def is_url(text: str) -> bool:
-    """Whether a text names a scheme, as in `s3://bucket/key`."""
+    """Return whether a text begins with a scheme, as `s3://bucket/key` does."""
     return bool(_URL.match(text))
 
 
-def parent_url(url: str) -> str:
-    """The URL of the folder that holds a file."""
-    return url.rpartition("/")[0]
-
-
 def open_path(table: str, schemes: Sequence[str]) -> Any:
-    """A `Path`, or for a URL what behaves as one.
+    """Return a `Path`, or for a URL an object with the interface of `Path`.
 
     Raises:
-        UsageError: the scheme is not allowed, or what reads it is not installed.
+        UsageError: If the scheme is not allowed, or the package that reads it is not installed.
     """
-    found = _URL.match(table)
-    if found is None:
+    url = _URL.match(table)
+    if url is None:
         return Path(table)
-    if found[1].lower() not in schemes:
-        raise UsageError(f"{table}: {_refusal(found[1], schemes)}")
+    if url[1].lower() not in schemes:
+        raise UsageError(f"{table}: {_refusal(url[1], schemes)}")
     try:
         from upath import UPath
 
         path = UPath(table)
-        path.fs  # noqa: B018 (imports what reads the scheme)
+        path.fs  # noqa: B018 (imports the package that reads the scheme)
     except (ImportError, ValueError) as error:
         raise UsageError(f"{table}: {error}; {_INSTALL}") from error
     return path
+
+
+def table_checksum(table: str, schemes: Sequence[str]) -> str:
+    """Return the size of a table and a checksum of its two ends.
+
+    This tells two tables apart without reading either of them through.
+
+    Raises:
+        UsageError: If the scheme is not allowed, or the table cannot be read.
+    """
+    path = open_path(table, schemes)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = sha256(file.read(_END_BYTES))
+            if size > _END_BYTES:
+                file.seek(max(_END_BYTES, size - _END_BYTES))
+                digest.update(file.read(_END_BYTES))
+    except OSError as error:
+        raise UsageError(f"{table} cannot be read: {error}") from error
+    return f"{size} bytes, sha256 of its ends {digest.hexdigest()}"
 
 
 def _refusal(scheme: str, schemes: Sequence[str]) -> str:
@@ -52,34 +113,28 @@ def _refusal(scheme: str, schemes: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """The file behind a cell that holds a URL, read when it is decoded.
-
-    Attributes:
-        url: where it is.
-        schemes: those that may be read.
-    """
+    """The file behind a cell that holds a URL; it is read when the sample is decoded."""
 
     url: str
     schemes: tuple[str, ...]
 
     def read(self, size: int = -1) -> bytes:
-        """Its content, up to `size` bytes.
+        """Return the content of the file, up to `size` bytes.
 
         Raises:
-            OSError: it cannot be read, or its scheme is not allowed.
+            OSError: If the file cannot be read, or its scheme is not allowed.
         """
-        found = _URL.match(self.url)
-        scheme = found[1].lower() if found else ""
+        scheme = self.url.partition("://")[0].lower()
         if scheme not in self.schemes:
             raise OSError(_refusal(scheme, self.schemes))
         try:
             import fsspec
-        except ImportError as error:
-            raise OSError(f"{error}; {_INSTALL}") from error
-        try:
+
             with fsspec.open(self.url, "rb") as file:
                 content: bytes = file.read(size)
                 return content
+        except ImportError as error:
+            raise OSError(f"{error}; {_INSTALL}") from error
         except Exception as error:
             # Each file system raises errors of its own.
             raise OSError(f"{self.url}: {error or type(error).__name__}") from error

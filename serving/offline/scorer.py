@@ -1,14 +1,14 @@
-"""From the rows of a window to their scores: what every process of a job runs."""
+"""Score the rows of a window: the work that every process of a job does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from dimml.bundle import SCORE_SUFFIXES
 from dimml.errors import DimmlError, InputError
 from dimml.outputs import FusedBatch, PreparedSample
 from dimml.predictor import Predictor
@@ -16,19 +16,19 @@ from dimml.runtime.providers import GpuOptions
 from serving.offline.inputs import ScoreRow
 from serving.offline.workspace import Job
 
-_LAST = ("error_code", "error_field", "error_message", "bundle")
+_LAST_COLUMNS = ("error_code", "error_field", "error_message", "bundle")
 
 
 class Scorer:
     """A predictor with the settings of a job.
 
     Args:
-        bundle: its folder.
-        job: its settings.
-        device: number of the GPU, on CUDA.
+        bundle: Folder of the bundle.
+        job: Settings of the job.
+        device: Number of the GPU, on CUDA.
 
     Raises:
-        DimmlError: the folder holds another bundle than the job's.
+        DimmlError: If the folder holds another bundle than the job's.
     """
 
     def __init__(self, bundle: Path, job: Job, device: int = 0) -> None:
@@ -36,107 +36,103 @@ class Scorer:
         self._predictor = Predictor.load(bundle, job.provider, job.threads, gpu=GpuOptions(device))
         if self._predictor.bundle.id != job.bundle:
             raise DimmlError(f"{bundle} holds {self._predictor.bundle.id}, not {job.bundle}")
-        self._schema = schema_of(
-            list(self._predictor.kinds), self._predictor.labels if job.probabilities else ()
-        )
+        labels = self._predictor.labels if job.probabilities else ()
+        self._schema = score_schema(list(self._predictor.kinds), labels)
 
     def score(self, rows: Sequence[ScoreRow]) -> pa.RecordBatch:
-        """The scores of rows that are computed together, in order."""
-        prepared = self._predictor.preprocess(
-            self._predictor.decode(
-                [
-                    row.sample
-                    if isinstance(row.sample, InputError)
-                    else (row.sample, self._job.on_unreadable)
-                    for row in rows
-                ]
-            )
-        )
+        """Return the scores of rows that are computed together, in order."""
+        samples = [
+            row.sample
+            if isinstance(row.sample, InputError)
+            else (row.sample, self._job.on_unreadable)
+            for row in rows
+        ]
+        prepared = self._predictor.preprocess(self._predictor.decode(samples))
         ready = [item for item in prepared if isinstance(item, PreparedSample)]
-        columns = self._fused(ready) if ready else {}
+        columns = self._score_columns(ready) if ready else {}
         if len(ready) < len(rows):
-            columns = _spread(columns, prepared, self._schema)
+            columns = _with_errors(columns, prepared, self._schema)
         columns["id"] = pa.array([row.id for row in rows], pa.string())
         columns["bundle"] = pa.repeat(self._job.bundle, len(rows))
         arrays = [columns.get(f.name, pa.nulls(len(rows), f.type)) for f in self._schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _fused(self, ready: Sequence[PreparedSample]) -> dict[str, pa.Array]:
-        """The columns of rows that can be predicted, made without a Python object for each."""
+    def _score_columns(self, ready: Sequence[PreparedSample]) -> dict[str, pa.Array]:
+        # Arrays become columns whole, without a Python object for each row.
         fused = self._predictor.fuse(self._predictor.encode(ready))
         labels = pa.array(self._predictor.labels, pa.string())
         best = fused.ranked[:, :1]
         columns = {
             "label": labels.take(pa.array(best[:, 0])),
-            "confidence": _numbers(np.take_along_axis(fused.probabilities, best, axis=1)[:, 0]),
-            "prediction_set": _sets(fused, labels),
+            "confidence": _doubles(np.take_along_axis(fused.probabilities, best, axis=1)[:, 0]),
+            "prediction_set": _prediction_sets(fused, labels),
         }
         if self._job.probabilities:
-            each = [_numbers(column) for column in fused.probabilities.T]
-            columns["probabilities"] = pa.StructArray.from_arrays(each, self._predictor.labels)
+            doubles = [_doubles(column) for column in fused.probabilities.T]
+            columns["probabilities"] = pa.StructArray.from_arrays(doubles, self._predictor.labels)
         for slot, name in enumerate(self._predictor.kinds):
             absent = ~fused.present[:, slot]
-            said = pa.array(fused.modality_labels[:, slot], mask=absent)
+            label_index = pa.array(fused.modality_labels[:, slot], mask=absent)
             columns[f"{name}_present"] = pa.array(fused.present[:, slot])
-            columns[f"{name}_label"] = labels.take(said)
-            columns[f"{name}_confidence"] = _numbers(fused.modality_confidences[:, slot], absent)
-            columns[f"{name}_weight"] = _numbers(fused.weights[:, slot])
+            columns[f"{name}_label"] = labels.take(label_index)
+            columns[f"{name}_confidence"] = _doubles(fused.modality_confidences[:, slot], absent)
+            columns[f"{name}_weight"] = _doubles(fused.weights[:, slot])
         return columns
 
 
-def _numbers(values: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
+def _doubles(values: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
     return pa.array(values.astype(np.float64), mask=absent)
 
 
-def _sets(fused: FusedBatch, labels: pa.Array) -> pa.Array:
-    """The prediction sets: lists of labels, the most probable first."""
-    places = np.arange(fused.ranked.shape[1])
-    flat = fused.ranked[places < fused.set_sizes[:, None]]
-    ends = np.concatenate([[0], np.cumsum(fused.set_sizes)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), labels.take(pa.array(flat)))
+def _prediction_sets(fused: FusedBatch, labels: pa.Array) -> pa.Array:
+    """Return the labels of each row's prediction set, the most probable first."""
+    ranks = np.arange(fused.ranked.shape[1])
+    label_index = fused.ranked[ranks < fused.set_sizes[:, None]]
+    offsets = np.concatenate([[0], np.cumsum(fused.set_sizes)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), labels.take(pa.array(label_index)))
 
 
-def _spread(
+def _with_errors(
     columns: Mapping[str, pa.Array],
     prepared: Sequence[PreparedSample | InputError],
     schema: pa.Schema,
 ) -> dict[str, pa.Array]:
-    """Columns of the rows that have answers as columns of all, beside those of errors."""
+    """Extend the columns of scored rows to all rows, null in the rest, and add the errors."""
     errors = [item if isinstance(item, InputError) else None for item in prepared]
     is_ready = np.array([error is None for error in errors])
-    places = pa.array(np.cumsum(is_ready) - 1, mask=~is_ready)
-    spread = {name: column.take(places) for name, column in columns.items()}
-    for part in ("code", "field", "message"):
-        found = [error and getattr(error, part) for error in errors]
-        spread[f"error_{part}"] = pa.array(found, schema.field(f"error_{part}").type)
-    return spread
+    positions = pa.array(np.cumsum(is_ready) - 1, mask=~is_ready)
+    extended = {name: column.take(positions) for name, column in columns.items()}
+    for attribute in ("code", "field", "message"):
+        name = f"error_{attribute}"
+        values = [error and getattr(error, attribute) for error in errors]
+        extended[name] = pa.array(values, schema.field(name).type)
+    return extended
 
 
-def schema_of(modalities: Sequence[str], labels: Sequence[str]) -> pa.Schema:
-    """The columns of scores, without those kept from the input; see docs/scoring.md."""
+def score_schema(modalities: Sequence[str], labels: Sequence[str]) -> pa.Schema:
+    """Return the columns of scores without those kept from the input; see docs/scoring.md."""
     text, number = pa.string(), pa.float64()
-    columns: list[tuple[str, Any]] = [
-        ("id", text),
-        ("label", text),
-        ("confidence", number),
-        ("prediction_set", pa.list_(text)),
-    ]
+    columns = [("id", text), ("label", text), ("confidence", number)]
+    columns.append(("prediction_set", pa.list_(text)))
+    types = (pa.bool_(), text, number, number)
     for name in modalities:
         columns += [
-            (f"{name}_present", pa.bool_()),
-            (f"{name}_label", text),
-            (f"{name}_confidence", number),
-            (f"{name}_weight", number),
+            (f"{name}_{suffix}", t) for suffix, t in zip(SCORE_SUFFIXES, types, strict=True)
         ]
     if labels:
         columns.append(("probabilities", pa.struct([(label, number) for label in labels])))
-    return pa.schema([*columns, *((name, text) for name in _LAST)])
+    return pa.schema([*columns, *((name, text) for name in _LAST_COLUMNS)])
 
 
-def joined(scores: pa.Table | pa.RecordBatch, kept: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of an output: scores, then what is kept of the input."""
-    columns = [
-        scores.column(name) if name in scores.schema.names else kept.column(name)
-        for name in schema.names
-    ]
-    return pa.table(columns, schema=schema)
+def to_stream(batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> bytes:
+    """Return batches as an Arrow stream, the form in which scores cross processes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def from_stream(content: bytes) -> pa.Table:
+    """Return the table of an Arrow stream."""
+    return pa.ipc.open_stream(content).read_all()

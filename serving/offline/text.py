@@ -1,4 +1,4 @@
-"""Scores as text: JSON lines and CSV."""
+"""Write scores as JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from serving.offline.plain import plain
+from dimml.table.formats import plain_values
+
+_BATCH_ROWS = 1_000
 
 
 def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
-    """Writes the rows of parts as a `.jsonl` or `.csv` file.
+    """Write the rows of Parquet files as JSON lines for the suffix `.jsonl`, else as CSV.
 
-    Lists and structs of a CSV file are JSON in their cells.
+    Lists, structs and booleans are JSON in the cells of CSV; bytes are base64 in both formats.
     """
     names = pyarrow.parquet.read_schema(parts[0]).names
     with path.open("w", encoding="utf-8", newline="") as file:
         if suffix == ".jsonl":
-            for row in _rows(parts):
-                file.write(_json(row) + "\n")
+            file.writelines(_json(row) + "\n" for row in _rows(parts))
             return
         writer = csv.writer(file)
         writer.writerow(names)
-        for row in _rows(parts):
-            writer.writerow([_cell(row[name]) for name in names])
+        writer.writerows([_cell(row[name]) for name in names] for row in _rows(parts))
 
 
 def _rows(parts: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
     for part in parts:
-        for batch in pyarrow.parquet.ParquetFile(part).iter_batches(1_000):
-            yield from plain(pa.table(batch)).to_pylist()
+        for batch in pyarrow.parquet.ParquetFile(part).iter_batches(_BATCH_ROWS):
+            yield from plain_values(pa.table(batch)).to_pylist()
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, list | dict | bool):
         return _json(value)
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    return _json_value(value) if isinstance(value, bytes) else value
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    return json.dumps(value, ensure_ascii=False, default=_json_value)
 
 
-def _plain(value: Any) -> Any:
-    """Of kept columns: types that JSON lacks."""
+def _json_value(value: Any) -> Any:
+    # Kept columns may have types that JSON lacks.
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value.isoformat() if isinstance(value, date | time) else str(value)

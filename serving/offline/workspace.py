@@ -1,13 +1,13 @@
-"""What a job was started with, and the folder in which its parts gather."""
+"""The settings of a scoring job, and the folder that holds its output parts."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,33 +18,29 @@ import pydantic
 from dimml.errors import DimmlError, UsageError
 from dimml.files import LOCK, locked_folder, new_file, write_atomic
 from dimml.progress import print_status
-from serving.offline.remote import open_path
+from serving.offline.text import write_text
 
 JOB, SUCCESS = "_job.json", "_SUCCESS.json"
 FORMATS = (".parquet", ".jsonl", ".csv")
 PART_ROWS, WINDOW_ROWS = 10_000, 64
-Part = tuple[int, Iterable[pa.Table]]
-"""A part's number and its windows, in the columns of the output."""
+ScoredPart = tuple[int, Iterable[pa.Table]]
+"""The number of a part, and its rows as tables in the columns of the output."""
 
+# `Path` joins the two slashes of a URL.
 _URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
-_ENDS = 65_536
 
 
 class Job(pydantic.BaseModel):
-    """All that the bytes of the output depend on; kept beside the parts, and never changed.
+    """Everything that the bytes of the output depend on, stored beside the parts.
+
+    The attributes that are not described here are those of `ScoreOptions`.
 
     Attributes:
-        bundle: its id.
-        tables: path or URL of each table to its size and the sha256 of its two ends.
-        columns: modality to column.
-        keep: output column to input column.
-        on_unreadable: see `Predictor.predict`.
-        probabilities: whether there is a column of them.
-        provider: "cpu", "cuda" or "tensorrt".
-        threads: of each graph.
-        part_rows: rows of an output part.
-        window_rows: rows that are computed together.
+        bundle: Id of the bundle.
+        tables: Path or URL of each table to its size and checksum.
+        provider: Execution provider.
+        threads: Threads of each graph.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -61,37 +57,22 @@ class Job(pydantic.BaseModel):
     part_rows: int = pydantic.Field(ge=1)
     window_rows: int = pydantic.Field(ge=1)
 
-    def differences(self, other: Job) -> list[str]:
-        """Names of what differs."""
-        return [name for name in Job.model_fields if getattr(self, name) != getattr(other, name)]
-
-
-def fingerprint(table: str, schemes: Sequence[str]) -> str:
-    """Size and checksum of the ends of a table: enough to tell another one, at the price of none.
-
-    Raises:
-        UsageError: its scheme is not allowed, or it cannot be read.
-    """
-    path = open_path(table, schemes)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest = sha256(file.read(_ENDS))
-            if size > _ENDS:
-                file.seek(max(_ENDS, size - _ENDS))
-                digest.update(file.read(_ENDS))
-    except OSError as error:
-        raise UsageError(f"{table} cannot be read: {error}") from error
-    return f"{size} bytes, sha256 of its ends {digest.hexdigest()}"
+    def differences(self, other: Job) -> str:
+        """Describe the settings in which another job differs; empty if there are none."""
+        differences = []
+        for name in Job.model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, dict) and mine != theirs:
+                keys = sorted(k for k in mine | theirs if mine.get(k) != theirs.get(k))
+                differences.append(f"other {name} ({', '.join(keys[:3])})")
+            elif mine != theirs:
+                differences.append(f"{name} {mine}, not {theirs}")
+        return " and ".join(differences)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a job writes.
-
-    Attributes:
-        out: what the user named: a folder of parts, or one file.
-    """
+    """The place where a job writes; `out`, which the user named, is a folder or one file."""
 
     out: Path
 
@@ -102,21 +83,20 @@ class Workspace:
 
     @property
     def folder(self) -> Path:
-        """Where the parts are."""
+        """The folder of the parts."""
         return self.out if self.is_folder else self.out.with_name(self.out.name + ".parts")
 
     @property
     def success(self) -> Path:
-        """The report, written when all is done."""
-        if self.is_folder:
-            return self.out / SUCCESS
-        return self.out.with_name(self.out.name + ".success.json")
+        """The report, which is written when the job is complete."""
+        name = self.out.name + ".success.json"
+        return self.out / SUCCESS if self.is_folder else self.out.with_name(name)
 
     def check(self, tables: Sequence[str], overwrite: bool) -> None:
-        """Refuses an output that is taken, or could not be told from the input.
+        """Reject an output that is no local path, overlaps the input, or belongs to something else.
 
         Raises:
-            UsageError: it is such a one.
+            UsageError: If the output cannot be written there.
         """
         if _URL_AS_PATH.match(str(self.out)):
             raise UsageError(f"{self.out}: the output is a local path; copy it from there")
@@ -134,21 +114,27 @@ class Workspace:
                 raise UsageError(f"{self.out} is the table itself: name another output")
             if self.folder.resolve() in Path(table).resolve().parents:
                 raise UsageError(f"{self.folder} holds the table {table}: name another output")
-        if not self._is_known():
-            # Before the lock, which would leave a file there.
-            self._check_is_free(overwrite)
+        self._check_is_free(overwrite)
 
-    def _is_known(self) -> bool:
-        """Whether this command wrote what is there."""
-        in_file = not self.is_folder and self.success.is_file()
-        return in_file or (self.folder / JOB).is_file()
+    def _check_is_free(self, overwrite: bool) -> None:
+        # Called before the folder is locked, because the lock is a file in the folder.
+        if (self.folder / JOB).is_file() or (not self.is_folder and self.success.is_file()):
+            return
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        if names := sorted(path.name for path in files if path.name != LOCK):
+            raise UsageError(
+                f"{self.folder} holds {names[0]!r} and no scores of this command: name another "
+                "output, or a folder that is empty"
+            )
+        if not self.is_folder and self.out.exists() and not overwrite:
+            raise UsageError(f"{self.out} exists: name another output, or add --overwrite")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes there for the block.
+        """Create the folder and keep other processes out of it for the block.
 
         Raises:
-            UsageError: another process does, or a file is in the way.
+            UsageError: If another process writes there, or a file has the folder's name.
         """
         with locked_folder(self.folder, "writing", "another OUTPUT"):
             yield
@@ -157,38 +143,38 @@ class Workspace:
                 self.folder.rmdir()
 
     def prepare(self, job: Job, overwrite: bool) -> set[int]:
-        """Takes up the job that was begun here, or begins this one.
-
-        Returns:
-            Numbers of the parts that are there.
+        """Resume the job begun here, or begin this one; return the numbers of complete parts.
 
         Raises:
-            UsageError: what is there is of another job, or of none.
+            UsageError: If another job was begun here.
         """
         if overwrite:
-            self._clear()
+            self.success.unlink(missing_ok=True)
+            self._remove_parts()
+            if not self.is_folder:
+                self.out.unlink(missing_ok=True)
         self._remove_damaged()
+        # A process that is killed while it writes leaves its temporary file.
         for path in self.folder.glob(".*.parquet.*"):
-            # Of a process that was killed while it wrote.
             path.unlink()
-        before = self.stored()
+        before = self.stored_job()
         if before is None:
             write_atomic(self.folder / JOB, job.model_dump_json(indent=1) + "\n")
-        elif differing := before.differences(job):
+        elif differences := before.differences(job):
             raise UsageError(
-                f"{self.out} was begun with {_explain(before, job, differing)}; go on with that, "
+                f"{self.out} was begun with {differences}; go on with that, "
                 "name another output, or add --overwrite"
             )
         return set(self._parts())
 
-    def stored(self) -> Job | None:
-        """The job that was begun or finished here.
+    def stored_job(self) -> Job | None:
+        """Return the job that was begun or finished here, if any.
 
         Raises:
-            UsageError: its file was damaged.
+            UsageError: If its file is damaged.
         """
         if (self.folder / JOB).is_file():
-            content: Any = (self.folder / JOB).read_text()
+            content = (self.folder / JOB).read_text()
         elif not self.is_folder and self.out.is_file() and self.success.is_file():
             content = json.dumps((self._read_report() or {}).get("job"))
         else:
@@ -201,20 +187,19 @@ class Workspace:
             ) from error
 
     def report(self) -> dict[str, Any] | None:
-        """What the finished job reported; None where it is not finished, or parts are gone."""
-        found = self._read_report()
-        if found is None or not (self.is_folder or self.out.is_file()):
-            return None
-        return None if self.is_folder and len(self._parts()) != found["parts"] else found
+        """Return the report of the finished job; None if it is not finished or lost its output."""
+        report = self._read_report()
+        if report and self.is_folder:
+            return report if len(self._parts()) == report["parts"] else None
+        return report if self.out.is_file() else None
 
     def _read_report(self) -> dict[str, Any] | None:
         try:
-            found = json.loads(self.success.read_text())
+            report = json.loads(self.success.read_text())
         except (OSError, ValueError):
             return None
-        return (
-            found if isinstance(found, dict) and {"job", "parts", "rows"} <= found.keys() else None
-        )
+        is_report = isinstance(report, dict) and {"job", "parts", "rows"} <= report.keys()
+        return report if is_report else None
 
     def _remove_damaged(self) -> None:
         for path in self._parts().values():
@@ -225,15 +210,16 @@ class Workspace:
                 path.unlink()
 
     def write_part(self, number: int, table: pa.Table) -> None:
-        """Writes one part, whole or not at all; the same rows are the same bytes."""
-        with _writing(self.folder), new_file(self.folder / _name(number)) as temporary:
+        """Write a part, whole or not at all; the same rows give the same bytes."""
+        path = self.folder / f"part-{number:05d}.parquet"
+        with _writing(self.folder), new_file(path) as temporary:
             pyarrow.parquet.write_table(
                 table, temporary, row_group_size=max(1, len(table)), write_page_checksum=True
             )
 
-    def errors(self) -> dict[str, int]:
-        """Rows of the parts that are there by error code, and under "rows" all of them."""
-        counts: dict[str, int] = {"rows": 0}
+    def counts(self) -> tuple[int, Counter[str]]:
+        """Return the number of rows in the parts, and the number with each error code."""
+        rows, errors = 0, Counter[str]()
         for path in self._parts().values():
             try:
                 codes = pyarrow.parquet.read_table(path, columns=["error_code"]).column(0)
@@ -241,13 +227,12 @@ class Workspace:
                 raise DimmlError(
                     f"{path} was damaged ({error}); remove it and run the same command again"
                 ) from error
-            counts["rows"] += len(codes)
-            for entry in codes.drop_null().value_counts().to_pylist():
-                counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
-        return counts
+            rows += len(codes)
+            errors.update(codes.drop_null().to_pylist())
+        return rows, errors
 
     def finish(self, report: Mapping[str, Any]) -> None:
-        """Joins the parts where one file was asked for, and writes the report last."""
+        """Join the parts if the output is one file, and write the report last."""
         with _writing(self.folder):
             if not self.is_folder:
                 _join(list(self._parts().values()), self.out)
@@ -256,25 +241,8 @@ class Workspace:
             self._remove_parts()
 
     def _parts(self) -> dict[int, Path]:
-        found = {int(m[1]): p for p in self.folder.glob("*") if (m := _PART.fullmatch(p.name))}
-        return dict(sorted(found.items()))
-
-    def _check_is_free(self, overwrite: bool) -> None:
-        inside = self.folder.iterdir() if self.folder.is_dir() else ()
-        if taken := sorted(path.name for path in inside if path.name != LOCK):
-            raise UsageError(
-                f"{self.folder} holds {taken[0]!r} and no scores of this command: name another "
-                "output, or a folder that is empty"
-            )
-        if not self.is_folder and self.out.exists() and not overwrite:
-            raise UsageError(f"{self.out} exists: name another output, or add --overwrite")
-
-    def _clear(self) -> None:
-        """Removes what this command writes, and nothing else."""
-        self.success.unlink(missing_ok=True)
-        self._remove_parts()
-        if not self.is_folder:
-            self.out.unlink(missing_ok=True)
+        parts = {int(m[1]): p for p in self.folder.glob("*") if (m := _PART.fullmatch(p.name))}
+        return dict(sorted(parts.items()))
 
     def _remove_parts(self) -> None:
         for path in [self.folder / JOB, *self._parts().values()]:
@@ -283,42 +251,22 @@ class Workspace:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Tells of a full disk, or a folder that may not be written, what to do about it."""
     try:
         yield
     except OSError as error:
         raise DimmlError(
-            f"cannot write into {folder}: {error}; what is there is kept: where it is for lack of "
-            "room, free some and run the same command again"
+            f"cannot write into {folder}: {error}; the parts there are kept: if the disk is full, "
+            "free some space and run the same command again"
         ) from error
 
 
-def _name(number: int) -> str:
-    return f"part-{number:05d}.parquet"
-
-
-def _explain(before: Job, job: Job, names: Sequence[str]) -> str:
-    said = []
-    for name in names:
-        old, new = getattr(before, name), getattr(job, name)
-        if isinstance(old, dict):
-            changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-            said.append(f"other {name} ({', '.join(changed[:3])})")
-        else:
-            said.append(f"{name} {old}, not {new}")
-    return " and ".join(said)
-
-
 def _join(parts: Sequence[Path], out: Path) -> None:
-    """One file of the rows of all parts, in constant memory; it appears when it is complete."""
+    # One part is in memory at a time, however many there are.
     with new_file(out) as temporary:
-        if out.suffix.lower() == ".parquet":
-            with pyarrow.parquet.ParquetWriter(
-                temporary, pyarrow.parquet.read_schema(parts[0])
-            ) as writer:
-                for part in parts:
-                    writer.write_table(pyarrow.parquet.read_table(part))
+        if out.suffix.lower() != ".parquet":
+            write_text(parts, temporary, out.suffix.lower())
             return
-        from serving.offline.text import write_text
-
-        write_text(parts, temporary, out.suffix.lower())
+        schema = pyarrow.parquet.read_schema(parts[0])
+        with pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+            for part in parts:
+                writer.write_table(pyarrow.parquet.read_table(part))

@@ -25,7 +25,7 @@ from dimml.bundle import (
 from dimml.cli import build
 from dimml.errors import BundleError, UsageError
 from dimml.modalities import Limits
-from serving.offline.scorer import schema_of
+from serving.offline.scorer import score_schema
 
 GRAPHS = ("front.onnx", "classifier.onnx")
 GRAPH = helper.make_model(
@@ -245,7 +245,7 @@ def test_options_of_predict_are_reserved() -> None:
 
 
 def test_columns_of_scores_are_reserved() -> None:
-    columns = set(schema_of(["photo"], ("a", "b")).names)
+    columns = set(score_schema(["photo"], ("a", "b")).names)
     of_photo = {f"photo_{suffix}" for suffix in SCORE_SUFFIXES}
     assert of_photo < columns
     assert columns - of_photo <= ALL_RESERVED

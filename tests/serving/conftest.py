@@ -19,9 +19,15 @@ import pytest
 
 from dimml.machine import SOURCE_ROOT
 
+ExpectedResponse = tuple[int, str | None]
+"""A status and the code of its error."""
+
 
 def free_port() -> int:
-    """One below those that the system gives to clients, who would take it before it is bound."""
+    """Return a free port below those that the system gives to clients.
+
+    A client could take a port of that range before the server binds it.
+    """
     while True:
         port = random.SystemRandom().randint(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -30,7 +36,13 @@ def free_port() -> int:
 
 
 class Server:
-    """`bentoml serve` in a process of its own."""
+    """`bentoml serve` in a process of its own.
+
+    Attributes:
+        client: A client of the server.
+        process: The process that starts the workers.
+        temporary: The folder for temporary files of the server.
+    """
 
     def __init__(self, bundle: Path, home: Path, **settings: object) -> None:
         port = free_port()
@@ -57,13 +69,13 @@ class Server:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """The processes that answer."""
+        """The processes that answer requests."""
         children = psutil.Process(self.process.pid).children()
         alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
         return [child for child in alive if "worker" in " ".join(child.cmdline())]
 
-    def wait(self) -> None:
-        """Returns when the service is ready."""
+    def wait_until_ready(self) -> None:
+        """Return when the service is ready; fail after a minute or if the process ends."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -71,13 +83,15 @@ class Server:
                     return
             except httpx.TransportError:
                 time.sleep(0.05)
-        raise AssertionError(f"not ready: {self.log()}")
+        raise AssertionError(f"the server is not ready: {self.log()}")
 
     def log(self) -> str:
+        """Return the standard output and error of the server so far."""
         self._log.seek(0)
         return self._log.read().decode()
 
     def stop(self) -> int:
+        """Stop the server with SIGTERM and return its exit code."""
         self.client.close()
         self.process.terminate()
         try:
@@ -88,7 +102,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def open_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Runs a service in processes of its own, for as long as a block lasts."""
+    """Return a context manager that runs a service in other processes for its block."""
 
     @contextmanager
     def opened(bundle: Path, **settings: object) -> Iterator[Server]:
@@ -102,11 +116,11 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts Python programs from a folder of no importance, and stops them after the test."""
-    started: list[subprocess.Popen[str]] = []
+def start_python(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a function that runs Python in a temporary folder until the test ends."""
+    processes: list[subprocess.Popen[str]] = []
 
-    def run(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=tmp_path,
@@ -116,24 +130,24 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             text=True,
             start_new_session=True,
         )
-        started.append(process)
+        processes.append(process)
         return process
 
-    yield run
-    for process in started:
+    yield start
+    for process in processes:
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=30)
 
 
-Answer = tuple[int, str | None]
-
-
 @pytest.fixture(scope="session")
-def documented() -> Callable[[str], dict[str, Answer]]:
-    """What docs/inputs.md says under a heading: the input to its status and error code."""
+def documented_responses() -> Callable[[str], dict[str, ExpectedResponse]]:
+    """Return a function that reads the table below a heading of docs/inputs.md.
 
-    def read(heading: str) -> dict[str, Answer]:
+    Each key is a name of an input, each value the response that the table states for it.
+    """
+
+    def read(heading: str) -> dict[str, ExpectedResponse]:
         _, _, rest = (SOURCE_ROOT / "docs/inputs.md").read_text().partition(f"\n## {heading}\n")
         rows = re.findall(r"^\| (.+?) \| (\d{3})(?: `(\w+)`)? \|", rest.partition("\n## ")[0], re.M)
         return {name: (int(status), code or None) for name, status, code in rows}

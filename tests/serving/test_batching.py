@@ -100,7 +100,7 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_it_has_room() -> None
 def test_while_more_are_refused_than_computed_only_one_may_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serving.batching, "TIGHT_SECONDS", 60.0)
+    monkeypatch.setattr(serving.batching, "SHORT_QUEUE_SECONDS", 60.0)
     work = Work()
 
     async def run() -> None:
@@ -169,7 +169,7 @@ def test_a_client_that_left_while_it_waited_long_costs_nothing(
         return True
 
     async def run(patience: float) -> None:
-        monkeypatch.setattr(serving.batching, "PATIENCE", patience)
+        monkeypatch.setattr(serving.batching, "CLIENT_CHECK_SECONDS", patience)
         batcher = Batcher(work, 4, 10)
         first = await busy(work, batcher)
         left = asyncio.create_task(batcher.submit(1, gone))
@@ -195,3 +195,40 @@ def test_a_result_that_comes_after_its_caller_left_is_dropped() -> None:
         return await batcher.submit(2)
 
     assert asyncio.run(run()) == 4
+
+
+def test_depth_is_reported_whenever_a_batch_is_taken() -> None:
+    work = Work()
+    depths: list[int] = []
+
+    async def run() -> None:
+        batcher = Batcher(work, 4, 10, depths.append)
+        first = await busy(work, batcher)
+        others = [asyncio.create_task(batcher.submit(item)) for item in range(1, 7)]
+        await asyncio.sleep(0)
+        work.gate.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(run())
+    assert depths[:3] == [0, 2, 0]
+    assert work.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+def test_depth_of_zero_is_reported_when_the_last_waiting_caller_was_cancelled() -> None:
+    depths: list[int] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+
+        def compute(items: Sequence[int]) -> Sequence[int]:
+            loop.call_soon_threadsafe(dropped.cancel)
+            return items
+
+        batcher = Batcher(compute, 1, 10, depths.append)
+        kept, dropped = (asyncio.create_task(batcher.submit(item)) for item in (1, 2))
+        await asyncio.gather(kept, dropped, return_exceptions=True)
+        while depths[-1]:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert depths == [1, 0]

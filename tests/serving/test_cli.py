@@ -71,12 +71,12 @@ def test_help_groups_the_flags() -> None:
 
 
 def test_it_announces_itself_answers_and_stops_on_ctrl_c(
-    tiny_bundle: Path, start: Start, program: str, port: int, tmp_path: Path
+    tiny_bundle: Path, start_python: Start, program: str, port: int, tmp_path: Path
 ) -> None:
     # A folder of the same name as the package must not be taken for it.
     (tmp_path / "serving").mkdir()
     (tmp_path / "serving" / "__init__.py").touch()
-    process = start(program, str(tiny_bundle), "--port", str(port), TMPDIR=str(tmp_path))
+    process = start_python(program, str(tiny_bundle), "--port", str(port), TMPDIR=str(tmp_path))
     assert process.stderr is not None
     lines = iter(process.stderr.readline, "")
     said = list(itertools.takewhile(lambda line: "Try:" not in line, lines))
@@ -112,9 +112,9 @@ def test_a_port_in_use_is_refused_before_anything_starts(tiny_bundle: Path) -> N
     ("option", "value"), [("--port", "0"), ("--port", "x"), ("--workers", "two")]
 )
 def test_an_option_out_of_range_is_bad_usage(
-    tiny_bundle: Path, start: Start, program: str, option: str, value: str
+    tiny_bundle: Path, start_python: Start, program: str, option: str, value: str
 ) -> None:
-    process = start(program, str(tiny_bundle), option, value)
+    process = start_python(program, str(tiny_bundle), option, value)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert option in errors

@@ -14,7 +14,7 @@ import serving.http.multipart
 import serving.http.protocol
 import serving.metrics
 from dimml.machine import SOURCE_ROOT
-from serving.http.openapi import limits_of
+from serving.http.openapi import sample_limits
 from serving.settings import Settings
 
 DOCUMENTS = ("docs/operations.md", "docs/grafana.json")
@@ -60,12 +60,12 @@ def test_the_limits_are_documented_as_they_are() -> None:
         "samples of all channels": audio.MAX_RATE_AT_LENGTH,
         "channels": audio.MAX_CHANNELS,
         "hertz": audio.MAX_SAMPLE_RATE,
-        "frames of a clip": limits_of(Settings()).frames,
+        "frames of a clip": sample_limits(Settings()).frames,
         "pixels of a clip": image.CLIP_PICTURES,
         "scans of a progressive JPEG": image.MAX_SCANS,
         "bytes of a file decoded in Python": image.MAX_INTERPRETED_BYTES,
         "bytes of URL, headers and trailers": serving.http.protocol.MAX_HEAD_BYTES,
-        "requests ahead on a connection": serving.http.protocol.MAX_AHEAD,
+        "requests ahead on a connection": serving.http.protocol.MAX_PIPELINED_REQUESTS,
         "seconds for the headers": serving.http.protocol.HEAD_SECONDS,
         "headers of a part": serving.http.multipart.MAX_HEADERS,
         "bytes of the headers of a part": serving.http.multipart.MAX_HEADER_BYTES,

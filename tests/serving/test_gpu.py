@@ -22,7 +22,7 @@ NAMES = ("audio", "image", "text")
 @pytest.fixture(scope="module")
 def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
     with open_server(tiny_bundle, providers="cuda", workers=cuda_devices()) as server:
-        server.wait()
+        server.wait_until_ready()
         yield server
 
 
@@ -64,6 +64,6 @@ def test_the_provider_in_use_is_cuda_wherever_it_is_told(server: Any) -> None:
 @pytest.mark.gpu
 def test_one_worker_for_each_gpu(tiny_bundle: Path, open_server: Any) -> None:
     with open_server(tiny_bundle, providers="auto", workers="") as server:
-        server.wait()
+        server.wait_until_ready()
         assert len(server.workers) == cuda_devices()
         assert server.client.get("/bundle").json()["provider"] == "cuda"

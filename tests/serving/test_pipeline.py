@@ -9,7 +9,7 @@ import pytest
 
 from dimml import Prediction, Predictor
 from dimml.predictor import EAGER_PREPROCESS_BYTES
-from serving.http.openapi import fields_of
+from serving.http.openapi import request_fields
 from serving.http.parsing import URLENCODED, RawRequest
 from serving.pipeline import Pipeline
 from serving.settings import Settings
@@ -44,7 +44,7 @@ def test_large_samples_are_not_all_decoded_before_they_are_made_small(
     for name in ("decode", "preprocess"):
         monkeypatch.setattr(kind, name, recorded(name))
     monkeypatch.setattr(kind, "memory", lambda _: memory)
-    answers = Pipeline(predictor, fields_of(predictor), Settings(), threads=1).answer(REQUESTS)
+    answers = Pipeline(predictor, request_fields(predictor), Settings(), threads=1).answer(REQUESTS)
     assert calls == order
     monkeypatch.undo()
     expected = [predictor.predict({"text": text}) for text in ("one", "two", "three")]

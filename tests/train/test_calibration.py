@@ -11,6 +11,7 @@ from dimml.nn.fusion import CertaintyFusion
 from dimml.samples import subset_name, subsets
 from train.calibration import (
     POOLED_TEMPERATURES,
+    EncodedRows,
     Rule,
     calibrate,
     conformal,
@@ -136,7 +137,7 @@ class TestConformal:
     def test_sets_hold_the_truth_as_often_as_asked_for(
         self, calibrated: CertaintyFusion, coverage: float
     ) -> None:
-        fitted = conformal(calibrated, NAMES, *evidence(4000, seed=4), coverage)
+        fitted = conformal(calibrated, NAMES, EncodedRows(*evidence(4000, seed=4)), coverage)
         logits, _, labels = evidence(4000, seed=5)
         assert fitted.coverage == coverage
         for subset in SUBSETS:
@@ -150,7 +151,8 @@ class TestConformal:
         new, _, new_labels = evidence(1000, seed=7)
         truth = answers(calibrated, new, ("audio",))[torch.arange(1000), new_labels]
         for rows in torch.arange(len(labels)).split(20):
-            fitted = conformal(calibrated, NAMES, logits[rows], present[rows], labels[rows], 0.9)
+            some = EncodedRows(logits[rows], present[rows], labels[rows])
+            fitted = conformal(calibrated, NAMES, some, 0.9)
             held.append(float((truth >= 1 - fitted.thresholds["audio"]).float().mean()))
         # The 19th of 20 scores: 19 / 21 in expectation, where the 18th would give 0.857.
         assert np.mean(held) == pytest.approx(19 / 21, abs=0.02)
@@ -162,7 +164,7 @@ class TestConformal:
         logits, present, labels = evidence(40, seed=8)
         present[:, 0] = torch.arange(40) < rows
         present[:, 1] = torch.arange(40) >= rows
-        fitted = conformal(calibrated, NAMES, logits, present, labels, 0.9)
+        fitted = conformal(calibrated, NAMES, EncodedRows(logits, present, labels), 0.9)
         assert set(fitted.thresholds) == subsets_with
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from dimml.errors import RecipeError, UsageError
 from train.data.loader import EpochSampler
-from train.recipe import load_recipe, written
+from train.recipe import load_recipe
 from train.run import load_run, train_run
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -93,7 +93,7 @@ def test_half_precision_trains_and_keeps_weights_of_32_bits(
 
 class TestRefusals:
     def test_a_batch_that_cannot_be_shared(self, recipe_file: Path) -> None:
-        with pytest.raises(RecipeError, match=r"batch of 9 .* 2 devices equally.*batch_size"):
+        with pytest.raises(RecipeError, match=r"batch of 9 .* 2 equal parts.*batch_size"):
             load_recipe(recipe_file, ["training.batch_size=9", "training.devices=2"])
 
     def test_a_method_that_steps_by_itself(self, recipe_file: Path, tmp_path: Path) -> None:
@@ -106,9 +106,3 @@ class TestRefusals:
         recipe = load_recipe(recipe_file, ["training.precision=16-mixed"])
         with pytest.raises(UsageError, match=r"needs a GPU.*bf16-mixed"):
             train_run(recipe, tmp_path / "run", resume=False)
-
-
-def test_a_recipe_is_written_as_before_there_were_devices(recipe_file: Path) -> None:
-    assert "devices" not in written(load_recipe(recipe_file))["training"]
-    changed = load_recipe(recipe_file, ["training.batch_size=8", "training.devices=2"])
-    assert written(changed)["training"]["devices"] == 2

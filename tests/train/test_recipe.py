@@ -70,7 +70,7 @@ class TestUnknownKeys:
         assert meant in line.rpartition("accepted: ")[2].split(", ")
 
     def test_name_what_is_accepted_where_nothing_is_near(self, recipe: Path) -> None:
-        with pytest.raises(RecipeError, match=r"zzz: unknown key; accepted: epochs, warm_up, "):
+        with pytest.raises(RecipeError, match=r"zzz: unknown key; accepted: warm_up, .*, epochs, "):
             load_recipe(recipe, ["training.zzz=1"])
 
     def test_are_listed_all_at_once(self, recipe: Path) -> None:
@@ -159,7 +159,7 @@ class TestSet:
         ("training.epochs=0", "training.epochs: Input should be greater than or equal to 1"),
         ("training=fast", "training: Input should be a valid dictionary"),
         ("coverage=1", "coverage: Input should be less than 1"),
-        ("method=magic", "method: no method 'magic'; there are: dimml, joint"),
+        ("method=magic", "method: no method 'magic'; choose one of: dimml, joint"),
         ("name=../up", "name: String should match pattern"),
         ("modalities={}", "modalities: Dictionary should have at least 1 item"),
         ("modalities=[text]", "modalities: Input should be a valid dictionary"),
@@ -171,8 +171,8 @@ class TestSet:
         ("modalities.front.preprocessing.mean=[0, 0]", "mean must hold 1 or 3 values"),
         ("modalities.json=text", "modalities: json: the name is reserved: options of `dimml pred"),
         ("modalities.note_label=text", "note_label: the name is reserved: scores of note are note"),
-        ("modalities.a/b=text", "modalities.a/b: a name has a letter of a to z, then letters"),
-        ("modalities.Photo=image", "modalities.Photo: a name has a letter of a to z, then"),
+        ("modalities.a/b=text", "modalities.a/b: a name starts with a letter of a to z"),
+        ("modalities.Photo=image", "modalities.Photo: a name starts with a letter of a to z"),
         ("modalities.front.kind=film", "modalities.front.kind: Input should be 'audio'"),
     ],
 )

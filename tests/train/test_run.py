@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetModel
 
 from dimml import Predictor
@@ -76,9 +76,7 @@ def test_a_run_knows_its_table_from_any_folder(
     (tmp_path / "data.csv").unlink()
     with pytest.raises(UsageError) as raised:
         load_run(tmp_path / "run")
-    assert f"the run in {tmp_path / 'run'} was trained on {tmp_path / 'data.csv'}, which is" in str(
-        raised.value
-    )
+    assert f"trained on {tmp_path / 'data.csv'}, which no longer exists" in raised.value.message
 
 
 def test_an_unknown_key_names_its_nearest_match(recipe_file: Path) -> None:
@@ -175,16 +173,6 @@ def test_labelled_rows_that_cannot_be_read_make_no_classifier(
     table.write_text("\n".join([head, *map(",".join, rows)]))
     with pytest.raises(UsageError, match=r"front: fewer than two labelled rows"):
         train_run(load_recipe(recipe_file, [f"data={table}"]), tmp_path / "run", resume=False)
-
-
-def test_a_run_of_before_there_were_biases_loads(recipe_file: Path, tmp_path: Path) -> None:
-    train_run(load_recipe(recipe_file, ["training.epochs=1"]), tmp_path / "run", resume=False)
-    weights = tmp_path / "run" / "model.safetensors"
-    state = load_file(weights)
-    del state["fusion.modality_bias"]
-    save_file(state, weights)
-
-    assert not load_run(tmp_path / "run").model.get_buffer("fusion.modality_bias").any()
 
 
 def test_a_method_to_compare_with_trains_and_has_no_bundle(

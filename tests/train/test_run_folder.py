@@ -44,7 +44,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         monkeypatch.setattr("train.run._calibrate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(InterruptedRunError, match="the same command with --resume goes on"):
+        with pytest.raises(InterruptedRunError, match="run the same command with --resume"):
             train_run(recipe_of(Path("data.csv")), Path("moved"), resume=False)
         Path("moved").rename("run")
     return folder

@@ -71,7 +71,7 @@ def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
     start = model.encoders[0].get_parameter("weight").detach().clone()
     training = TrainingConfig(epochs=3, warm_up=1, batch_size=SIZE, learning_rate=0.05)
     recipe = Recipe.model_construct(seed=0, training=training)
-    module = TrainingModule(model, recipe, build_method("dimml", {}, model))
+    module = TrainingModule(model, recipe, build_method("dimml", {}, training, model))
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,

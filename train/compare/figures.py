@@ -66,8 +66,7 @@ def missing_curves(document: Summary) -> Figure | None:
     figure, (axis,) = _panels(1, 1, (8.5, 4.6))
     places = [100 * float(rate) for rate in rates]
     for name in reversed(curves):
-        is_reference = name == document["reference"]
-        style = REFERENCE_LINE if is_reference else _line_style(list(methods).index(name))
+        style = _line_style(name, document)
         _line(axis, places, curves[name], style, name)
     axis.set(xlabel="modalities missing at random (%)", ylabel="test accuracy (%)")
     handles, labels = axis.get_legend_handles_labels()
@@ -179,12 +178,13 @@ def _line(
 ) -> None:
     """Draw means in per cent as a line, in a band of one standard deviation."""
     points = [(x, one) for x, one in zip(places, figures, strict=True) if one["mean"] is not None]
-    x = [place for place, _ in points]
-    y = [100 * one["mean"] for _, one in points]
-    deviations = [100 * (one["std"] or 0.0) for _, one in points]
     if points:
+        x = [place for place, _ in points]
+        y = [100 * one["mean"] for _, one in points]
+        low, high = (
+            [100 * (one["mean"] + s * (one["std"] or 0.0)) for _, one in points] for s in (-1, 1)
+        )
         axis.plot(x, y, label=_label(name), markersize=5, **style)
-        low, high = ([m + s * d for m, d in zip(y, deviations, strict=True)] for s in (-1, 1))
         axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
@@ -200,10 +200,10 @@ def _reliability(axis: Axes, table: Summary) -> None:
         axis.scatter(confidence, accuracy, areas, color=COLOURS[0], alpha=0.75, linewidth=0)
 
 
-REFERENCE_LINE = {"color": INK, "linewidth": 2.5, "marker": "o"}
-
-
-def _line_style(number: int) -> Summary:
+def _line_style(name: str, document: Summary) -> Summary:
+    if name == document["reference"]:
+        return {"color": INK, "linewidth": 2.5, "marker": "o"}
+    number = list(document["methods"]).index(name)
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],

@@ -13,13 +13,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 class Finding(NamedTuple):
-    """The answer to one of the report's first questions.
-
-    Attributes:
-        question: The measure in question.
-        verdict: The answer in a few words.
-        detail: By how much, and how certain.
-    """
+    """A measure, which method is ahead in it, and by how much."""
 
     question: str
     verdict: str
@@ -46,35 +40,28 @@ def _finding(document: Summary, key: str) -> Finding:
     ties = [name for name in means if round(means[name] - means[best], 6) == 0]
     leaders = " and ".join(ties) if len(ties) < 3 else f"{len(ties)} rows"
     verdict = f"highest mean: {leaders}, {100 * means[best]:.2f} %"
-    others = [name for name in means if name != reference]
     if reference not in means:
         return Finding(question, verdict, f"{reference} was not measured")
-    if not others:
+    if len(means) == 1:
         return Finding(question, verdict, "there is no other method")
-    rival = max(others, key=means.__getitem__)
-    difference = document["differences"][rival]["measures"][key]
-    if difference is None:
+    rival = max((name for name in means if name != reference), key=means.__getitem__)
+    differences = {name: d["measures"][key] for name, d in document["differences"].items()}
+    if (difference := differences[rival]) is None:
         return Finding(question, verdict, f"{reference} and {rival} share no seed")
-    against = f"{reference} less {rival}, the best other: {write_difference(difference, measure)}"
-    detail = f"{against}; {_certainty(difference)}. {_count(document, key)}"
-    return Finding(question, verdict, detail)
-
-
-def _count(document: Summary, key: str) -> str:
-    differences = [one["measures"][key] for one in document["differences"].values()]
-    signs = [sign(difference, MEASURES[key]) for difference in differences if difference]
-    return (
-        f"Beyond the interval, {document['reference']} is ahead of {signs.count(1)} and behind "
-        f"{signs.count(-1)} of {len(signs)} other rows"
+    signs = [sign(one, measure) for one in differences.values() if one]
+    detail = (
+        f"{reference} less {rival}, the best other: {write_difference(difference, measure)}; "
+        f"{_certainty(difference)}. Beyond the interval, {reference} is ahead of {signs.count(1)} "
+        f"and behind {signs.count(-1)} of {len(signs)} other rows"
     )
+    return Finding(question, verdict, detail)
 
 
 def _certainty(difference: Summary) -> str:
     seeds = len(difference["seeds"])
     if difference["low"] is None:
-        return (
-            "one seed settles nothing" if seeds == 1 else f"the same by {seeds} seeds: no interval"
-        )
+        equal = f"the same by {seeds} seeds: no interval"
+        return "one seed settles nothing" if seeds == 1 else equal
     if difference["low"] <= 0 <= difference["high"]:
         return f"the interval holds 0, so {seeds} seeds do not settle it"
     return f"the interval of {seeds} seeds does not hold 0"

@@ -10,9 +10,24 @@ import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from train.markdown import escape
+
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 _FIGURE = re.compile(rf"<p>{_MARK}(\w+){_MARK}(.*)</p>")
 _ILLEGAL_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def load_template(name: str) -> jinja2.Template:
+    """Load a template of this folder; text is escaped for HTML in HTML templates only."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+    )
+    environment.filters["md"] = escape
+    return environment.get_template(name)
 
 
 def figure_mark(name: str, caption: str) -> str:
@@ -38,8 +53,7 @@ def write_page(markdown: str, figures: Mapping[str, str]) -> str:
     # Raw HTML stays text: a name in the data may hold anything.
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": True}).enable("table")
     body = _FIGURE.sub(figure, parser.render(text))
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("page.html.j2")
     title = text.strip().partition("\n")[0].removeprefix("# ")
+    template = load_template("page.html.j2")
     page = template.render(comment=Markup(comment), title=title, body=Markup(body))
     return _ILLEGAL_IN_XML.sub("\N{REPLACEMENT CHARACTER}", page)

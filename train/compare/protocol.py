@@ -14,7 +14,7 @@ from dimml.bundle import Conformal
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
-from train.calibration import conformal_rows, subset_rows
+from train.calibration import EncodedRows, conformal_rows, subset_rows
 from train.data.cache import Split
 from train.data.corruptions import CorruptionKey, TestSplit
 from train.data.loader import Collate, EpochSampler, SplitDataset
@@ -82,7 +82,7 @@ def coverages(recipe: Recipe) -> tuple[float, ...]:
 
 
 def cross_validate(
-    readout: Readout, modalities: tuple[str, ...], validation: tuple[Tensor, Tensor, Tensor]
+    readout: Readout, modalities: tuple[str, ...], validation: EncodedRows
 ) -> dict[str, float]:
     """Return accuracy and NLL, means over subsets, on validation rows that calibration did not see.
 
@@ -92,17 +92,18 @@ def cross_validate(
     Args:
         readout: An answer to calibrate.
         modalities: Names in slot order.
-        validation: Features, present and labels, see `encode`.
+        validation: The encoded validation split.
     """
-    features, present, labels = (part[~conformal_rows(len(part))] for part in validation)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    fitting = validation.select(~conformal_rows(len(validation.labels)))
+    order = torch.randperm(len(fitting.labels), generator=torch.Generator().manual_seed(1))
     halves = order.chunk(2)
     measured = []
-    for fitted, held_out in (halves, halves[::-1]):
-        readout.calibrate(modalities, features[fitted], present[fitted], labels[fitted])
-        for _, rows, mask in subset_rows(modalities, present[held_out]):
-            probabilities, _ = readout(features[held_out][rows], mask)
-            measured.append(scores(probabilities, labels[held_out][rows]))
+    for fitted, rest in (halves, halves[::-1]):
+        readout.calibrate(modalities, fitting.select(fitted))
+        held_out = fitting.select(rest)
+        for _, rows, mask in subset_rows(modalities, held_out.present):
+            probabilities, _ = readout(held_out.features[rows], mask)
+            measured.append(scores(probabilities, held_out.labels[rows]))
     return {k: sum(one[k] for one in measured) / len(measured) for k in ("accuracy", "nll")}
 
 

@@ -13,12 +13,10 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from dimml.files import write_atomic
 from train.compare.figures import draw_figures
 from train.compare.findings import headline, losses, write_difference
-from train.compare.page import figure_mark, write_page
+from train.compare.page import figure_mark, load_template, write_page
 from train.compare.results import DOCUMENT, MARKDOWN, PAGE
 from train.compare.summary import MEASURES, SUBSET_MEASURE, Measure, Summary, summarise
 from train.markdown import NOT_MEASURED, Bold, bullets, escape, table
@@ -69,16 +67,8 @@ def report_markdown(
         generated: The comment of the first line.
         extra_section: A section of Markdown to put after the losses.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # It would escape for HTML; `table` and `md` escape for Markdown.
-    )
-    environment.filters["md"] = escape
-    environment.globals |= {function.__name__: function for function in _TEMPLATE_FUNCTIONS}
-    text = environment.get_template("report.md.j2").render(
+    text = load_template("report.md.j2").render(
+        {function.__name__: function for function in _TEMPLATE_FUNCTIONS},
         document=document,
         shown=without_ablations(document),
         reference=document["reference"],

@@ -33,7 +33,7 @@ from train.compare.results import (
     stored_settings,
 )
 from train.methods import METHODS, VARIANTS, method_class, method_of
-from train.recipe import Recipe, written
+from train.recipe import Recipe
 
 if TYPE_CHECKING:
     from train.compare.trial import TrialRunner
@@ -46,13 +46,7 @@ DIVERGED = -1.0
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What a comparison runs.
-
-    Attributes:
-        runs: Names of methods or variants.
-        seeds: Seeds of each run; the first one chooses among trials.
-        trials: Number of settings tried per method.
-    """
+    """The methods or variants to run, their seeds, and how many settings the first seed tries."""
 
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -201,12 +195,11 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
 
 def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all results of a folder share; seeds and methods may be added later."""
-    from train.data.splits import fingerprint
+    from train.data.splits import table_sha256
 
-    excluded = {"method", "options", "data"}
     return {
-        "recipe": {k: v for k, v in written(recipe).items() if k not in excluded},
-        "data": fingerprint(recipe.data),
+        "recipe": recipe.model_dump(mode="json", exclude={"method", "options", "data"}),
+        "data": table_sha256(recipe.data),
         "trials": plan.trials,
         "protocol": PROTOCOL,
         "version": __version__,

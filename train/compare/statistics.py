@@ -50,13 +50,11 @@ def paired(
     and the standard deviation of n differences (Student 1908, Biometrika 6, 1-25).
 
     Args:
-        ours: Seed to value.
-        theirs: Seed to value.
+        ours, theirs: Seed to value.
 
     Returns:
         `{"seeds", "mean", "low", "high"}`, or None without a common seed. The bounds are None for a
-        single seed, and where all differences are equal up to rounding: the formula would then call
-        any difference significant.
+        single seed, and for equal differences, which the formula would always call significant.
     """
     differences = {
         seed: value - other

@@ -25,11 +25,10 @@ from train.compare.statistics import (
 from train.metrics import expected_ece, pooled_reliability
 
 REFERENCE = "dimml"
-SET_FIGURES = ("set_coverage", "set_size", "set_nominal")
 SUBSET_FIGURES = (
     *("accuracy", "nll", "ece", "risk_coverage_area", "set_rows"),
-    *SET_FIGURES,
-    *(f"high_{name}" for name in SET_FIGURES),
+    *("set_coverage", "set_size", "set_nominal"),
+    *("high_set_coverage", "high_set_size", "high_set_nominal"),
 )
 VALIDATION_FIGURES = ("accuracy", "nll")
 MISSING_FIGURES = ("accuracy", "nll", "ece")
@@ -41,19 +40,12 @@ Summary = dict[str, Any]
 
 
 class Measure(NamedTuple):
-    """A figure of one run by which methods are compared.
-
-    Attributes:
-        title: The name in reports.
-        factor: What the figure is multiplied by when written; 100 for per cent.
-        digits: The number of decimals.
-        higher: Whether a higher figure is better.
-    """
+    """A figure by which methods are compared; it is written times `factor` with `digits`."""
 
     title: str
     factor: float = 100
     digits: int = 2
-    higher: bool = True
+    higher: bool = True  # is better
 
     def write(self, value: float, sign: str = "") -> str:
         """Return the figure without its unit; with `sign="+"`, positive figures have a sign."""

@@ -30,7 +30,7 @@ from train.methods.base import Method, Trial
 from train.module import BEST, encode
 from train.readout import Readout
 from train.recipe import Recipe
-from train.run import calibrated
+from train.run import calibrate_readout
 from train.trainer import BEST_CHECKPOINT, LAST, History, load_checkpoint, train_model
 
 
@@ -56,7 +56,7 @@ class TrialRunner:
         cache: Folder of the decoded data.
 
     Attributes:
-        samples: Split to the fingerprint of its samples.
+        samples: Split to the sha256 of its samples.
 
     Raises:
         UsageError: If the recipe or its data cannot be used.
@@ -75,7 +75,7 @@ class TrialRunner:
             )
         self._test = read_test_split(recipe, self._prepared, cache)
         every_split = {**splits, "test": self._test.clean}
-        self.samples = {name: split.fingerprint for name, split in every_split.items()}
+        self.samples = {name: split.sha256 for name, split in every_split.items()}
 
     def run(
         self, name: str, method: str, options: Mapping[str, Any], trial: Trial, seed: int
@@ -108,7 +108,9 @@ class TrialRunner:
         measured = {}
         for row, readout in readouts.items():
             on_validation = cross_validate(readout, model.modalities, validation)
-            conformals = [calibrated(readout, model, validation, c) for c in coverages(recipe)]
+            conformals = [
+                calibrate_readout(readout, model, validation, c) for c in coverages(recipe)
+            ]
             figures = measure_readout(readout, test, conformals, validation[1], seed)
             measured[row] = {"validation": on_validation, **figures}
         shared = {

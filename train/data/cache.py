@@ -26,11 +26,10 @@ from dimml.modalities import Arrays, Kind
 from dimml.progress import print_status, track
 from dimml.samples import is_absent
 from dimml.table import Row
+from train.methods.base import UNLABELLED
 
 BLOCK_ROWS = 256
 KEPT = 3
-UNLABELLED = -1
-"""In the place of a class: the row has none."""
 FORMAT = 2
 _PROBLEMS = b"problems"
 _DIGEST = b"sha256"
@@ -44,13 +43,13 @@ class Split:
         rows: int64 [N], each sample's place among the rows that the split was made from.
         present: bool [N, M].
         problems: one line per cell that could not be read and counts as absent.
-        fingerprint: sha256 of the samples.
+        sha256: sha256 of the samples.
     """
 
     def __init__(self, path: Path, kinds: Mapping[str, Kind]) -> None:
         self._kinds = kinds
         self._path = path
-        self._blocks, self.problems, self.fingerprint = _open(path)
+        self._blocks, self.problems, self.sha256 = _open(path)
         self.labels, self.rows = (
             np.concatenate([block.column(name).to_numpy() for block in self._blocks])
             for name in ("label", "row")

@@ -176,8 +176,7 @@ class RunData(lightning.LightningDataModule):
         recipe: of the run.
         kinds: the modalities.
         splits: "train" and "validation".
-        unlabelled: whether training sees the rows of the train split that have no label, if its
-            DUC loss ever joins.
+        unlabelled: whether training sees the rows of the train split that have no label.
     """
 
     def __init__(
@@ -188,9 +187,8 @@ class RunData(lightning.LightningDataModule):
         unlabelled: bool,
     ) -> None:
         super().__init__()
-        config = recipe.training
         self.recipe, self.kinds = recipe, kinds
-        self.unlabelled = unlabelled and config.lambda_duc > 0 and config.warm_up < config.epochs
+        self.unlabelled = unlabelled
         self.train, self.val = splits["train"], splits["validation"]
 
     def train_dataloader(self) -> Any:

@@ -89,7 +89,7 @@ def build(
         for name, kind in kinds.items()
     ]
     model = MultimodalModel(list(kinds), encoders, recipe.feature_dim, classes)
-    return model, build_method(recipe.method, recipe.options, model)
+    return model, build_method(recipe.method, recipe.options, recipe.training, model)
 
 
 def _tell_unlabelled(rows: Sequence[Row]) -> None:

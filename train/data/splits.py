@@ -13,7 +13,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from dimml.errors import ManifestError
 from dimml.samples import is_absent
 from dimml.table import Row, column_names, missing_columns, read_rows
-from train.data.cache import UNLABELLED
+from train.methods.base import UNLABELLED
 
 SPLITS = ("train", "validation", "test")
 
@@ -95,7 +95,7 @@ def _why_none(path: Path, kinds: Mapping[str, str], split: str) -> str:
     )
 
 
-def fingerprint(path: Path) -> str:
+def table_sha256(path: Path) -> str:
     """The sha256 of a table: which data a run was trained on.
 
     Raises:

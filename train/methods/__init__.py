@@ -1,4 +1,4 @@
-"""Training methods: one file each, and a line in `METHODS`."""
+"""Training methods. A method is a file in this folder and a line in `METHODS`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dimml.nn.model import MultimodalModel
     from train.methods.base import Method
+    from train.methods.dimml import DetachedTraining
 
 METHODS: dict[str, str] = {
     "dimml": "train.methods.dimml:Detached",
@@ -19,29 +20,34 @@ METHODS: dict[str, str] = {
     "mla": "train.methods.mla:AlternatingAdaptation",
     "qmf": "train.methods.qmf:QualityAwareFusion",
 }
-"""Name, as in a recipe's `method`, to module and class; each is imported only when it is used."""
+"""Module and class of each method that a recipe may name. A class is imported when it is used."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dimml-no-shared": ("dimml", {"shared": False}),
     "dimml-no-duc": ("dimml", {"duc": False}),
     "dimml-stage2": ("dimml", {"fusion_head": True}),
 }
-"""Name of a run beside those of `METHODS`, to method and options."""
+"""Further runs of a comparison: the method and the options of each."""
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method in `METHODS`."""
+    """Return the class of a method in `METHODS`."""
     module, attribute = METHODS[name].split(":")
-    found: type[Method] = getattr(importlib.import_module(module), attribute)
-    return found
+    cls: type[Method] = getattr(importlib.import_module(module), attribute)
+    return cls
 
 
-def build_method(name: str, options: Mapping[str, Any], model: MultimodalModel) -> Method:
-    """A method for a model, which it may give other heads: build it before the weights load."""
+def build_method(
+    name: str, options: Mapping[str, Any], training: DetachedTraining, model: MultimodalModel
+) -> Method:
+    """Build a method for a model.
+
+    The method may replace heads of the model, so build it before weights are loaded.
+    """
     cls = method_class(name)
-    return cls(cls.Options.model_validate(dict(options)), model)
+    return cls(cls.Options.model_validate(dict(options)), training, model)
 
 
 def method_of(run: str) -> tuple[str, dict[str, Any]]:
-    """The method of a run, and the options that make a variant of it."""
+    """Return the method of a run, and the options that make a variant of it."""
     return VARIANTS.get(run, (run, {}))

@@ -1,4 +1,4 @@
-"""What every training method has: losses, an answer for any subset, and its hyper-parameters."""
+"""The base class of the training methods: its losses, its answer, its grid of hyper-parameters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dimml.nn.fusion import blank_absent
-from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import MultimodalModel
+from train.calibration import EncodedRows
 from train.readout import Readout
-from train.recipe import TrainingConfig
+
+UNLABELLED = -1
+"""The class of a row that has no label."""
+
+FeatureSource: TypeAlias = Callable[[], EncodedRows]
+"""A function that encodes the labelled rows of the training split."""
 
 
-class Options(pydantic.BaseModel):
-    """Base of a method's own settings, a recipe's `options`: strict, unknown keys are errors."""
+class MethodOptions(pydantic.BaseModel):
+    """Base of the settings of a method. An unknown key is an error."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -27,140 +32,114 @@ class Trial(NamedTuple):
     """One point of a method's grid of hyper-parameters.
 
     Attributes:
-        options: of the method; what is left out has its default.
-        learning_rate: what the recipe's is multiplied by.
+        options: Options of the method; the others keep their defaults.
+        learning_rate: Factor of the recipe's learning rate.
     """
 
     options: Mapping[str, Any] = {}
     learning_rate: float = 1.0
 
 
-Training: TypeAlias = Callable[[], tuple[Tensor, Tensor, Tensor]]
-"""Features [N, M, D], present [N, M] and labels [N] of the training split, computed when called."""
-
-
-class Step(NamedTuple):
-    """Where training is."""
-
-    config: TrainingConfig
-    epoch: int
-
-
 class Method(nn.Module):
-    """A way to train a model's encoders and heads, and to answer with them.
+    """A way to train the encoders and heads of a model, and to answer with them.
 
-    The encoders, the data, the optimizer and its schedule are the same for all. A method has the
-    parameters of its own heads, and is handed the model, so that no parameter belongs to both.
+    Encoders, data, optimizer and schedule are the same for all methods. A method owns the
+    parameters of its own heads. It receives the model as an argument and does not keep it, so that
+    no parameter belongs to both.
 
     Attributes:
-        Options: the settings that a recipe may give.
-        TRIALS: the grid for `dimml compare --trials`, the published settings first; equally many
-            for every method.
-        alternates: the method takes its optimizer's steps itself, in `alternate`.
-        uses_dimensions: training needs the effective dimensions.
-        uses_unlabelled: rows without a label take part in training; other methods do not see them.
-        finishes: `finish` has something to do.
-        exports: what is served is all in the model's encoders and `fusion`.
+        Options: The model of the options that a recipe may set.
+        TRIALS: The grid for `dimml compare --trials`, with the published settings first. All
+            methods have the same number of trials.
+        alternates: Whether the method steps the optimizer itself, in `alternate`.
+        uses_dimensions: Whether training needs the effective dimensions.
+        finishes: Whether `finish` does something.
+        exports: Whether the model's encoders and `fusion` hold everything that is served.
     """
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
     TRIALS: ClassVar[tuple[Trial, ...]] = (Trial(), Trial(learning_rate=0.5), Trial({}, 2.0))
     alternates = False
     uses_dimensions = False
-    uses_unlabelled = False
     finishes = False
     exports = False
 
-    def __init__(self, options: Any, model: MultimodalModel) -> None:
+    def __init__(self, options: Any, training: Any, model: MultimodalModel) -> None:
         super().__init__()
         self.options = options
+        self.training_config = training
         self.modalities = model.modalities
+        self.build_heads(model)
 
-    def objective(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
-    ) -> dict[str, Tensor]:
-        """The weighted terms whose sum is the loss; absent slots may hold anything.
+    def build_heads(self, model: MultimodalModel) -> None:
+        """Create the method's own heads, or replace heads of the model."""
 
-        Args:
-            model: what is trained.
-            features: [N samples, M modalities, D].
-            present: bool [N, M].
-            labels: int64 [N]; with `uses_unlabelled`, -1 where there is none.
-            step: where training is.
-        """
-        return self.losses(model, blank_absent(features, present), present, labels, step)
+    def uses_unlabelled(self, epochs: int) -> bool:
+        """Return whether a training of this many epochs learns from rows without a label."""
+        return False
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
-    ) -> dict[str, Tensor]:
-        """As `objective`, of features that are 0 where absent."""
+    def needs_dimensions(self, epoch: int) -> bool:
+        """Return whether the effective dimensions are computed before this epoch."""
+        return False
+
+    def by_modality(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the slots of values [N, M, ...] by the name of their modality."""
+        return dict(zip(self.modalities, values.unbind(dim=1), strict=True))
+
+    def objective(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        """Return the weighted terms whose sum is the loss of a batch."""
+        clean = blank_absent(rows.features, rows.present)
+        return self.losses(model, rows._replace(features=clean), epoch)
+
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        """Return the terms of `objective`, from features that are 0 where absent."""
         raise NotImplementedError
 
     def alternate(
-        self,
-        model: MultimodalModel,
-        features: Tensor,
-        present: Tensor,
-        labels: Tensor,
-        optimizer: torch.optim.Optimizer,
+        self, model: MultimodalModel, rows: EncodedRows, optimizer: torch.optim.Optimizer
     ) -> dict[str, Tensor]:
-        """Where `alternates`: all steps of a batch but the last, whose gradients it leaves."""
+        """Take all optimizer steps of a batch but the last, and leave the gradients of the last."""
         raise NotImplementedError
 
     def adjust_gradients(self, model: MultimodalModel) -> None:
-        """Called between the backward pass and the optimizer's step."""
+        """Change the gradients between the backward pass and the optimizer's step."""
 
-    def finish(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        """Where `finishes`: called once after training, with the training split's features."""
+    def finish(self, model: MultimodalModel, rows: EncodedRows) -> None:
+        """Fit what the method needs once after training, on the encoded training split."""
 
     def answer(
         self, model: MultimodalModel, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """What the method says before calibration.
+        """Return the answer before calibration; by default that of the model's fusion.
 
         Args:
-            model: trained or in training.
+            model: The model, trained or in training.
             features: [N, M, D], 0 where absent.
             present: bool [N, M], at least one per row.
 
         Returns:
-            Logits [N, K], and each modality's share in them [N, M] where the method has shares.
+            Logits [N, K], and the share [N, M] of each modality if the method has shares.
         """
-        raise NotImplementedError
+        probabilities, weights, _ = model.fusion(features, present)
+        return probabilities.clamp_min(1e-30).log(), weights
 
     def readout(self, model: MultimodalModel) -> Readout:
-        """The method's answer, to be calibrated."""
+        """Return the method's answer, ready for calibration."""
         return Readout(lambda features, present: self.answer(model, features, present))
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
-        """Further rows for a comparison, out of the same training, by name.
-
-        Args:
-            model: trained.
-            training: the features, present and labels of the training split.
-        """
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
+        """Return further rows of a comparison, by name, that the same training provides."""
         return {}
-
-
-def slot_cross_entropy(logits: Tensor, present: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each modality over the rows that have it, summed over modalities.
-
-    Args:
-        logits: [N, M, K].
-        present: bool [N, M].
-        labels: int64 [N].
-    """
-    slots = range(logits.shape[1])
-    terms = [masked_cross_entropy(logits[:, s], labels, present[:, s]) for s in slots]
-    return torch.stack(terms).sum()
 
 
 def drop_modalities(
     present: Tensor, rate: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Which of the present modalities stay, bool [N, M]; of each row with any, at least one."""
+    """Drop each present modality with a probability, but never all modalities of a row.
+
+    Returns:
+        bool [N, M], the modalities that stay.
+    """
     kept = present & (torch.rand(present.shape, generator=generator).to(present.device) >= rate)
     scores = torch.rand(present.shape, generator=generator).to(present.device)
     last = scores.masked_fill(~present, -1.0).argmax(dim=1)

@@ -2,15 +2,16 @@
 
     L = sum_m CE(h_m(f_m), y) + lambda_s sum_m CE(g(f_m), y) + lambda_d L_DUC   (after the warm-up)
 
-No loss couples the encoders but L_DUC. The shared classifier g answers, by calibrated certainty.
+Only L_DUC couples the encoders. The shared classifier g answers, weighted by calibrated certainty.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,17 +20,8 @@ from dimml.nn.fusion import blank_absent
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.calibration import Rule
-from train.data.cache import UNLABELLED
-from train.methods.base import (
-    Method,
-    Step,
-    Training,
-    Trial,
-    drop_modalities,
-    slot_cross_entropy,
-)
-from train.methods.base import Options as BaseOptions
+from train.calibration import EncodedRows, Rule
+from train.methods.base import UNLABELLED, FeatureSource, Method, MethodOptions, drop_modalities
 from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
 
 FUSION_HEAD_EPOCHS = 20
@@ -42,18 +34,43 @@ RULES: dict[str, Rule] = {
     "dimml+certainty": "certainty",
     "dimml+pooled": "pooled",
 }
-"""Row of a comparison to the rule that joins the modalities in it."""
+"""Rows of a comparison, and the rule that joins the modalities in each."""
 
 
-class Options(BaseOptions):
-    """Switches for an ablation, and how the modalities are joined.
+class DetachedTraining(MethodOptions):
+    """The settings of the detached method in a recipe's `training`.
+
+    These settings are not among the method's `options` because a comparison trains every method
+    with one recipe. The recipe's `TrainingConfig` inherits them; only this method reads them.
 
     Attributes:
-        shared: the shared classifier is trained and answers; without it each modality's own head.
-        duc: the DUC loss takes part after the warm-up.
-        fusion_head: a second stage trains a linear head on all features together, the encoders
-            frozen, which joins the answer where every modality is present.
-        fusion: the rule, see `train.calibration`; `paper` is that of the source.
+        warm_up: Number of epochs before the DUC loss takes part.
+        lambda_shared: Weight of the shared classifier's cross-entropy.
+        lambda_duc: Weight of the DUC loss.
+        duc_temperature: Temperature of the DUC loss.
+        normalize: Whether the DUC loss normalises its vectors.
+        recompute_every: Number of epochs between computations of the effective dimensions; None
+            computes them once.
+    """
+
+    warm_up: pydantic.NonNegativeInt = 8
+    lambda_shared: pydantic.NonNegativeFloat = 1.0
+    lambda_duc: pydantic.NonNegativeFloat = 1.0
+    duc_temperature: pydantic.PositiveFloat = 10.0
+    normalize: bool = False
+    recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
+
+
+class DetachedOptions(MethodOptions):
+    """Switches for an ablation, and the rule that joins the modalities.
+
+    Attributes:
+        shared: Whether the shared classifier is trained and answers; if not, each modality's own
+            head answers.
+        duc: Whether the DUC loss takes part after the warm-up.
+        fusion_head: Whether a second stage freezes the encoders and trains a linear head on all
+            features. The head joins the answer if every modality is present.
+        fusion: The rule, see `train.calibration`; `paper` is the rule of the source.
     """
 
     shared: bool = True
@@ -63,130 +80,121 @@ class Options(BaseOptions):
 
 
 class Detached(Method):
-    """See the module."""
+    """The detached method, see the module."""
 
-    Options = Options
-    TRIALS = (Trial(), Trial(learning_rate=0.5), Trial(learning_rate=2.0))
-    uses_dimensions = True
-    uses_unlabelled = True
+    Options = DetachedOptions
+    options: DetachedOptions
+    training_config: DetachedTraining
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
-        self.uses_dimensions = self.uses_unlabelled = options.duc
-        self.finishes = options.fusion_head
-        self.exports = not options.fusion_head
+    def build_heads(self, model: MultimodalModel) -> None:
+        self.uses_dimensions = self.options.duc
+        self.finishes = self.options.fusion_head
+        self.exports = not self.options.fusion_head
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
-        if not options.shared:
+        if not self.options.shared:
             model.fusion.classifier = PrivateClassifiers(slots, model.feature_dim, classes)
-        if options.fusion_head:
+        if self.options.fusion_head:
             self.fusion_head = nn.Linear(slots * model.feature_dim, classes)
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
-    ) -> dict[str, Tensor]:
-        config = step.config
-        slots = dict(enumerate(model.modalities))
-        by_name = {name: features[:, slot] for slot, name in slots.items()}
-        masks = {name: present[:, slot] for slot, name in slots.items()}
-        known = present & (labels != UNLABELLED)[:, None]
-        labelled = {name: known[:, slot] for slot, name in slots.items()}
+    def uses_unlabelled(self, epochs: int) -> bool:
+        config = self.training_config
+        return self.options.duc and config.lambda_duc > 0 and config.warm_up < epochs
+
+    def needs_dimensions(self, epoch: int) -> bool:
+        since, every = epoch - self.training_config.warm_up, self.training_config.recompute_every
+        if since < 0 or not self.options.duc:
+            return False
+        return since == 0 if every is None else since % every == 0
+
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        config, labels = self.training_config, rows.labels
+        features = self.by_modality(rows.features)
+        labelled = self.by_modality(rows.present & (labels != UNLABELLED)[:, None])
         if self.options.shared:
-            private = {n: model.private_heads[slot](by_name[n]) for slot, n in slots.items()}
-            shared = {n: model.fusion.classifier(values) for n, values in by_name.items()}
+            heads = zip(features, model.private_heads, strict=True)
+            private = {name: head(features[name]) for name, head in heads}
+            shared = {name: model.fusion.classifier(value) for name, value in features.items()}
             terms = {
                 "isolated": modality_cross_entropy(private, labels, labelled),
                 "shared": config.lambda_shared * modality_cross_entropy(shared, labels, labelled),
             }
         else:
-            logits = model.fusion.classifier(features)
-            terms = {"isolated": slot_cross_entropy(logits, known, labels)}
-        if self.options.duc and config.lambda_duc > 0 and step.epoch >= config.warm_up:
-            effective = {name: model.effective[slot] for slot, name in slots.items()}
-            duc = duc_loss(by_name, effective, config.duc_temperature, masks, config.normalize)
+            own = self.by_modality(model.fusion.classifier(rows.features))
+            terms = {"isolated": modality_cross_entropy(own, labels, labelled)}
+        if self.options.duc and config.lambda_duc > 0 and epoch >= config.warm_up:
+            effective = dict(zip(self.modalities, model.effective, strict=True))
+            # The DUC loss needs no label, so rows without one take part.
+            present = self.by_modality(rows.present)
+            duc = duc_loss(features, effective, config.duc_temperature, present, config.normalize)
             terms["duc"] = config.lambda_duc * duc
         return terms
 
-    def answer(
-        self, model: MultimodalModel, features: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        probabilities, weights, _ = model.fusion(features, present)
-        return probabilities.clamp_min(1e-30).log(), weights
-
-    def finish(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        """Stage 2: the head on the samples that have every modality; nothing else changes."""
-        full = present.all(dim=1)
-        train_head(self.fusion_head, features[full], present[full], labels[full])
+    def finish(self, model: MultimodalModel, rows: EncodedRows) -> None:
+        """Train the fusion head (stage 2) on the rows that have every modality."""
+        train_head(self.fusion_head, rows.select(rows.present.all(dim=1)))
 
     def readout(self, model: MultimodalModel) -> Readout:
         if self.options.fusion_head:
             return FusionHeadReadout(model.fusion, self.fusion_head)
         return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
-        """The simplest answers, and the ablation of the fusion, one change at a time."""
-        rows: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
+        """Return the simplest answers, and an ablation of the fusion that changes one thing each.
+
+        Each row gets its own copy of the fusion, because calibration changes the fusion.
+        """
+        readouts: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
         for name, rule in RULES.items():
-            rows[name] = FusionReadout(copy.deepcopy(model.fusion), rule)
+            readouts[name] = FusionReadout(copy.deepcopy(model.fusion), rule)
         both = copy.deepcopy(model.fusion)
         both.classifier = both_heads(model)
-        rows["dimml+both-heads"] = FusionReadout(both, self.options.fusion)
-        features, present, labels = training()
-        full = present.all(dim=1)
-        if full.any():
+        readouts["dimml+both-heads"] = FusionReadout(both, self.options.fusion)
+        rows = training()
+        full = rows.select(rows.present.all(dim=1))
+        if len(full.labels):
             head = self._new_head(model)
-            train_head(head, features[full], present[full], labels[full])
-            rows["dimml+stage2"] = FusionHeadReadout(copy.deepcopy(model.fusion), head)
+            train_head(head, full)
+            readouts["dimml+stage2"] = FusionHeadReadout(copy.deepcopy(model.fusion), head)
         dropped = self._new_head(model)
-        train_head(dropped, features, present, labels, dropout=MODALITY_DROPOUT)
-        rows["dimml+stage2-dropout"] = Readout(lambda f, _: (dropped(f.flatten(1)), None))
-        return rows
+        train_head(dropped, rows, dropout=MODALITY_DROPOUT)
+        readouts["dimml+stage2-dropout"] = Readout(lambda f, _: (dropped(f.flatten(1)), None))
+        return readouts
 
     def _new_head(self, model: MultimodalModel) -> nn.Linear:
         width = len(model.modalities) * model.feature_dim
-        # Nothing else may draw other numbers for it.
+        # The head must not depend on, or change, the random numbers of anything else.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return nn.Linear(width, model.fusion.classifier.out_features)
 
 
-def train_head(
-    head: nn.Linear, features: Tensor, present: Tensor, labels: Tensor, dropout: float = 0.0
-) -> None:
-    """Trains a linear head on all features together, as stage 2 of DI-MML, arXiv 2407.19514.
+def train_head(head: nn.Linear, rows: EncodedRows, dropout: float = 0.0) -> None:
+    """Train a linear head on all features together (stage 2 of DI-MML, arXiv 2407.19514).
 
     Args:
-        head: from [N, M * D] to logits [N, K].
-        features: [N, M, D], anything where absent.
-        present: bool [N, M].
-        labels: int64 [N].
-        dropout: the probability that a present modality is left out, at least one staying.
+        head: Linear from [N, M * D] to logits [N, K].
+        rows: Labelled rows.
+        dropout: Probability that a present modality is left out; at least one stays.
     """
     optimizer = torch.optim.AdamW(head.parameters(), FUSION_HEAD_LEARNING_RATE)
     generator = torch.Generator().manual_seed(0)
     for _ in range(FUSION_HEAD_EPOCHS):
-        for rows in torch.randperm(len(labels), generator=generator).split(FUSION_HEAD_BATCH):
-            kept = drop_modalities(present[rows], dropout, generator)
+        order = torch.randperm(len(rows.labels), generator=generator)
+        for numbers in torch.split(order, FUSION_HEAD_BATCH):
+            batch = rows.select(numbers)
+            kept = drop_modalities(batch.present, dropout, generator)
             optimizer.zero_grad()
-            logits = head(blank_absent(features[rows], kept).flatten(1))
-            functional.cross_entropy(logits, labels[rows]).backward()
+            logits = head(blank_absent(batch.features, kept).flatten(1))
+            torch.autograd.backward(functional.cross_entropy(logits, batch.labels))
             optimizer.step()
 
 
 def both_heads(model: MultimodalModel) -> PrivateClassifiers:
-    """Each modality's private head and the shared one as one: the mean of their logits."""
+    """Return heads whose logits are the mean of the private head's and the shared classifier's."""
     shared = model.fusion.classifier
     private: list[Any] = list(model.private_heads)
     joined = PrivateClassifiers(len(private), model.feature_dim, shared.out_features)
     with torch.no_grad():
-        for slot, head in enumerate(private):
-            joined.weight[slot] = (head.weight + _of_slot(shared.weight, slot, 2)) / 2
-            joined.bias[slot] = (head.bias + _of_slot(shared.bias, slot, 1)) / 2
+        joined.weight.copy_((torch.stack([head.weight for head in private]) + shared.weight) / 2)
+        joined.bias.copy_((torch.stack([head.bias for head in private]) + shared.bias) / 2)
     return joined
-
-
-def _of_slot(values: Any, slot: int, dimensions: int) -> Tensor:
-    """What a head of all modalities, or heads of each, have for one."""
-    found: Tensor = values if values.ndim == dimensions else values[slot]
-    return found

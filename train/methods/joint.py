@@ -2,10 +2,10 @@
 
     z = W [f_1; ...; f_M] + b,   L = CE(z, y)
 
-The baseline that every paper on modality competition starts from (Wang et al., "What Makes
-Training Multi-Modal Classification Networks Hard?", CVPR 2020, arXiv 1905.12681). An absent
-modality's slot holds zeros, in training as in answering; with `fill: mean` the answer puts the
-mean of the modality's training features there.
+This is the baseline of every paper on modality competition (Wang et al., "What Makes Training
+Multi-Modal Classification Networks Hard?", CVPR 2020, arXiv 1905.12681). The slot of an absent
+modality holds zeros, in training and in the answer. With `fill: mean` the answer fills that slot
+with the modality's mean training feature.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Method, Step, Training
-from train.methods.base import Options as BaseOptions
+from train.calibration import EncodedRows
+from train.methods.base import FeatureSource, Method, MethodOptions
 from train.readout import Readout
 
 
-class Options(BaseOptions):
-    """What stands in the slot of an absent modality when answering.
+class JointOptions(MethodOptions):
+    """The content of an absent modality's slot in the answer.
 
     Attributes:
         fill: `zeros`, or the `mean` training feature.
@@ -35,28 +35,26 @@ class Options(BaseOptions):
 
 
 class Joint(Method):
-    """See the module.
+    """Joint training, see the module.
 
     Attributes:
-        head: from [N, M * D] to logits [N, K].
-        mean: [M, D], each modality's mean training feature, once training is over.
+        head: Linear from [N, M * D] to logits [N, K].
+        mean: [M, D], the mean training feature of each modality, set after training.
     """
 
-    Options = Options
+    Options = JointOptions
+    options: JointOptions
     finishes = True
     mean: Tensor
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
+    def build_heads(self, model: MultimodalModel) -> None:
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
         self.head = nn.Linear(slots * model.feature_dim, classes)
         self.register_buffer("mean", torch.zeros(slots, model.feature_dim))
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
-    ) -> dict[str, Tensor]:
-        logits = self._head(features)
-        return {"joint": masked_cross_entropy(logits, labels, present.any(dim=1))}
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        logits = self._head(rows.features)
+        return {"joint": masked_cross_entropy(logits, rows.labels, rows.present.any(dim=1))}
 
     def answer(
         self, model: MultimodalModel, features: Tensor, present: Tensor
@@ -65,14 +63,12 @@ class Joint(Method):
             return self._filled(features, present), None
         return self._head(features), None
 
-    def finish(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor
-    ) -> None:
-        """Keeps the mean feature of each modality over the samples that have it."""
-        total = blank_absent(features, present).sum(dim=0)
-        self.mean.copy_(total / present.sum(dim=0).clamp_min(1).unsqueeze(-1))
+    def finish(self, model: MultimodalModel, rows: EncodedRows) -> None:
+        """Keep the mean feature of each modality over the rows that have the modality."""
+        total = blank_absent(rows.features, rows.present).sum(dim=0)
+        self.mean.copy_(total / rows.present.sum(dim=0).clamp_min(1).unsqueeze(-1))
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         return {"joint-mean": Readout(lambda values, mask: (self._filled(values, mask), None))}
 
     def _head(self, features: Tensor) -> Tensor:

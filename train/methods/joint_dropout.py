@@ -2,8 +2,8 @@
 
     z = W [d_1 f_1; ...; d_M f_M] + b,   d_m ~ Bernoulli(1 - p),   L = CE(z, y)
 
-Each training sample loses each of its modalities with probability p, never all of them: where all
-would go, one of those present, at random, stays. Simplified: no pre-training of the encoders.
+Each training sample loses each of its modalities with probability p. If a sample would lose all of
+them, a random one stays. Simplified: the encoders are not pre-trained.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Step, Training, Trial, drop_modalities
-from train.methods.joint import Joint
-from train.methods.joint import Options as JointOptions
+from train.calibration import EncodedRows
+from train.methods.base import FeatureSource, Trial, drop_modalities
+from train.methods.joint import Joint, JointOptions
 from train.readout import Readout
 
 
-class Options(JointOptions):
-    """How often a modality is dropped.
+class JointDropoutOptions(JointOptions):
+    """The strength of the dropout.
 
     Attributes:
         rate: p.
@@ -33,16 +33,16 @@ class Options(JointOptions):
 
 
 class JointDropout(Joint):
-    """See the module."""
+    """Joint training with modality dropout, see the module."""
 
-    Options = Options
+    Options = JointDropoutOptions
+    options: JointDropoutOptions
     TRIALS = (Trial(), Trial({"rate": 0.5}), Trial(learning_rate=2.0))
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
-    ) -> dict[str, Tensor]:
-        kept = drop_modalities(present, self.options.rate)
-        return super().losses(model, blank_absent(features, kept), kept, labels, step)
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        kept = drop_modalities(rows.present, self.options.rate)
+        remaining = EncodedRows(blank_absent(rows.features, kept), kept, rows.labels)
+        return super().losses(model, remaining, epoch)
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         return {}

@@ -1,21 +1,23 @@
 """Alternating unimodal adaptation (MLA).
 
 Source: Zhang, Yoon, Bansal, Yao, "Multimodal Representation Learning by Alternating Unimodal
-Adaptation", CVPR 2024, arXiv 2311.10707. The modalities take turns at one shared head g; in a
-modality's turn the head may change only where the others do not look, so that it does not forget
-them; at test time the present modalities are weighted by how little entropy they have:
+Adaptation", CVPR 2024, arXiv 2311.10707. The modalities take turns at one shared head g. The turn
+of a modality changes the head only in directions that the other modalities do not use, so that the
+head does not forget them. The answer gives present modalities with a low entropy a high weight:
 
     turn of m:  L_m = CE(g(f_m), y);   W <- W + dW P_m,   P_m = I - A (A'A + eps I)^-1 A'
     answer:     z = sum_m w_m g(f_m),  w = softmax over the present m of -H(softmax(g(f_m)))
 
-A has the mean feature, over the batch, of each other modality as a column, followed by a 1 for the
-bias. Simplified or ours: the paper accumulates P recursively over batches and modalities, here it
-is of the batch alone, and exact; the step that the optimizer took is projected, not the gradient
-(AdamW would turn it back); weights are per sample, never over a batch. Encoders share nothing, so
-their steps are taken together after the turns, with the gradients that each got in its turn.
+A has one column per other modality: its mean feature over the batch, followed by a 1 for the bias.
+Differences from the paper: the paper accumulates P recursively over batches and modalities, this
+implementation computes P exactly from one batch. It projects the optimizer's step and not the
+gradient, because AdamW would turn the gradient back. Weights are per sample, never per batch. The
+encoders share nothing, so they step together after the turns, each with the gradient of its turn.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,40 +25,37 @@ from torch.nn import functional
 
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
+from train.calibration import EncodedRows
 from train.methods.base import Method
 
 RIDGE = 1e-6
-"""eps, of the mean squared length of A's columns."""
+"""eps, relative to the mean squared length of A's columns."""
 
 
 class AlternatingAdaptation(Method):
-    """See the module."""
+    """Alternating unimodal adaptation, see the module."""
 
     alternates = True
 
     def alternate(
-        self,
-        model: MultimodalModel,
-        features: Tensor,
-        present: Tensor,
-        labels: Tensor,
-        optimizer: torch.optim.Optimizer,
+        self, model: MultimodalModel, rows: EncodedRows, optimizer: torch.optim.Optimizer
     ) -> dict[str, Tensor]:
-        head = model.fusion.classifier
-        leaf = blank_absent(features.detach(), present).requires_grad_()
+        head: Any = model.fusion.classifier
+        leaf = blank_absent(rows.features.detach(), rows.present).requires_grad_()
         terms = {}
         for slot, name in enumerate(self.modalities):
-            rows = present[:, slot]
-            if not rows.any():
+            has = rows.present[:, slot]
+            if not has.any():
                 continue
             optimizer.zero_grad()
-            term = functional.cross_entropy(head(leaf[rows, slot]), labels[rows])
-            term.backward()
-            projected_step(head, other_means(leaf.detach(), present, slot), optimizer)
+            term = functional.cross_entropy(head(leaf[has, slot]), rows.labels[has])
+            torch.autograd.backward(term)
+            projected_step(head, other_means(leaf.detach(), rows.present, slot), optimizer)
             terms[name] = term.detach()
         optimizer.zero_grad()
-        if leaf.grad is not None and features.requires_grad:
-            features.backward(blank_absent(leaf.grad, present))
+        # The gradients of all turns have gathered in the leaf; now the encoders receive them.
+        if leaf.grad is not None and rows.features.requires_grad:
+            torch.autograd.backward(rows.features, blank_absent(leaf.grad, rows.present))
         return terms
 
     def answer(
@@ -68,7 +67,7 @@ class AlternatingAdaptation(Method):
 
 
 def entropy_weights(logits: Tensor, present: Tensor) -> Tensor:
-    """Shares [N, M] of the present modalities: softmax of the negative entropy in nats.
+    """Return the shares [N, M] of the present modalities: softmax of the negative entropy in nats.
 
     Args:
         logits: [N, M, K].
@@ -79,7 +78,7 @@ def entropy_weights(logits: Tensor, present: Tensor) -> Tensor:
 
 
 def other_means(features: Tensor, present: Tensor, slot: int) -> Tensor:
-    """A: [D + 1, others], the mean features of the other modalities that the batch has."""
+    """Return A: [D + 1, others], the mean features of the other modalities in the batch."""
     counts = present.sum(dim=0)
     means = blank_absent(features, present).sum(dim=0) / counts.clamp_min(1).unsqueeze(-1)
     others = [m for m in range(present.shape[1]) if m != slot and counts[m]]
@@ -88,23 +87,23 @@ def other_means(features: Tensor, present: Tensor, slot: int) -> Tensor:
 
 @torch.no_grad()
 def projected_step(head: nn.Linear, means: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """A step of the optimizer after which the head says the same of `means` as before it.
+    """Step the optimizer, and undo the part of the step that changes the logits of `means`.
 
     Args:
-        head: with gradients.
+        head: The shared head, with gradients.
         means: [D + 1, others], see `other_means`.
-        optimizer: whose other parameters have no gradient.
+        optimizer: An optimizer whose other parameters have no gradient.
     """
     before = torch.cat([head.weight, head.bias.unsqueeze(1)], dim=1).clone()
     optimizer.step()
     moved = torch.cat([head.weight, head.bias.unsqueeze(1)], dim=1) - before
-    after = before + moved - _onto(moved, means)
+    after = before + moved - _project(moved, means)
     head.weight.copy_(after[:, :-1])
     head.bias.copy_(after[:, -1])
 
 
-def _onto(moved: Tensor, means: Tensor) -> Tensor:
-    """The part of `moved` [K, D + 1] in the span of the columns of `means`."""
+def _project(moved: Tensor, means: Tensor) -> Tensor:
+    """Return the part of `moved` [K, D + 1] that lies in the span of the columns of `means`."""
     if not means.shape[1]:
         return torch.zeros_like(moved)
     gram = (means.T @ means).double()

@@ -8,10 +8,10 @@ that ranks the confidence of two samples opposite to their loss:
     L = CE(z, y) + sum_m CE(h_m(f_m), y) + lambda sum_m R_m
     R_m = mean over pairs (i, j) of max(0, (l_i - l_j) + (c_i - c_j) * sign(l_i - l_j)), l_i > l_j
 
-Simplified or ours: the paper ranks by the loss averaged over all epochs so far, here l is the
-loss in this batch; pairs are neighbours in the shuffled batch; losses and confidences are scaled to
-0 .. 1 within the batch, as the paper scales its losses; the weights are divided by their sum, so
-that the logits of every subset are of one scale, are kept above 0, and receive no gradient.
+Differences from the paper: it ranks by the loss averaged over all epochs so far, here l is the loss
+in this batch. Pairs are neighbours in the shuffled batch. Losses and confidences are scaled to
+0 .. 1 within the batch, as the paper scales its losses. The weights are divided by their sum, so
+that the logits of every subset have one scale; they are kept above 0 and receive no gradient.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimml.nn.heads import PrivateClassifiers
-from dimml.nn.losses import masked_cross_entropy
+from dimml.nn.losses import masked_cross_entropy, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.methods.base import Method, Step, Trial, slot_cross_entropy
-from train.methods.base import Options as BaseOptions
+from train.calibration import EncodedRows
+from train.methods.base import Method, MethodOptions, Trial
 
-LEAST = 1e-3
-"""Energy of a modality whose own is lower."""
+MIN_ENERGY = 1e-3
+"""The lowest energy of a modality; a lower one is raised to it."""
 
 
-class Options(BaseOptions):
-    """Weight of the regulariser.
+class QualityAwareOptions(MethodOptions):
+    """The weight of the regulariser.
 
     Attributes:
         rank: lambda; the authors' code adds the regulariser with weight 1.
@@ -44,31 +44,27 @@ class Options(BaseOptions):
 
 
 class QualityAwareFusion(Method):
-    """See the module."""
+    """Quality-aware multimodal fusion, see the module."""
 
-    Options = Options
+    Options = QualityAwareOptions
+    options: QualityAwareOptions
     TRIALS = (Trial(), Trial({"rank": 0.1}), Trial(learning_rate=2.0))
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
+    def build_heads(self, model: MultimodalModel) -> None:
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
         self.heads = PrivateClassifiers(slots, model.feature_dim, classes)
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
-    ) -> dict[str, Tensor]:
-        logits = self.heads(features)
-        rank = torch.stack(
-            [
-                rank_loss(logits[present[:, slot], slot], labels[present[:, slot]])
-                for slot in range(len(self.modalities))
-            ]
-        ).sum()
-        fused, _ = fuse_by_energy(logits, present)
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        labels = rows.labels
+        logits = self.heads(rows.features)
+        present = self.by_modality(rows.present)
+        slots = enumerate(present.values())
+        ranks = [rank_loss(logits[has, slot], labels[has]) for slot, has in slots]
+        fused, _ = fuse_by_energy(logits, rows.present)
         return {
-            "fused": masked_cross_entropy(fused, labels, present.any(dim=1)),
-            "isolated": slot_cross_entropy(logits, present, labels),
-            "rank": self.options.rank * rank,
+            "fused": masked_cross_entropy(fused, labels, rows.present.any(dim=1)),
+            "isolated": modality_cross_entropy(self.by_modality(logits), labels, present),
+            "rank": self.options.rank * torch.stack(ranks).sum(),
         }
 
     def answer(
@@ -78,27 +74,27 @@ class QualityAwareFusion(Method):
 
 
 def fuse_by_energy(logits: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Fused logits [N, K] and the modalities' shares [N, M].
+    """Return fused logits [N, K] and the share [N, M] of each modality.
 
     Args:
         logits: [N, M, K].
-        present: bool [N, M]; a row with nothing has shares of 0.
+        present: bool [N, M]; a row without any modality has shares of 0.
     """
-    energy = logits.detach().logsumexp(dim=-1).clamp_min(LEAST) * present
-    weights = energy / energy.sum(dim=1, keepdim=True).clamp_min(LEAST)
+    energy = logits.detach().logsumexp(dim=-1).clamp_min(MIN_ENERGY) * present
+    weights = energy / energy.sum(dim=1, keepdim=True).clamp_min(MIN_ENERGY)
     return (weights.unsqueeze(-1) * logits).sum(dim=1), weights
 
 
 def rank_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """R of one modality: 0 where every more confident sample of a pair has the smaller loss.
+    """Return R of one modality: 0 if the more confident sample of each pair has the smaller loss.
 
     Args:
-        logits: [n, K] of the rows that have it.
+        logits: [n, K] of the rows that have the modality.
         labels: int64 [n].
     """
     if len(labels) < 2:
         return logits.sum() * 0
-    loss = _unit(functional.cross_entropy(logits.detach(), labels, reduction="none"))
+    loss = _scale_to_unit(functional.cross_entropy(logits.detach(), labels, reduction="none"))
     confidence = logits.logsumexp(dim=-1)
     low, high = confidence.detach().aminmax()
     confidence = (confidence - low) / (high - low).clamp_min(1e-6)
@@ -107,6 +103,6 @@ def rank_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return margin.clamp_min(0).mean()
 
 
-def _unit(values: Tensor) -> Tensor:
+def _scale_to_unit(values: Tensor) -> Tensor:
     low, high = values.aminmax()
     return (values - low) / (high - low).clamp_min(1e-6)

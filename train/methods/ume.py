@@ -4,8 +4,8 @@
 
 Source: "UME" in Du et al., "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning",
 ICML 2023, arXiv 2305.01233: modalities trained apart, predictions averaged. Simplified: the
-encoders train side by side in one run, which is the same, as no loss couples them. With
-`fusion: certainty` our weighting takes the place of the average; a comparison has both.
+encoders train side by side in one run, with the same result, because no loss couples them. With
+`fusion: certainty` our weighting replaces the average; a comparison shows both.
 """
 
 from __future__ import annotations
@@ -16,50 +16,43 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dimml.nn.heads import PrivateClassifiers
+from dimml.nn.losses import modality_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.calibration import UNIFORM, Rule
-from train.methods.base import Method, Step, Training, slot_cross_entropy
-from train.methods.base import Options as BaseOptions
+from train.calibration import UNIFORM, EncodedRows, Rule
+from train.methods.base import FeatureSource, Method, MethodOptions
 from train.readout import FusionReadout, Readout
 
 
-class Options(BaseOptions):
-    """How the modalities' answers are joined.
+class EnsembleOptions(MethodOptions):
+    """The rule that joins the modalities.
 
     Attributes:
-        fusion: the rule, see `train.calibration`.
+        fusion: The rule, see `train.calibration`.
     """
 
     fusion: Rule = "average"
 
 
 class UnimodalEnsemble(Method):
-    """See the module."""
+    """Unimodal ensemble, see the module."""
 
-    Options = Options
+    Options = EnsembleOptions
+    options: EnsembleOptions
     exports = True
 
-    def __init__(self, options: Options, model: MultimodalModel) -> None:
-        super().__init__(options, model)
+    def build_heads(self, model: MultimodalModel) -> None:
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
         model.fusion.classifier = PrivateClassifiers(slots, model.feature_dim, classes)
-        if options.fusion == "average":
+        if self.options.fusion == "average":
             model.fusion.fusion_temperature.fill_(UNIFORM)
 
-    def losses(
-        self, model: MultimodalModel, features: Tensor, present: Tensor, labels: Tensor, step: Step
-    ) -> dict[str, Tensor]:
-        logits = model.fusion.classifier(features)
-        return {"isolated": slot_cross_entropy(logits, present, labels)}
-
-    def answer(
-        self, model: MultimodalModel, features: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        probabilities, weights, _ = model.fusion(features, present)
-        return probabilities.clamp_min(1e-30).log(), weights
+    def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
+        logits = self.by_modality(model.fusion.classifier(rows.features))
+        present = self.by_modality(rows.present)
+        return {"isolated": modality_cross_entropy(logits, rows.labels, present)}
 
     def readout(self, model: MultimodalModel) -> Readout:
         return FusionReadout(model.fusion, self.options.fusion)
 
-    def references(self, model: MultimodalModel, training: Training) -> Mapping[str, Readout]:
+    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         return {"ume+fusion": FusionReadout(copy.deepcopy(model.fusion))}

@@ -1,13 +1,13 @@
-"""LitServe around the PyTorch model, batching up to 16 requests: what a competent user writes.
+"""A LitServe service around the PyTorch model that batches up to 16 requests.
 
-The default has one worker per device and PyTorch's own number of threads. Tuned is one worker
-per core with `RIVAL_THREADS=1`, see `RIVAL_WORKERS`. Either way requests wait at most 5 ms for a
-batch, each is decoded and preprocessed by dimml's own code in the worker, and each encoder runs
-once for those that have its modality.
+The *default* has one worker per device and PyTorch's own number of threads. The *tuned* variant has
+one worker per core (`RIVAL_WORKERS`) and `RIVAL_THREADS=1`. In both, a request waits at most 5 ms
+for a batch, the workers decode and preprocess with dimml's own code, and each encoder runs once for
+the rows that have its modality.
 """
 
-# Without `from __future__ import annotations`: LitServe looks at the annotation of a request, and
-# would not know one that is a string.
+# No `from __future__ import annotations`: LitServe inspects the annotation of a request and does
+# not understand a string.
 import os
 import sys
 from typing import Any
@@ -16,38 +16,42 @@ import litserve
 from fastapi import Request
 from starlette.datastructures import FormData
 
-from benchmarks.http.rivals.torch_model import Input, TorchModel
+from benchmarks.http.rivals.models import rival_predictor
+from dimml import InputError, Prediction
+from dimml.outputs import PreparedSample
 
 MAX_BATCH = 16
-BATCH_TIMEOUT = 0.005
+BATCH_TIMEOUT_SECONDS = 0.005
 
 
-class Api(litserve.LitAPI):
-    """LitServe's contract: setup, decode, predict, encode."""
+class MultimodalApi(litserve.LitAPI):
+    """The four steps of a LitServe service: setup, decode, predict and encode."""
 
     def setup(self, device: str) -> None:
-        self.model = TorchModel.from_environment()
+        self.predictor = rival_predictor()
 
-    def decode_request(self, request: Request) -> Input:
-        # LitServe has parsed the form by now: it hands over its fields.
+    def decode_request(self, request: Request) -> PreparedSample | InputError:
+        # LitServe parses the form and passes its fields.
         form: FormData = request  # type: ignore[assignment]
         sample = {
             name: value if isinstance(value, str) else value.file.read()
             for name, value in form.items()
         }
-        return self.model.prepare(sample)
+        return self.predictor.prepare(sample, "error")
 
-    def predict(self, batch: list[Input]) -> list[dict[str, Any]]:
-        return self.model.predict(batch)
+    def predict(self, batch: list[PreparedSample | InputError]) -> list[Prediction | InputError]:
+        return self.predictor.predict_prepared(batch)
 
-    def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        return output
+    def encode_response(self, output: Prediction | InputError) -> dict[str, Any]:
+        if isinstance(output, InputError):
+            raise output
+        return output.to_dict()
 
 
 def main() -> None:
-    """Serves on the port of the first argument."""
+    """Serve on the port of the first argument."""
     workers = int(os.environ.get("RIVAL_WORKERS", "1"))
-    api = Api(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT)
+    api = MultimodalApi(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT_SECONDS)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False)
 

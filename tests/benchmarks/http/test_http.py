@@ -1,4 +1,4 @@
-"""The arithmetic of `benchmarks/http/__main__.py`; no server and no `wrk` is needed."""
+"""The arithmetic of `python -m benchmarks.http`, without a server and without `wrk`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from benchmarks.http.answers import differences
-from benchmarks.http.load import CONTENT_TYPE, Load, multipart, parse_wrk
+from benchmarks.http.load import CONTENT_TYPE, LoadResult, multipart, parse_wrk
 from benchmarks.http.report import markdown
 from benchmarks.http.servers import FASTAPI_ONNX, OURS
 from benchmarks.http.stages import per_request, read_metrics
@@ -17,7 +17,6 @@ from benchmarks.http.targets import (
     cell,
     floor_ratio,
     judge,
-    spread,
     tail_ratio,
     throughput_ratio,
 )
@@ -42,14 +41,14 @@ wrk-result {json.dumps(FIGURES)}
 """
 
 
-class TestParsingWrk:
-    def test_the_result_line_is_found_among_the_rest(self) -> None:
+class TestWrkOutput:
+    def test_result_line_of_wrk_is_parsed(self) -> None:
         load = parse_wrk(OUTPUT)
-        assert load == Load(**FIGURES)
+        assert load == LoadResult(**FIGURES)
         assert load.per_second == 500
         assert load.errors == 6
 
-    def test_no_answer_at_all_is_a_result(self) -> None:
+    def test_wrk_result_without_answers_is_parsed(self) -> None:
         silent = {**FIGURES, "requests": 0, "timeouts": 8}
         assert parse_wrk(f"wrk-result {json.dumps(silent)}").per_second == 0
 
@@ -62,19 +61,17 @@ class TestParsingWrk:
             ('wrk-result {"requests": -nan}', "-nan"),
         ],
     )
-    def test_anything_else_is_an_error_that_shows_the_output(
-        self, output: str, message: str
-    ) -> None:
+    def test_broken_wrk_output_is_shown_in_the_error(self, output: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             parse_wrk(output)
 
 
-def test_a_body_is_what_the_service_reads_back() -> None:
+def test_service_parses_the_multipart_body() -> None:
     sample = {"audio": b"RIFF\r\n--\x00", "text": "zwölf"}
     body = multipart(sample, {"audio": "audio", "text": "text"})
     parts = read_parts(CONTENT_TYPE, body, 16, 1_000)
-    found = [(part.name, part.filename, part.content) for part in parts]
-    assert found == [
+    read = [(part.name, part.filename, part.content) for part in parts]
+    assert read == [
         ("audio", "sample.wav", b"RIFF\r\n--\x00"),
         ("text", None, "zwölf".encode()),
     ]
@@ -83,12 +80,12 @@ def test_a_body_is_what_the_service_reads_back() -> None:
 class TestDifferences:
     ANSWER: ClassVar[dict[str, Any]] = {"label": "9", "p": [0.5, 0.5], "set": ("9",), "none": None}
 
-    def test_numbers_may_differ_a_little_and_tuples_are_lists(self) -> None:
+    def test_answers_within_the_tolerance_are_equal(self) -> None:
         got = {**self.ANSWER, "p": [0.50005, 0.49995], "set": ["9"]}
         assert differences(self.ANSWER, got) == []
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"p": [0.6, 0.4]}, "answer.p[0] is 0.6, not 0.5"),
             ({"p": [float("nan"), 0.5]}, "answer.p[0] is nan, not 0.5"),
@@ -98,8 +95,8 @@ class TestDifferences:
             ({"more": 1}, "answer has the keys"),
         ],
     )
-    def test_anything_else_is_said(self, change: dict[str, Any], said: str) -> None:
-        assert differences(self.ANSWER, {**self.ANSWER, **change})[0].startswith(said)
+    def test_difference_of_answers_is_described(self, change: dict[str, Any], message: str) -> None:
+        assert differences(self.ANSWER, {**self.ANSWER, **change})[0].startswith(message)
 
 
 METRICS = """# TYPE dimml_stage_seconds histogram
@@ -115,16 +112,16 @@ dimml_batch_size_sum 8.0
 
 
 class TestStages:
-    def test_the_time_of_a_request_is_what_was_added_over_the_load(self) -> None:
+    def test_stage_times_are_differences_of_the_metrics(self) -> None:
         after = {"parse": 1.5, "encode": 3.5, "requests": 108.0, "batches": 27.0}
-        found = per_request(read_metrics(METRICS), after, requests=100, cpu_seconds=4.0)
-        assert found is not None
-        assert found["stage_us"] == pytest.approx({"parse": 10_000, "encode": 20_000})
-        assert found["cpu_us"] == pytest.approx(40_000)
-        assert found["rest_us"] == pytest.approx(10_000)
-        assert found["batch_size"] == pytest.approx(4)
+        times = per_request(read_metrics(METRICS), after, requests=100, cpu_seconds=4.0)
+        assert times is not None
+        assert times["stage_us"] == pytest.approx({"parse": 10_000, "encode": 20_000})
+        assert times["cpu_us"] == pytest.approx(40_000)
+        assert times["rest_us"] == pytest.approx(10_000)
+        assert times["batch_size"] == pytest.approx(4)
 
-    def test_a_service_without_them_has_none(self) -> None:
+    def test_service_without_stage_metrics_has_no_stage_times(self) -> None:
         nothing = read_metrics("# TYPE up gauge\nup 1.0\n")
         assert per_request(nothing, nothing, requests=100, cpu_seconds=4.0) is None
 
@@ -132,7 +129,7 @@ class TestStages:
 def one_round(
     ours: float, rival: float, floor: float, p99: float = 20.0, name: str = FASTAPI_ONNX
 ) -> dict[str, Any]:
-    """A round with one rival, whose figures are the same at each number of connections."""
+    """Return a round with one rival and the same figures at each number of connections."""
 
     def cells(rate: float) -> dict[str, Any]:
         figures = {"per_second": rate, "p50_ms": 10.0, "p99_ms": p99, "cpu_ms": 1.0, "errors": 0}
@@ -158,47 +155,41 @@ def one_round(
 
 
 class TestRatios:
-    def test_ours_is_divided_by_the_rival_of_the_same_round(self) -> None:
+    def test_throughput_ratio_compares_servers_of_one_round(self) -> None:
         assert throughput_ratio(FASTAPI_ONNX, 8)(one_round(900, 300, 1000)) == 3
 
-    def test_a_rival_that_answered_nothing_or_was_not_there_gives_none(self) -> None:
+    def test_absent_or_silent_rival_has_no_throughput_ratio(self) -> None:
         assert throughput_ratio(FASTAPI_ONNX, 8)(one_round(900, 0, 1000)) is None
         assert throughput_ratio("another", 8)(one_round(900, 300, 1000)) is None
 
-    def test_the_floor_is_the_best_loop_that_batches_in_several_processes(self) -> None:
+    def test_floor_ratio_uses_the_best_batched_loop_of_several_processes(self) -> None:
         assert floor_ratio(one_round(700, 300, 1000)) == pytest.approx(0.7)
 
-    def test_the_tail_is_the_99th_percentile_over_the_median(self) -> None:
+    def test_tail_ratio_is_the_99th_percentile_over_the_median(self) -> None:
         assert tail_ratio(one_round(700, 300, 1000, p99=25)) == pytest.approx(2.5)
-
-    def test_a_spread_is_the_median_and_the_range(self) -> None:
-        over = spread([3.0, 1.0, 2.0])
-        assert (over.median, over.low, over.high) == (2.0, 1.0, 3.0)
-        with pytest.raises(ValueError, match="nothing was measured"):
-            spread([])
 
 
 class TestTargets:
     ROUNDS = (one_round(200, 100, 1000), one_round(600, 200, 1000), one_round(100, 100, 1000))
-    """Ratios 2, 3 and 1."""
+    """Three rounds whose throughput ratios are 2, 3 and 1."""
 
-    def test_the_median_of_the_ratios_decides(self) -> None:
-        found = {one["target"]: one for one in judge(self.ROUNDS)}
-        onnx = found[f"req/s at 32 over {FASTAPI_ONNX}"]
+    def test_target_is_judged_by_the_median_ratio(self) -> None:
+        verdicts = {one["target"]: one for one in judge(self.ROUNDS)}
+        onnx = verdicts[f"req/s at 32 over {FASTAPI_ONNX}"]
         assert (onnx["median"], onnx["low"], onnx["high"]) == (2.0, 1.0, 3.0)
         assert onnx["met"]
 
-    def test_a_floor_and_a_ceiling_are_told_apart(self) -> None:
-        found = {one["target"]: one for one in judge(self.ROUNDS)}
-        assert not found["req/s at 32 over the best batched loop without HTTP"]["met"]
-        assert found["p99 over p50 at 32"]["met"]
+    def test_lower_and_upper_bounds_are_judged_differently(self) -> None:
+        verdicts = {one["target"]: one for one in judge(self.ROUNDS)}
+        assert not verdicts["req/s at 32 over the best batched loop without HTTP"]["met"]
+        assert verdicts["p99 over p50 at 32"]["met"]
         slow = {one["target"]: one for one in judge([one_round(200, 100, 1000, p99=31.0)])}
         assert not slow["p99 over p50 at 32"]["met"]
 
-    def test_what_was_not_measured_is_not_judged(self) -> None:
+    def test_unmeasured_target_is_not_judged(self) -> None:
         assert all("LitServe" not in one["target"] for one in judge(self.ROUNDS))
 
-    def test_the_report_shows_each_with_its_verdict(self) -> None:
+    def test_report_shows_each_target_with_its_verdict(self) -> None:
         document = {
             "machine": {
                 "processor": "p",

@@ -58,7 +58,7 @@ class TestKeys:
     def test_a_changed_file_is_read_again_and_a_vanished_one_changes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(serving.http.admission, "RECHECK_SECONDS", 0.0)
+        monkeypatch.setattr(serving.http.admission, "KEY_FILE_CHECK_SECONDS", 0.0)
         path = tmp_path / "keys"
         path.write_text(KEY.decode())
         found = keys(api_keys_file=path)

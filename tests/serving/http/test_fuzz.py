@@ -22,8 +22,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from schemathesis import checks
 from starlette.testclient import TestClient
 
-from benchmarks.http.load import BOUNDARY, CONTENT_TYPE
-from benchmarks.robustness.mutation import TEXTS, examples, form, images, mutate, recordings, upload
+from benchmarks.http.load import BOUNDARY, CONTENT_TYPE, form
+from benchmarks.robustness.mutation import TEXTS, examples, images, mutate, recordings, upload
 from dimml import Predictor
 from dimml.errors import InputError
 from dimml.modalities import Kind, Limits

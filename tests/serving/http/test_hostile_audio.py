@@ -119,15 +119,17 @@ def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_has_its_documented_answer(client: TestClient, documented: Any, name: str) -> None:
+def test_each_has_its_documented_answer(
+    client: TestClient, documented_responses: Any, name: str
+) -> None:
     answer = client.post("/predict", files={FIELD: ("file", CASES[name]())})
     error = answer.json().get("error", {"code": None, "field": FIELD})
-    assert (answer.status_code, error["code"]) == documented("Audio")[name]
+    assert (answer.status_code, error["code"]) == documented_responses("Audio")[name]
     assert error["field"] == FIELD
 
 
-def test_what_is_documented_is_tested(documented: Any) -> None:
-    assert set(documented("Audio")) == set(CASES)
+def test_what_is_documented_is_tested(documented_responses: Any) -> None:
+    assert set(documented_responses("Audio")) == set(CASES)
 
 
 @pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3"])

@@ -166,23 +166,25 @@ def check(answer: Any, field: str, expected: tuple[int, str | None]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_has_its_documented_answer(client: TestClient, documented: Any, name: str) -> None:
+def test_each_has_its_documented_answer(
+    client: TestClient, documented_responses: Any, name: str
+) -> None:
     answer = client.post("/predict", files={"image": ("file", CASES[name]())})
-    check(answer, "image", documented("Images")[name])
+    check(answer, "image", documented_responses("Images")[name])
 
 
 def test_each_clip_has_its_documented_answer(
-    frames_bundle: Path, open_client: Any, documented: Any
+    frames_bundle: Path, open_client: Any, documented_responses: Any
 ) -> None:
     with open_client(frames_bundle) as client:
         for name, pictures in CLIPS.items():
             files = [("clip", ("file", make())) for make in pictures]
             answer = client.post("/predict", files=files)
-            check(answer, "clip", documented("Images")[name])
+            check(answer, "clip", documented_responses("Images")[name])
 
 
-def test_what_is_documented_is_tested(documented: Any) -> None:
-    assert set(documented("Images")) == {*CASES, *CLIPS}
+def test_what_is_documented_is_tested(documented_responses: Any) -> None:
+    assert set(documented_responses("Images")) == {*CASES, *CLIPS}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
@@ -191,7 +193,7 @@ def test_a_batch_of_large_pictures_takes_the_memory_of_one(
 ) -> None:
     picture = png(6_000, 6_500)
     with open_server(tiny_bundle, workers=1, threads=1) as server:
-        server.wait()
+        server.wait_until_ready()
         [worker] = server.workers
 
         def ask(_: int) -> int:

@@ -163,15 +163,17 @@ def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_has_its_documented_answer(client: TestClient, documented: Any, name: str) -> None:
+def test_each_has_its_documented_answer(
+    client: TestClient, documented_responses: Any, name: str
+) -> None:
     answer = client.post("/predict", **CASES[name]())
     error = answer.json().get("error", {"code": None, "message": ""})
-    assert (answer.status_code, error["code"]) == documented("Forms and text")[name]
+    assert (answer.status_code, error["code"]) == documented_responses("Forms and text")[name]
     assert len(error["message"]) < 500
 
 
-def test_what_is_documented_is_tested(documented: Any) -> None:
-    assert set(documented("Forms and text")) == set(CASES)
+def test_what_is_documented_is_tested(documented_responses: Any) -> None:
+    assert set(documented_responses("Forms and text")) == set(CASES)
 
 
 def test_a_part_over_its_limit_names_its_field_and_the_limit(client: TestClient) -> None:

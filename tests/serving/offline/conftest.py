@@ -14,7 +14,7 @@ from dimml.machine import SOURCE_ROOT
 
 @pytest.fixture
 def command(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts `dimml score` with the tiny bundle, and ends it after the test."""
+    """Start `dimml score` with the tiny bundle, and kill it after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str | Path, bundle: Path = tiny_bundle) -> subprocess.Popen[str]:

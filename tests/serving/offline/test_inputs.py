@@ -11,9 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from dimml.errors import InputError, ManifestError, UsageError
-from serving.offline.find import find_tables
 from serving.offline.inputs import Inputs, ScoreRow
-from serving.offline.remote import RemoteFile
+from serving.offline.remote import RemoteFile, find_tables
 
 KINDS = {"audio": "audio", "text": "text"}
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -35,8 +34,8 @@ def inputs(*tables: str, **options: Any) -> Inputs:
     return Inputs(tables, KINDS, columns, options.get("keep", {}), options.get("schemes", ()))
 
 
-def rows(given: Inputs, **options: Any) -> list[ScoreRow]:
-    return [row for window in given.windows(4, 3, **options) for row in window.rows]
+def rows(job_inputs: Inputs, **options: Any) -> list[ScoreRow]:
+    return [row for window in job_inputs.windows(4, 3, **options) for row in window.rows]
 
 
 def numbered(count: int) -> list[dict[str, Any]]:
@@ -45,7 +44,7 @@ def numbered(count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 class TestEveryFormat:
-    def test_windows_end_with_their_part_and_keep_the_order(
+    def test_windows_do_not_cross_parts_and_keep_the_order(
         self, tmp_path: Path, suffix: str
     ) -> None:
         table = write(tmp_path / f"t{suffix}", numbered(10))
@@ -60,7 +59,7 @@ class TestEveryFormat:
         kept = pa.concat_tables([w.kept for w in windows])
         assert kept.column("sku").to_pylist() == [f"s{n}" for n in range(10)]
 
-    def test_parts_are_read_from_the_middle_and_those_that_are_done_left_out(
+    def test_reading_starts_at_any_part_and_leaves_out_complete_parts(
         self, tmp_path: Path, suffix: str
     ) -> None:
         options = {"row_group_size": 3} if suffix == ".parquet" else {}
@@ -74,33 +73,37 @@ class TestEveryFormat:
         assert rows(inputs(*tables), start=1, stop=2) == whole[4:8]
         assert rows(inputs(*tables), done={0, 2}) == [*whole[4:8], *whole[12:]]
 
-    def test_rows_without_an_id_are_numbered_over_all_tables(
+    def test_rows_of_tables_without_ids_are_numbered_over_all_tables(
         self, tmp_path: Path, suffix: str
     ) -> None:
         tables = [write(tmp_path / f"{n}{suffix}", [{"text": "x"}] * 3) for n in "ab"]
         assert [row.id for row in rows(inputs(*tables))] == list("012345")
         assert [row.id for row in rows(inputs(*tables), start=1)] == ["4", "5"]
 
-    def test_columns_have_other_names_and_paths_are_relative_to_their_table(
+    def test_columns_can_be_renamed_and_paths_are_relative_to_their_table(
         self, tmp_path: Path, suffix: str
     ) -> None:
         table = write(tmp_path / f"t{suffix}", [{"clip": "a/1.wav", "title": "seven"}])
         [row] = rows(inputs(table, columns={"audio": "clip", "text": "title"}))
         assert row.sample == {"audio": str(tmp_path / "a/1.wav"), "text": "seven"}
 
-    def test_a_column_that_is_named_and_not_there(self, tmp_path: Path, suffix: str) -> None:
+    def test_missing_column_that_an_option_names_is_rejected(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
         table = write(tmp_path / f"t{suffix}", [{"titel": "seven", "audio": "x"}])
         with pytest.raises(UsageError, match=r"no column for title \(did you mean titel\?\)"):
             inputs(table, columns={"text": "title"}).check()
         with pytest.raises(UsageError, match=r"--keep: .* no column for sku"):
             inputs(table, keep={"x": "sku"}).check()
 
-    def test_no_column_of_any_modality(self, tmp_path: Path, suffix: str) -> None:
+    def test_table_without_a_column_of_a_modality_is_rejected(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
         table = write(tmp_path / f"t{suffix}", [{"a": "1"}])
         with pytest.raises(ManifestError, match="--column MODALITY=COLUMN"):
             inputs(table).check()
 
-    def test_a_modality_without_a_column_is_warned_of(self, tmp_path: Path, suffix: str) -> None:
+    def test_modality_without_a_column_gives_a_warning(self, tmp_path: Path, suffix: str) -> None:
         table = write(tmp_path / f"t{suffix}", [{"text": "one", "audo": "x"}])
         warning = inputs(table).check()
         assert warning
@@ -108,49 +111,50 @@ class TestEveryFormat:
 
 
 class TestBrokenLines:
-    def test_of_csv_fail_alone(self, tmp_path: Path) -> None:
+    def test_broken_csv_lines_do_not_affect_other_rows(self, tmp_path: Path) -> None:
         table = tmp_path / "t.csv"
         table.write_bytes(b'id,text\na,one\nb,two,three\nc\n\nd,"caf\xe9"\ne,"a\nb"\n')
-        found = rows(inputs(str(table)))
-        assert [row.id for row in found] == ["a", "b", "c", "d", "e"]
-        assert found[4].sample == {"audio": None, "text": "a\nb"}
-        said = [str(row.sample) for row in found if isinstance(row.sample, InputError)]
-        assert said == [
-            "line 3 has 3 cells, the header 2",
-            "line 4 has 1 cells, the header 2",
-            "the cell of text is not UTF-8",
+        result = rows(inputs(str(table)))
+        assert [row.id for row in result] == ["a", "b", "c", "d", "e"]
+        assert result[4].sample == {"audio": None, "text": "a\nb"}
+        messages = [str(row.sample) for row in result if isinstance(row.sample, InputError)]
+        assert messages == [
+            "line 3 has 3 cells; the header has 2",
+            "line 4 has 1 cells; the header has 2",
+            "line 6: the cell of text is not UTF-8",
         ]
 
-    def test_of_json_fail_alone(self, tmp_path: Path) -> None:
+    def test_broken_json_lines_do_not_affect_other_rows(self, tmp_path: Path) -> None:
         table = tmp_path / "t.jsonl"
         table.write_bytes(b'{"text": "one"}\n{"text": \n[1]\n\n{"text": "\xff"}\n{"text": "x"}\n')
-        given = inputs(str(table))
-        assert given.count() == 5
-        found = rows(given)
-        assert [isinstance(row.sample, InputError) for row in found] == [False, True, True, True, 0]
-        # The columns are found though a line is broken and one is missing.
-        assert "no column for audio" in str(given.check())
+        job_inputs = inputs(str(table))
+        assert job_inputs.count() == 5
+        result = rows(job_inputs)
+        broken = [n for n, row in enumerate(result) if isinstance(row.sample, InputError)]
+        assert broken == [1, 2, 3]
+        # Broken lines do not hide the columns of the other lines.
+        assert "no column for audio" in str(job_inputs.check())
 
-    def test_a_quote_that_is_never_closed_is_refused_with_its_line(self, tmp_path: Path) -> None:
+    def test_unclosed_csv_quote_is_rejected_with_its_line(self, tmp_path: Path) -> None:
         table = tmp_path / "t.csv"
         table.write_text('id,text\na,one\nb,"two\nc,three\n')
         with pytest.raises(ManifestError, match="line 3: a quote is opened and never closed"):
             inputs(str(table)).count()
 
-    def test_an_id_that_cannot_be_read_is_none_and_no_other_row_s(self, tmp_path: Path) -> None:
+    def test_row_whose_id_cannot_be_read_has_no_id(self, tmp_path: Path) -> None:
         (tmp_path / "t.jsonl").write_text('{"id": "1", "text": "x"}\n{\n{"text": "y"}\n')
         assert [row.id for row in rows(inputs(str(tmp_path / "t.jsonl")))] == ["1", None, None]
 
 
 class TestCells:
-    def test_hugging_face_structs_are_their_bytes_or_their_path(self, tmp_path: Path) -> None:
+    def test_hugging_face_struct_counts_as_its_bytes_or_its_path(self, tmp_path: Path) -> None:
         audio = [{"bytes": b"RIFF", "path": "a.wav"}, {"bytes": None, "path": "b.wav"}, None]
         table = tmp_path / "t.parquet"
         pyarrow.parquet.write_table(pa.table({"audio": audio, "text": ["x", "y", "z"]}), table)
-        found = [row.sample["audio"] for row in rows(inputs(str(table)))]  # type: ignore[index]
-        assert found == [b"RIFF", str(tmp_path / "b.wav"), None]
+        result = [row.sample["audio"] for row in rows(inputs(str(table)))]  # type: ignore[index]
+        assert result == [b"RIFF", str(tmp_path / "b.wav"), None]
 
-    def test_a_url_is_read_only_where_its_scheme_is_allowed(self, tmp_path: Path) -> None:
+    def test_url_is_read_only_if_its_scheme_is_allowed(self, tmp_path: Path) -> None:
         (tmp_path / "a.wav").write_bytes(b"RIFF")
         url = f"file://{tmp_path}/a.wav"
         table = write(tmp_path / "t.csv", [{"audio": url, "text": "x"}])
@@ -164,21 +168,21 @@ class TestCells:
                 with pytest.raises(OSError, match="--allow-scheme file"):
                     cell.read(10)
 
-    def test_kept_columns_keep_their_types(self, tmp_path: Path) -> None:
+    def test_kept_parquet_columns_keep_their_types(self, tmp_path: Path) -> None:
         when = datetime(2026, 1, 2, 3, 4, 5)
         table = write(tmp_path / "t.parquet", [{"text": "x", "when": when, "tags": ["a"]}])
-        given = inputs(table, keep={"at": "when", "tags": "tags"})
-        [window] = given.windows(4, 3)
+        job_inputs = inputs(table, keep={"at": "when", "tags": "tags"})
+        [window] = job_inputs.windows(4, 3)
         assert window.kept.to_pylist() == [{"at": when, "tags": ["a"]}]
 
-    def test_nanoseconds_as_id_and_text_need_no_pandas(self, tmp_path: Path) -> None:
+    def test_nanosecond_timestamps_as_id_and_text_need_no_pandas(self, tmp_path: Path) -> None:
         when = pa.array([1_700_000_000_000_000_001], pa.timestamp("ns"))
         pyarrow.parquet.write_table(pa.table({"id": when, "text": when}), tmp_path / "t.parquet")
         [row] = rows(inputs(str(tmp_path / "t.parquet")))
         assert row.id == "2023-11-14 22:13:20.000000001"
         assert row.sample["text"] == row.id  # type: ignore[index]
 
-    def test_kept_values_of_json_are_text(self, tmp_path: Path) -> None:
+    def test_kept_json_values_are_text(self, tmp_path: Path) -> None:
         table = write(tmp_path / "t.jsonl", [{"text": "x", "n": 1}, {"text": "y", "n": None}])
         [window] = inputs(table, keep={"n": "n"}).windows(4, 3)
         assert window.kept.column("n").to_pylist() == ["1", None]
@@ -192,21 +196,21 @@ class TestCells:
             inputs(*tables, keep={"n": "n"}).check()
 
 
-class TestFinding:
-    def test_a_folder_stands_for_the_tables_in_it(self, tmp_path: Path) -> None:
+class TestFindTables:
+    def test_folder_yields_its_visible_tables_in_order(self, tmp_path: Path) -> None:
         for name in ("b.csv", "a/1.parquet", "_x.csv", ".y.csv", "notes.txt", "out/p.parquet"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text("x")
-        found = find_tables(str(tmp_path), (), leave_out=[tmp_path / "out"])
-        assert found == (str(tmp_path / "a/1.parquet"), str(tmp_path / "b.csv"))
+        tables = find_tables(str(tmp_path), (), leave_out=[tmp_path / "out"])
+        assert tables == (str(tmp_path / "a/1.parquet"), str(tmp_path / "b.csv"))
 
-    def test_a_pattern(self, tmp_path: Path) -> None:
+    def test_pattern_yields_the_matching_tables_in_order(self, tmp_path: Path) -> None:
         for name in ("2.csv", "1.csv", "1.txt"):
             (tmp_path / name).write_text("x")
         assert find_tables(f"{tmp_path}/*", ()) == (f"{tmp_path}/1.csv", f"{tmp_path}/2.csv")
         with pytest.raises(UsageError, match="no table matches"):
             find_tables(f"{tmp_path}/*.parquet", ())
 
-    def test_a_url_whose_scheme_is_not_allowed(self) -> None:
+    def test_url_of_a_scheme_that_is_not_allowed_is_rejected(self) -> None:
         with pytest.raises(UsageError, match="--allow-scheme s3"):
             find_tables("s3://bucket/t.csv", ("http",))

@@ -15,7 +15,7 @@ from dimml.errors import DimmlError, InputError
 from dimml.machine import SOURCE_ROOT
 from serving.offline import local
 from serving.offline.inputs import Inputs, ScoreRow
-from serving.offline.scorer import schema_of
+from serving.offline.scorer import score_schema
 from serving.offline.workspace import Job
 
 KINDS = {"audio": "audio", "image": "image", "text": "text"}
@@ -38,15 +38,16 @@ def job_of(bundle: Path, **changes: Any) -> Job:
     return Job(**{**settings, **changes})
 
 
-def test_a_process_that_scores_loads_nothing_of_training(tiny_bundle: Path) -> None:
+def test_scoring_process_loads_no_training_library(tiny_bundle: Path) -> None:
     code = f"""
 import json, multiprocessing, sys
 from serving.offline import local
 from serving.offline.inputs import ScoreRow
 from serving.offline.workspace import Job
 job = Job.model_validate_json({job_of(tiny_bundle).model_dump_json()!r})
-local._start({str(tiny_bundle)!r}, job, multiprocessing.get_context("spawn").Value("i", 0), 1)
-assert local._score([[ScoreRow("a", {{"text": "seven"}})]])
+started = multiprocessing.get_context("spawn").Value("i", 0)
+local._start_process({str(tiny_bundle)!r}, job, started, 1)
+assert local._score_windows([[ScoreRow("a", {{"text": "seven"}})]])
 print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run(
@@ -61,59 +62,57 @@ print(json.dumps(sorted(sys.modules)))
     assert modules & HEAVY == set()
 
 
-def score_unless_deadly(windows: list[list[ScoreRow]]) -> bytes:
+def die_of_row_r5(windows: list[list[ScoreRow]]) -> bytes:
     rows = [row for window in windows for row in window]
     if any(row.id == "r5" and not isinstance(row.sample, InputError) for row in rows):
         os._exit(1)
     return SCORE(windows)
 
 
-SCORE = local._score
+SCORE = local._score_windows
 
 
-def test_a_row_that_its_process_dies_of_fails_alone(
+def test_row_that_kills_its_process_gets_an_error_alone(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tmp_path / "in.csv"
     table.write_text("id,text\n" + "".join(f"r{n},x\n" for n in range(12)))
     inputs = Inputs((str(table),), KINDS, {name: name for name in KINDS}, {})
-    monkeypatch.setattr(local, "_score", score_unless_deadly)
-    engine = local.Local(tiny_bundle, 1, 1)
-    parts = engine.score(inputs, job_of(tiny_bundle), schema_of(list(KINDS), ()), (), 12)
-    found = pa.concat_tables([t for _, windows in parts for t in windows]).to_pylist()
-    assert [row["id"] for row in found] == [f"r{n}" for n in range(12)]
-    assert [row["id"] for row in found if row["error_code"] == "unreadable"] == ["r5"]
-    assert sum(row["label"] is not None for row in found) == 11
+    monkeypatch.setattr(local, "_score_windows", die_of_row_r5)
+    engine = local.LocalEngine(tiny_bundle, 1, 1)
+    parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), (), 12)
+    results = pa.concat_tables([t for _, windows in parts for t in windows]).to_pylist()
+    assert [row["id"] for row in results] == [f"r{n}" for n in range(12)]
+    assert [row["id"] for row in results if row["error_code"] == "unreadable"] == ["r5"]
+    assert sum(row["label"] is not None for row in results) == 11
 
 
 def die(windows: list[list[ScoreRow]]) -> bytes:
     os._exit(1)
 
 
-def test_processes_that_all_die_are_told_of(
+def test_processes_that_die_at_the_start_raise_an_error(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in.csv").write_text("id,text\nr0,x\n")
     inputs = Inputs((str(tmp_path / "in.csv"),), KINDS, {name: name for name in KINDS}, {})
-    monkeypatch.setattr(local, "_score", die)
-    engine = local.Local(tiny_bundle, 1, 1)
-    parts = engine.score(inputs, job_of(tiny_bundle), schema_of(list(KINDS), ()), (), 1)
+    monkeypatch.setattr(local, "_score_windows", die)
+    engine = local.LocalEngine(tiny_bundle, 1, 1)
+    parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), (), 1)
     with pytest.raises(DimmlError, match="die as they start"):
         [list(windows) for _, windows in parts]
 
 
-def test_windows_are_computed_alike_whatever_the_number_of_processes(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_scores_do_not_depend_on_the_number_of_processes(tiny_bundle: Path, tmp_path: Path) -> None:
     table = tmp_path / "in.csv"
     table.write_text("id,text\n" + "".join(f"r{n},seven {n}\n" for n in range(30)))
     inputs = Inputs((str(table),), KINDS, {name: name for name in KINDS}, {})
-    found = []
+    results = []
     for workers in (1, 3):
-        engine = local.Local(tiny_bundle, workers, 1)
-        parts = engine.score(inputs, job_of(tiny_bundle), schema_of(list(KINDS), ()), {1}, 30)
-        found.append([(number, pa.concat_tables(list(windows))) for number, windows in parts])
-    assert [number for number, _ in found[0]] == [0, 2, 3, 4, 5, 6, 7]
-    for (number, table_of_one), (other, table_of_three) in zip(*found, strict=True):
+        engine = local.LocalEngine(tiny_bundle, workers, 1)
+        parts = engine.score(inputs, job_of(tiny_bundle), score_schema(list(KINDS), ()), {1}, 30)
+        results.append([(number, pa.concat_tables(list(windows))) for number, windows in parts])
+    assert [number for number, _ in results[0]] == [0, 2, 3, 4, 5, 6, 7]
+    for (number, table_of_one), (other, table_of_three) in zip(*results, strict=True):
         assert number == other
         assert table_of_one.equals(table_of_three)

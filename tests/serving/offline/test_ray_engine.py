@@ -1,4 +1,4 @@
-"""The engine of a cluster, on one of several nodes that really run on this machine."""
+"""The Ray engine, on a cluster of several nodes that run on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet
 import pytest
 
-from serving.offline.job import Machine, Wanted, score_tables
+from serving.offline.job import EngineOptions, ScoreOptions, score_tables
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
@@ -51,8 +51,8 @@ def wait_for(condition: Callable[[], Any], process: Any, seconds: float = 120) -
 
 
 def actors() -> list[psutil.Process]:
-    """The processes that score."""
-    return [p for p in psutil.process_iter() if "MapWorker(MapBatches(ScorePart))" in _title(p)]
+    """Return the processes of the actors."""
+    return [p for p in psutil.process_iter() if "MapWorker(MapBatches(PartScorer))" in _title(p)]
 
 
 def _title(process: psutil.Process) -> str:
@@ -62,7 +62,7 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def test_it_survives_an_actor_and_a_node_and_agrees_with_the_local_engine(
+def test_ray_job_survives_lost_actor_and_node_and_agrees_with_local_engine(
     cluster: Any, command: Any, tiny_bundle: Path, table: Path, tmp_path: Path
 ) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -75,36 +75,38 @@ def test_it_survives_an_actor_and_a_node_and_agrees_with_the_local_engine(
     wait_for(lambda: len(list(out.glob("part-*.parquet"))) > done, process)
     cluster.remove_node(nodes[1], allow_graceful=False)
     assert len(list(out.glob("part-*.parquet"))) < ROWS // PART
-    output, said = process.communicate(timeout=200)
-    assert process.returncode == 0, said
+    output, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
     assert json.loads(output.splitlines()[-1])["event"] == "done"
 
     local = tmp_path / "local"
-    wanted = Wanted(part_rows=PART, keep={"sku": "sku"})
-    score_tables(tiny_bundle, str(table), local, wanted, Machine(providers="cpu", workers=2))
+    score_options = ScoreOptions(part_rows=PART, keep={"sku": "sku"})
+    score_tables(
+        tiny_bundle, str(table), local, score_options, EngineOptions(providers="cpu", workers=2)
+    )
     expected = rows(local)
-    found = rows(out)
-    assert len(found) == len(expected) == ROWS
-    for row, other in zip(found, expected, strict=True):
+    scored = rows(out)
+    assert len(scored) == len(expected) == ROWS
+    for row, other in zip(scored, expected, strict=True):
         for name, value in other.items():
             if isinstance(value, float):
                 value = pytest.approx(value, abs=1e-5)
             assert row[name] == value
 
-    # Some parts are lost: the same command scores them, and only them.
+    # After a loss of parts, the same command scores only these parts.
     (out / "_SUCCESS.json").unlink()
     for number in (3, 17):
         (out / f"part-{number:05d}.parquet").unlink()
     process = command(table, out, *options, *on_ray)
-    output, said = process.communicate(timeout=200)
-    assert process.returncode == 0, said
+    output, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
     assert sum('"event": "part"' in line for line in output.splitlines()) == 2
-    assert rows(out) == found
+    assert rows(out) == scored
 
 
-def test_no_cluster_at_an_address(command: Any, table: Path, tmp_path: Path) -> None:
+def test_address_without_a_cluster_is_rejected(command: Any, table: Path, tmp_path: Path) -> None:
     process = command(table, tmp_path / "out", "--engine", "ray", "--ray-address", "127.0.0.1:1")
-    _, said = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "no Ray cluster at 127.0.0.1:1" in said
-    assert "Traceback" not in said
+    assert "no Ray cluster at 127.0.0.1:1" in stderr
+    assert "Traceback" not in stderr

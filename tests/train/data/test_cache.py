@@ -8,8 +8,9 @@ import pytest
 from dimml.errors import ManifestError
 from dimml.modalities import KINDS
 from dimml.table import Row
-from train.data.cache import UNLABELLED, cached_split
+from train.data.cache import cached_split
 from train.data.loader import Collate, EpochSampler, SplitDataset
+from train.methods.base import UNLABELLED
 
 LABELS = ("high", "low")
 

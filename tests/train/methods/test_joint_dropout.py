@@ -4,17 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from train.calibration import EncodedRows
 
 Make = Callable[..., Any]
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def test_training_loses_modalities_and_answering_does_not(make: Make, batch: Batch) -> None:
+def test_training_loses_modalities_and_answering_does_not(make: Make, batch: EncodedRows) -> None:
     model, method = make("joint_dropout", rate=0.5)
     features, present, labels = batch
     leaf = features.clone().requires_grad_()
-    method.objective(model, leaf, present, labels, None)["joint"].backward()
+    method.objective(model, EncodedRows(leaf, present, labels), 0)["joint"].backward()
     assert leaf.grad is not None
     learns = leaf.grad.abs().sum(dim=2) > 0
     assert 0.3 < float(learns[present].float().mean()) < 0.8
@@ -23,9 +23,9 @@ def test_training_loses_modalities_and_answering_does_not(make: Make, batch: Bat
     assert one.equal(two)
 
 
-def test_at_a_rate_of_0_it_is_joint_training(make: Make, batch: Batch) -> None:
+def test_at_a_rate_of_0_it_is_joint_training(make: Make, batch: EncodedRows) -> None:
     losses = [
-        method.objective(model, *batch, None)["joint"]
+        method.objective(model, batch, 0)["joint"]
         for model, method in (make("joint"), make("joint_dropout", rate=0.0))
     ]
     assert losses[0].equal(losses[1])

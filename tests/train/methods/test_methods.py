@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dimml.samples import subset_name, subsets
-from train.calibration import subset_mask
+from train.calibration import EncodedRows, subset_mask
 from train.methods import METHODS, method_class
-from train.methods.base import Step
-from train.recipe import TrainingConfig
 
 NAMES = ("audio", "image", "text")
-STEP = Step(TrainingConfig(warm_up=0), epoch=0)
+EPOCH = 5
+"""An epoch after the warm-up."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),
     ("dimml", {"shared": False}),
@@ -25,10 +23,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("joint", {"fill": "mean"}),
     ("ume", {"fusion": "certainty"}),
 ]
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def gradients(make: Callable[..., Any], name: str, options: dict[str, Any], batch: Batch) -> Any:
+def gradients(
+    make: Callable[..., Any], name: str, options: dict[str, Any], batch: EncodedRows
+) -> Any:
     """The terms of the loss, and every gradient after one step, of features that were `batch`'s."""
     model, method = make(name, **options)
     model.effective[0, :3], model.effective[1, 3:] = True, True
@@ -37,10 +36,10 @@ def gradients(make: Callable[..., Any], name: str, options: dict[str, Any], batc
     torch.manual_seed(1)
     if method.alternates:
         optimizer = torch.optim.SGD(parameters, 0.1)
-        terms = method.alternate(model, features, *batch[1:], optimizer)
+        terms = method.alternate(model, batch._replace(features=features), optimizer)
         found = [parameter.detach().clone() for parameter in parameters]
     else:
-        terms = method.objective(model, features, *batch[1:], STEP)
+        terms = method.objective(model, batch._replace(features=features), EPOCH)
         torch.stack(list(terms.values())).sum().backward()
         found = [p.grad for p in parameters if p.grad is not None]
     assert features.grad is not None
@@ -50,12 +49,12 @@ def gradients(make: Callable[..., Any], name: str, options: dict[str, Any], batc
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 class TestEveryMethod:
     def test_what_an_absent_modality_holds_changes_no_loss_and_no_gradient(
-        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+        self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
-        features, present, labels = batch
+        features, present, _ = batch
         other = features.nan_to_num(nan=7.0)
         terms, found = gradients(make, name, options, batch)
-        terms_again, found_again = gradients(make, name, options, (other, present, labels))
+        terms_again, found_again = gradients(make, name, options, batch._replace(features=other))
         assert terms.keys() == terms_again.keys()
         for one, two in zip(
             [*terms.values(), *found], [*terms_again.values(), *found_again], strict=True
@@ -65,15 +64,15 @@ class TestEveryMethod:
         assert not found[-1][~present].any()
 
     def test_answers_any_subset_whatever_the_absent_slots_hold(
-        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+        self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
-        features, present, labels = batch
+        features, _, labels = batch
         if method.finishes:
-            method.finish(model, features, present, labels)
+            method.finish(model, batch)
         readouts = {name: method.readout(model), **method.references(model, lambda: batch)}
         for readout in readouts.values():
-            readout.calibrate(NAMES, *batch)
+            readout.calibrate(NAMES, batch)
             for subset in subsets(NAMES):
                 mask = subset_mask(subset, NAMES).expand(len(labels), -1)
                 whole = torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
@@ -86,22 +85,22 @@ class TestEveryMethod:
                     assert weights.sum(dim=1).allclose(torch.ones(len(labels)))
 
     def test_an_answer_does_not_depend_on_the_rest_of_the_batch(
-        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+        self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
         readout = method.readout(model)
-        readout.calibrate(NAMES, *batch)
+        readout.calibrate(NAMES, batch)
         together, _ = readout(*batch[:2])
         alone, _ = readout(batch[0][5:6], batch[1][5:6])
         assert together[5:6].allclose(alone, atol=1e-6)
 
     def test_a_row_that_has_nothing_teaches_nothing(
-        self, make: Callable[..., Any], batch: Batch, name: str, options: dict[str, Any]
+        self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         features, present, labels = batch
         present = present.clone()
         present[0] = False
-        terms, found = gradients(make, name, options, (features, present, labels))
+        terms, found = gradients(make, name, options, EncodedRows(features, present, labels))
         assert all(bool(value.isfinite().all()) for value in [*terms.values(), *found])
         assert not found[-1][0].any()
 

@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
+from train.calibration import EncodedRows
 from train.methods.mla import entropy_weights, other_means, projected_step
 
 Make = Callable[..., Any]
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_turn_changes_nothing_of_what_the_head_says_of_the_others(
-    make: Make, batch: Batch, optimizer: Any
+    make: Make, batch: EncodedRows, optimizer: Any
 ) -> None:
     model, _ = make("mla")
     features, present, labels = batch
@@ -31,7 +30,7 @@ def test_a_turn_changes_nothing_of_what_the_head_says_of_the_others(
     assert not head(clean[:, 0]).allclose(before[1], atol=1e-2)
 
 
-def test_alone_in_a_batch_a_modality_takes_the_plain_step(make: Make, batch: Batch) -> None:
+def test_alone_in_a_batch_a_modality_takes_the_plain_step(make: Make, batch: EncodedRows) -> None:
     features, present, labels = batch
     alone = present & torch.tensor([True, False, False])
     heads = []
@@ -48,13 +47,13 @@ def test_alone_in_a_batch_a_modality_takes_the_plain_step(make: Make, batch: Bat
     assert heads[0].allclose(heads[1])
 
 
-def test_each_encoder_is_left_the_gradient_of_its_turn(make: Make, batch: Batch) -> None:
+def test_each_encoder_is_left_the_gradient_of_its_turn(make: Make, batch: EncodedRows) -> None:
     model, method = make("mla")
     features, present, labels = batch
     leaf = features.clone().requires_grad_()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     untouched = model.fusion.classifier.weight.detach().clone()
-    terms = method.alternate(model, leaf, present, labels, optimizer)
+    terms = method.alternate(model, EncodedRows(leaf, present, labels), optimizer)
     assert list(terms) == ["audio", "image", "text"]
     assert not model.fusion.classifier.weight.equal(untouched)
     assert model.fusion.classifier.weight.grad is None

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from train.calibration import EncodedRows
 from train.methods.ogm_ge import coefficients
 
 Make = Callable[..., Any]
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def contributions(strengths: list[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,7 +50,7 @@ def test_the_gradient_of_the_stronger_encoder_shrinks(make: Make, noise: bool) -
         method.head.weight.view(4, 3, -1)[:, :, :4] = torch.eye(4).unsqueeze(1)
         method.head.bias.zero_()
     features = torch.cat([logits, torch.zeros(20, 3, 2)], dim=2)
-    method.objective(model, features, present, labels, None)
+    method.objective(model, EncodedRows(features, present, labels), 0)
     for parameter in model.encoders.parameters():
         parameter.grad = torch.ones_like(parameter)
     model.encoders[1].weight.grad[0, 0] = 3.0

@@ -1,0 +1,49 @@
+"""The links and commands of the documentation point to files that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/results/*.md")])
+COMMANDS = [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").rglob("*.py"))]
+
+
+def relative_name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative_name)
+def test_link_of_a_page_has_a_target(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} does not exist"
+        assert not anchor or anchor in anchors(target), f"{link} names no heading of its page"
+
+
+@pytest.mark.parametrize("page", COMMANDS, ids=relative_name)
+def test_module_of_a_documented_command_exists(page: Path) -> None:
+    for name in re.findall(
+        r"-m ((?:benchmarks|dimml|export|serving|train)[\w.]*)", page.read_text()
+    ):
+        module = ROOT.joinpath(*name.rstrip(".").split("."))
+        assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative_name)
+def test_source_file_named_on_a_page_exists(page: Path) -> None:
+    pattern = r"`((?:benchmarks|dimml|docs|export|serving|tests|train)/[\w./]+\.\w+)`"
+    for name in re.findall(pattern, page.read_text()):
+        assert (ROOT / name).exists(), f"{name} does not exist"
