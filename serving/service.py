@@ -22,7 +22,7 @@ from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
 from serving.capacity import Capacity, get_capacity, gpu_options, set_worker_provider
 from serving.http.admission import Keys
-from serving.http.errors import input_error_response, queue_full_response
+from serving.http.errors import HttpError, input_error_response
 from serving.http.messages import PredictAnswer, PredictRequest, Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.http.protocol import install
@@ -103,7 +103,7 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         # A worker builds its application just before it starts uvicorn.
         self.middleware = ServiceMiddleware(super().to_asgi(is_main), get_settings())
-        install(self.middleware.admission.refuse_overload)
+        install(self.middleware.shed)
         return self.middleware
 
 
@@ -144,7 +144,7 @@ class Dimml:
         PROVIDER.labels(predictor.provider).set(1)
         forget_dead_workers()
         if _service.middleware:
-            _service.middleware.open(self.predict, self.batcher)
+            _service.middleware.connect(self.predict, self.batcher)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -172,18 +172,16 @@ class Dimml:
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer
     )
-    async def predict(self, submission: Submission | InputError | None, /) -> Any:
+    async def predict(self, submission: Submission | Response, /) -> Response:
         """Predict from one sample: any non-empty subset of the bundle's modalities."""
-        if submission is None:
-            return queue_full_response()
-        if isinstance(submission, InputError):
-            return input_error_response(submission)
+        if isinstance(submission, Response):
+            return submission
         try:
             answer = await self.batcher.submit(submission.request, submission.is_gone)
         except QueueFull:
-            return queue_full_response()
+            return HttpError.OVERLOADED.response()
         except Abandoned:
-            return input_error_response(InputError("invalid_request", "the client left"))
+            return HttpError.INVALID_REQUEST.response("the client left")
         submission.record.update(answer.trace)
         if isinstance(answer.content, InputError):
             submission.record["error"] = answer.content.code

@@ -12,8 +12,8 @@ from dimml.modalities import Kind, Limits
 from dimml.modalities.image import FORMATS
 from dimml.predictor import Predictor
 from serving.capacity import Capacity
-from serving.http.errors import STATUSES
-from serving.http.messages import ErrorAnswer, PredictAnswer
+from serving.http.errors import ErrorAnswer, HttpError
+from serving.http.messages import PredictAnswer
 from serving.http.parsing import JSON, MAX_PARTS, MULTIPART, URLENCODED, Fields, ModalityField
 from serving.settings import Settings
 
@@ -25,6 +25,12 @@ INPUTS = {
 """What to send for each kind of modality."""
 
 _REFERENCE = "#/components/schemas/"
+_NOT_FROM_PREDICT = (
+    HttpError.NOT_FOUND,
+    HttpError.METHOD_NOT_ALLOWED,
+    HttpError.HEAD_TIMEOUT,
+    HttpError.HEAD_TOO_LARGE,
+)
 
 
 def sample_limits(settings: Settings) -> Limits:
@@ -124,10 +130,15 @@ def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, A
 
 
 def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    messages: dict[int, list[str]] = {}
+    for error in HttpError:
+        if error in _NOT_FROM_PREDICT:
+            continue
+        text = error.message.format(timeout=description["limits"]["timeout_seconds"])
+        messages.setdefault(error.status, []).append(f"`{error.code}`: {text}")
     errors = {
-        str(status): _response(error.prediction, "ErrorAnswer")
-        for status, error in STATUSES.items()
-        if error.prediction
+        str(status): _response("; ".join(texts), "ErrorAnswer")
+        for status, texts in sorted(messages.items())
     }
     return {
         "summary": "Predict from one sample",

@@ -10,7 +10,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.http.errors import error_body
+from serving.batching import Batcher
+from serving.http.errors import HttpError
+from serving.http.messages import Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.settings import get_settings
 
@@ -64,7 +66,7 @@ def test_errors_made_elsewhere_are_put_in_our_shape(status: int, code: str, body
 
 
 def test_our_own_errors_and_successes_pass() -> None:
-    body = error_body("unreadable", "broken", "image")
+    body = HttpError.UNREADABLE.body("broken", "image")
     answer = ask(Response(body, 400, {"x-mark": "1"}, "application/json"))
     assert (answer.content, answer.headers["x-mark"]) == (body, "1")
     assert ask(PlainTextResponse("fine")).text == "fine"
@@ -95,7 +97,7 @@ def test_an_answer_that_takes_too_long_is_a_504() -> None:
     assert answer.status_code == 504
     assert error_of(answer) == {
         "code": "timeout",
-        "message": "no answer within 0.2 s",
+        "message": "no response within 0.2 s",
         "field": None,
     }
 
@@ -107,3 +109,21 @@ def test_an_answer_that_has_begun_may_take_its_time() -> None:
         await send({"type": "http.response.body", "body": json.dumps("done").encode()})
 
     assert ask(slow_body).json() == "done"
+
+
+def test_prediction_goes_to_the_connected_handler() -> None:
+    submissions: list[Submission | Response] = []
+
+    async def predict(submission: Submission | Response) -> Response:
+        submissions.append(submission)
+        return PlainTextResponse("predicted")
+
+    middleware = ServiceMiddleware(PlainTextResponse("routed"), get_settings())
+    client = TestClient(middleware, client=("127.0.0.1", 1))
+    assert client.post("/predict", content=b"{}").text == "routed"
+    middleware.connect(predict, Batcher(list, 1, 1))
+    assert client.post("/predict", content=b"{}").text == "predicted"
+    assert client.get("/predict").text == "routed"
+    [submission] = submissions
+    assert isinstance(submission, Submission)
+    assert submission.request.body == b"{}"
