@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -20,7 +22,7 @@ from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
-from serving.capacity import Capacity, get_capacity, gpu_options, set_worker_provider
+from serving.capacity import get_capacity, gpu_options, set_worker_provider
 from serving.http.admission import Keys
 from serving.http.errors import HttpError, input_error_response
 from serving.http.messages import PredictAnswer, PredictRequest, Submission
@@ -45,12 +47,17 @@ logger = logging.getLogger("bentoml.dimml")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 
 
-def _checked_capacity() -> Capacity:
+@contextmanager
+def _config_errors(hint: str = "") -> Iterator[None]:
+    """Raise errors of dimml as the error that BentoML's command line shows without a traceback."""
     try:
-        return get_capacity()
+        yield
     except DimmlError as error:
-        # BentoML's command line shows this error as a message, and any other as a traceback.
-        raise BentoMLConfigException(error.message) from error
+        raise BentoMLConfigException(error.message + hint) from error
+
+
+with _config_errors():
+    _WORKERS = get_capacity().workers
 
 
 def _load(settings: Settings) -> Predictor:
@@ -110,7 +117,7 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
 @bentoml.service(
     name="dimml",
     service_class=WrappedService,
-    workers=_checked_capacity().workers,
+    workers=_WORKERS,
     # `ServiceMiddleware` limits the time. BentoML's limit must not come first: its 504 has another
     # body.
     traffic={"timeout": get_settings().timeout + 5},
@@ -156,17 +163,11 @@ class Dimml:
         from dimml.bundle import Bundle
 
         settings = get_settings()
-        try:
+        with _config_errors():
             keys = Keys(settings)
-        except DimmlError as error:
-            raise BentoMLConfigException(error.message) from error
-        try:
+        with _config_errors("; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"):
             Bundle.load(settings.bundle)
             set_worker_provider(settings)
-        except DimmlError as error:
-            raise BentoMLConfigException(
-                f"{error.message}; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"
-            ) from error
         logger.info("%s; %s", get_capacity(), keys.policy(settings))
 
     @bentoml.api(  # type: ignore[untyped-decorator]
