@@ -25,6 +25,12 @@ INPUTS = {
 """What to send for each kind of modality."""
 
 _REFERENCE = "#/components/schemas/"
+_ON_UNREADABLE = {
+    "name": "on_unreadable",
+    "in": "query",
+    "description": "absent: modalities that cannot be read are left out, and the others answer",
+    "schema": {"enum": ["error", "absent"], "default": "error"},
+}
 _NOT_FROM_PREDICT = (
     HttpError.NOT_FOUND,
     HttpError.METHOD_NOT_ALLOWED,
@@ -50,7 +56,7 @@ def request_fields(predictor: Predictor) -> Fields:
     return {
         name: ModalityField(
             is_text=specs[name].kind == "text",
-            most=kind.limits.frames if _takes_frames(kind, specs[name].preprocessing) else 1,
+            most=_max_files(kind, _config(kind, specs[name].preprocessing)),
         )
         for name, kind in predictor.kinds.items()
     }
@@ -83,10 +89,10 @@ def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> di
 
 def _modality(predictor: Predictor, name: str) -> dict[str, Any]:
     spec, kind = predictor.bundle.manifest.modalities[name], predictor.kinds[name]
-    text = INPUTS.get(spec.kind, "a file")
-    if _takes_frames(kind, spec.preprocessing):
-        text += f", or up to {kind.limits.frames} of them, in order"
-    return {"kind": spec.kind, "input": text, "preprocessing": _config(kind, spec.preprocessing)}
+    text, config = INPUTS.get(spec.kind, "a file"), _config(kind, spec.preprocessing)
+    if (max_files := _max_files(kind, config)) > 1:
+        text += f", or up to {max_files} of them, in order"
+    return {"kind": spec.kind, "input": text, "preprocessing": config}
 
 
 def _config(kind: Kind, preprocessing: dict[str, Any]) -> dict[str, Any]:
@@ -94,8 +100,8 @@ def _config(kind: Kind, preprocessing: dict[str, Any]) -> dict[str, Any]:
     return kind.Config.model_validate(preprocessing).model_dump(mode="json")
 
 
-def _takes_frames(kind: Kind, preprocessing: dict[str, Any]) -> bool:
-    return _config(kind, preprocessing).get("frames") is not None
+def _max_files(kind: Kind, config: dict[str, Any]) -> int:
+    return 1 if config.get("frames") is None else kind.limits.frames
 
 
 def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
@@ -143,18 +149,9 @@ def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",
-        "parameters": [_on_unreadable()],
+        "parameters": [_ON_UNREADABLE],
         "requestBody": {"required": True, "content": _bodies(description, fields)},
         "responses": {"200": _response("The prediction", "PredictAnswer"), **errors},
-    }
-
-
-def _on_unreadable() -> dict[str, Any]:
-    return {
-        "name": "on_unreadable",
-        "in": "query",
-        "description": "absent: modalities that cannot be read are left out, and the others answer",
-        "schema": {"enum": ["error", "absent"], "default": "error"},
     }
 
 

@@ -79,7 +79,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start waiting for a request."""
         super().connection_made(transport)
         self._wait()
 
@@ -109,7 +108,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """Start a head."""
         super().on_message_begin()
         self._head_bytes = self._held_bytes = 0
         self._in_head = True
@@ -117,12 +115,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._wait()
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the URL."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header or a trailer."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
@@ -148,17 +144,14 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
-        """Take the size of a chunk."""
         self._held_bytes = 0
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
         self._held_bytes = 0
         if not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request."""
         self._held_bytes = 0
         if not self._is_refused:
             super().on_message_complete()
