@@ -1,4 +1,4 @@
-"""Encoders in 16-bit floats for GPUs: half the memory, and the full speed of tensor cores."""
+"""float16 encoders for GPUs: half the memory, and the full speed of tensor cores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 
 def halve_graph(source: Path, target: Path) -> None:
-    """Convert one encoder to float16 weights and sums; its inputs and features stay float32.
+    """Convert one encoder to float16; its inputs and features stay float32.
 
-    The layers before a logarithm stay float32 too: the input of the mel filters spans ten powers of
-    ten, and float16 has nine.
+    The layers before a logarithm stay float32 too, because the power spectrogram spans ten powers
+    of ten and float16 only nine.
 
     Args:
         source: The fp32 graph.
@@ -21,52 +21,32 @@ def halve_graph(source: Path, target: Path) -> None:
     """
     whole = onnx.load(source)
     kept = nodes_before_logarithms(whole.graph)
-    half = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=kept)
-    _undo_round_trips(half.graph, whole.graph)
-    OnnxModel.graph_topological_sort(half.graph)
-    onnx.save(half, target)
+    half = OnnxModel(convert_float_to_float16(whole, keep_io_types=True, node_block_list=kept))
+    _undo_round_trips(half, onnx.load(source).graph)
+    half.prune_graph(allow_remove_graph_inputs=False)
+    OnnxModel.graph_topological_sort(half.model.graph)
+    onnx.save(half.model, target)
 
 
-def _undo_round_trips(graph: onnx.GraphProto, whole: onnx.GraphProto) -> None:
-    """Restore the values of float32 nodes, which the converter rounds through float16."""
-    makers = {output: node for node in graph.node for output in node.output}
+def _undo_round_trips(half: OnnxModel, whole: onnx.GraphProto) -> None:
+    """Feed float32 nodes the original values, which the converter casts to float16 and back."""
+    makers = half.output_name_to_node()
     constants = {tensor.name: tensor for tensor in whole.initializer}
-    restored, renamed = {}, {}
-    for node in graph.node:
-        if node.op_type != "Cast" or node.attribute[0].i != onnx.TensorProto.FLOAT:
+    for node in half.get_nodes_by_op_type("Cast"):
+        if node.attribute[0].i != onnx.TensorProto.FLOAT:
             continue
-        [source], [name] = node.input, node.output
-        maker = makers.get(source)
+        [source], [rounded] = node.input, node.output
         if source in constants:
-            restored[name] = constants[source]
-        elif maker is not None and maker.op_type == "Cast":
-            renamed[name] = maker.input[0]
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            while name in renamed:
-                name = renamed[name]
-            node.input[place] = name
-    for name, tensor in restored.items():
-        copy = graph.initializer.add()
-        copy.CopyFrom(tensor)
-        copy.name = name
-    _drop_unused(graph, {*renamed, *restored})
-
-
-def _drop_unused(graph: onnx.GraphProto, replaced: set[str]) -> None:
-    """Remove the casts whose outputs were replaced, and everything that is then unused."""
-    outputs = {value.name for value in graph.output}
-    for node in [n for n in graph.node if n.output[0] in replaced]:
-        graph.node.remove(node)
-    while True:
-        used = {name for node in graph.node for name in node.input} | outputs
-        dead = [node for node in graph.node if not used & set(node.output)]
-        if not dead:
-            break
-        for node in dead:
-            graph.node.remove(node)
-    for tensor in [t for t in graph.initializer if t.name not in used]:
-        graph.initializer.remove(tensor)
+            exact = f"{source}_float32"
+            if half.get_initializer(exact) is None:
+                tensor = half.model.graph.initializer.add()
+                tensor.CopyFrom(constants[source])
+                tensor.name = exact
+        elif source in makers and makers[source].op_type == "Cast":
+            exact = makers[source].input[0]
+        else:
+            continue
+        half.replace_input_of_all_nodes(rounded, exact)
 
 
 def nodes_before_logarithms(graph: onnx.GraphProto) -> list[str]:

@@ -1,4 +1,4 @@
-"""Write torch modules as ONNX graphs, and a trained model as a bundle."""
+"""Write PyTorch modules as ONNX graphs, and a trained model as a bundle."""
 
 from __future__ import annotations
 
@@ -41,20 +41,21 @@ def write_bundle(
     conformal: Conformal | None = None,
     check: Check | None = None,
 ) -> None:
-    """Export a model as a bundle, whole or not at all.
+    """Export a model as a bundle; write nothing on an error.
 
     Args:
-        path: The bundle's folder.
+        path: Folder of the bundle.
         model: A trained and calibrated model.
         kinds: Modality to kind, in slot order.
-        specs: Modality to its specification, whose `graph` and `assets` name the files to write.
+        specs: Modality to specification, whose `graph` and `assets` name the files to write.
         assets: Modality to the content of its assets.
-        name: The bundle's name.
-        labels: Labels in the order of the classifier's outputs.
+        name: Name of the bundle.
+        labels: Labels, in the order of the classifier's outputs.
         created: Date and time, ISO 8601.
-        provenance: What the bundle was made from.
+        provenance: Recipe, seed, data and versions that the model was trained with.
         conformal: Thresholds of the prediction sets.
-        check: Called with the temporary folder; an exception stops the export.
+        check: Called with the complete temporary folder and its manifest before the folder is
+            renamed to `path`; an exception stops the export.
     """
     model.eval()
     with new_bundle(path) as folder:
@@ -80,10 +81,10 @@ def write_bundle(
 
 
 def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
-    """Export one encoder: from the kind's inputs to `features` float32 [N, D].
+    """Export one encoder, which maps the inputs of its kind to `features` float32 [N, D].
 
-    The batch axis is dynamic, and so are the token axis of text and the frame axis of audio of
-    variable length.
+    The batch axis is dynamic, and so are the tokens of text and the frames of audio of variable
+    length.
     """
     item = kind.preprocess(kind.decode(kind.example()))
     inputs = kind.collate([item, item])
@@ -94,41 +95,42 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
         axes = {name: {0: batch, 1: tokens} for name in inputs}
     elif isinstance(kind, Audio) and kind.config.seconds is None:
         axes = {"power": {0: batch, 2: torch.export.Dim.AUTO}}
-    tensors = tuple(
-        torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in kind.input_names
-    )
-    shapes = tuple(axes[name] for name in kind.input_names)
-    _export(encoder, tensors, shapes, path, kind.input_names, ["features"])
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in kind.input_names
+    }
+    _export(encoder, tensors, axes, ["features"], path)
 
 
 def export_classifier(model: MultimodalModel, path: Path) -> None:
-    """Export the classifier with its fusion, see `CertaintyFusion`."""
+    """Export the classifier and its fusion, see `CertaintyFusion.forward`."""
     slots = len(model.modalities)
-    tensors = (torch.randn(2, slots, model.feature_dim), torch.ones(2, slots, dtype=torch.bool))
-    batch = torch.export.Dim("batch", min=1)
+    inputs = {
+        "features": torch.randn(2, slots, model.feature_dim),
+        "present": torch.ones(2, slots, dtype=torch.bool),
+    }
+    batch = {0: torch.export.Dim("batch", min=1)}
     outputs = ["probabilities", "weights", "modality_logits"]
-    _export(model.fusion, tensors, ({0: batch}, {0: batch}), path, ("features", "present"), outputs)
+    _export(model.fusion, inputs, dict.fromkeys(inputs, batch), outputs, path)
 
 
 def _export(
     module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    axes: tuple[dict[int, Any], ...],
-    path: Path,
-    input_names: tuple[str, ...],
+    inputs: Mapping[str, Tensor],
+    axes: Mapping[str, dict[int, Any]],
     output_names: list[str],
+    path: Path,
 ) -> None:
-    # The exporter logs every step; `export.parity` checks its result.
+    # The exporter logs and warns about each step; `export.parity` checks the exported graph.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            inputs,
+            tuple(inputs.values()),
             str(path),
             dynamo=True,
-            dynamic_shapes=axes,
-            input_names=list(input_names),
+            dynamic_shapes=tuple(axes[name] for name in inputs),
+            input_names=list(inputs),
             output_names=output_names,
             external_data=False,
             verbose=False,

@@ -1,4 +1,4 @@
-"""`dimml package`: a bento, which holds the service and a bundle for `bentoml serve`."""
+"""`dimml package`: build a bento, which holds the service and a bundle for `bentoml serve`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from dimml.bundle import EVALUATION, MANIFEST, Bundle
 from dimml.errors import BundleError, DimmlError, UsageError
 from dimml.machine import SOURCE_ROOT
 
-if TYPE_CHECKING:
-    from dimml.bundle import Bundle
-
 BENTOFILE = "bentofile.yaml"
 PACKED_BUNDLE = "runs/digits/bundle"
-"""The folder that `bentofile.yaml` includes and in which the service looks for its bundle."""
+"""The folder in which the service looks for its bundle; `bentofile.yaml` includes it."""
 
-_TAG_MARK = "__tag__:"
+_TAG_PREFIX = "__tag__:"
 
 
 def build_bento(bundle: Path) -> str:
@@ -33,18 +31,16 @@ def build_bento(bundle: Path) -> str:
         bundle: Folder of the bundle.
 
     Returns:
-        The bento's tag, "dimml:<version>", in the store that BENTOML_HOME names.
+        The tag "dimml:<version>" of the bento in the store that BENTOML_HOME names.
 
     Raises:
         BundleError: If the folder is not a valid bundle.
         UsageError: If bentoml is not installed.
         DimmlError: If bentoml cannot build the bento.
     """
-    from dimml.bundle import Bundle
-
     loaded = Bundle.load(bundle)
     if importlib.util.find_spec("bentoml") is None:
-        raise UsageError("bentoml is not installed; `pip install -e '.[serve]'`")
+        raise UsageError("bentoml is not installed; run `pip install -e '.[serve]'`")
     with tempfile.TemporaryDirectory(prefix="dimml-package-") as folder:
         _copy_sources(Path(folder))
         _copy_bundle(loaded, Path(folder) / PACKED_BUNDLE)
@@ -56,7 +52,7 @@ def package(
 ) -> None:
     """Build a bento: the service and a bundle in one folder, ready for `bentoml serve`.
 
-    Prints its tag.
+    Prints the tag of the bento.
 
     Examples:
         dimml package runs/digits/bundle
@@ -74,27 +70,26 @@ def _copy_sources(folder: Path) -> None:
 
 
 def _copy_bundle(bundle: Bundle, target: Path) -> None:
-    from dimml.bundle import EVALUATION, MANIFEST
-
     target.mkdir(parents=True)
     for name in (*bundle.manifest.files, MANIFEST, EVALUATION, "README.md"):
         source = bundle.path / name
-        # The reports have no checksum, so a link in their place could pack any file.
+        # The manifest has no checksum of the reports, so a link in their place could pack any file.
         if source.is_symlink():
-            raise BundleError(f"{source} is a link, and a bundle holds files: replace it by a copy")
+            raise BundleError(f"{source} is a link; replace it by a copy of the file")
         if source.is_file():
             shutil.copy(source, target / name)
 
 
 def _build(folder: Path) -> str:
-    # Building imports the service from a folder that is then deleted, hence the separate process.
+    # In a process of its own, because the build imports the service from a temporary folder.
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag", str(folder)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DIMML_")}
     environment["BENTOML_DO_NOT_TRACK"] = "true"
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    tags = [line for line in done.stdout.splitlines() if line.startswith(_TAG_MARK)]
-    if done.returncode or not tags:
-        raise DimmlError(f"bentoml could not build: {done.stderr.strip() or done.stdout.strip()}")
-    return tags[-1].removeprefix(_TAG_MARK)
+    tags = [line for line in result.stdout.splitlines() if line.startswith(_TAG_PREFIX)]
+    if result.returncode or not tags:
+        message = result.stderr.strip() or result.stdout.strip()
+        raise DimmlError(f"bentoml could not build the bento: {message}")
+    return tags[-1].removeprefix(_TAG_PREFIX)

@@ -1,4 +1,4 @@
-"""Parity: PyTorch and ONNX give the same numbers, or nothing is exported."""
+"""Parity: check that PyTorch and ONNX give the same numbers before a bundle is written."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from dimml.runtime.session import Graph
 from dimml.samples import subset_name, subsets
 
 TOLERANCE = 1e-4
+"""The largest absolute difference of a feature, probability, weight or logit."""
 BATCH_SIZES = (1, 2, 7, 33)
 
 
 def parity_check(
     model: MultimodalModel, kinds: Mapping[str, Kind], samples: Mapping[str, Sequence[Arrays]]
 ) -> Callable[[Path, Manifest], None]:
-    """Return a check of a bundle's graphs against the model on real samples.
+    """Return a function that compares the graphs of a bundle with the model on samples.
 
     Args:
         model: The exported model.
         kinds: Modality to kind, in slot order.
         samples: Modality to preprocessed samples, at least one each.
+
+    Returns:
+        A `check` for `write_bundle`; it raises ParityError if the outputs of a graph differ by more
+        than `TOLERANCE`.
     """
 
     def check(folder: Path, manifest: Manifest) -> None:
@@ -47,13 +52,13 @@ def parity_check(
 def _check_encoder(
     encoder: torch.nn.Module, graph: Graph, kind: Kind, samples: Sequence[Arrays]
 ) -> np.ndarray:
-    """Compare one encoder, and return features [33, D] with which to compare the classifier."""
+    """Compare one encoder at each batch size; return the features [33, D] of the largest batch."""
     features = np.empty(0)
     for size in BATCH_SIZES:
         batch = [samples[row % len(samples)] for row in range(size)]
         parts = []
-        for group in _equal_shapes(batch, kind):
-            inputs = kind.collate(group)
+        for bucket in dict.fromkeys(map(kind.bucket, batch)):
+            inputs = kind.collate([item for item in batch if kind.bucket(item) == bucket])
             expected = encoder(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy()
             [actual] = graph.run(inputs)
             _compare(f"{kind.name}, batch {size}", expected, actual)
@@ -67,25 +72,19 @@ def _check_classifier(model: MultimodalModel, graph: Graph, features: np.ndarray
     for subset in subsets(model.modalities):
         mask = np.array([name in subset for name in model.modalities])
         for size in BATCH_SIZES:
-            # Slots of absent modalities may hold anything.
+            # NaN in absent slots must not reach the outputs.
             slots = np.where(mask[:, None], features[:size], np.float32(np.nan))
             present = np.tile(mask, (size, 1))
             expected = model.fusion(torch.from_numpy(slots), torch.from_numpy(present))
             actual = graph.run({"features": slots, "present": present})
-            for one, other in zip(expected, actual, strict=True):
-                _compare(f"classifier, {subset_name(subset)}, batch {size}", one.numpy(), other)
-
-
-def _equal_shapes(samples: Sequence[Arrays], kind: Kind) -> list[list[Arrays]]:
-    groups: dict[object, list[Arrays]] = {}
-    for item in samples:
-        groups.setdefault(kind.bucket(item), []).append(item)
-    return list(groups.values())
+            place = f"classifier, {subset_name(subset)}, batch {size}"
+            for expected_output, output in zip(expected, actual, strict=True):
+                _compare(place, expected_output.numpy(), output)
 
 
 def _compare(place: str, expected: np.ndarray, actual: np.ndarray) -> None:
     difference = float(np.abs(expected - actual).max())
-    # Not `>`, which lets NaN pass.
+    # `difference > TOLERANCE` would be false for NaN.
     if not difference <= TOLERANCE:
         raise ParityError(
             f"{place}: PyTorch and ONNX differ by {difference:.2g}, over {TOLERANCE:g}; nothing "

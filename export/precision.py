@@ -1,6 +1,6 @@
-"""Bundles of a lower precision, written only if every subset stays about as accurate.
+"""Bundles of a lower precision, written only if each subset keeps its accuracy.
 
-Only the encoders change. The classifier with its temperatures stays in fp32, as it costs little.
+Only the encoders change. The classifier stays in fp32, because it takes little time and memory.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dimml.runtime.providers import choose_provider
 from dimml.table import Row
 from export.half import halve_graph
 from export.quantize import CalibrationSamples, quantize_graph
-from train.evaluate import subset_answers
+from train.evaluate import answer_subsets
 from train.markdown import table
 
 MAX_DROP = 0.005
-"""The validation accuracy that a subset may lose."""
+"""The largest validation accuracy that a subset may lose: half a point."""
 
 
 def convert_bundle(
@@ -38,7 +38,7 @@ def convert_bundle(
 
     Args:
         source: The fp32 bundle.
-        folder: An empty folder to write to; its content is useless after an error.
+        folder: An empty folder to write to, which the caller discards after an error.
         precision: "int8" or "fp16".
         calibration: Training rows; the first `CALIBRATION_SAMPLES` of each modality set the ranges
             of int8.
@@ -48,8 +48,8 @@ def convert_bundle(
         The comparison, which the manifest keeps as `provenance["quantization"]`.
 
     Raises:
-        PrecisionError: If a subset loses more than `MAX_DROP`, or a modality has no sample to
-            calibrate or to compare on.
+        PrecisionError: If a subset loses more than `MAX_DROP`, or a modality has no sample for
+            the calibration or the comparison.
     """
     bundle = Bundle.load(source)
     for name in bundle.manifest.files:
@@ -64,7 +64,8 @@ def convert_bundle(
         quantize_graph(source / graph, folder / graph, reader)
         counts[name] = reader.count
     manifest = _write_manifest(folder, bundle.manifest, precision, bundle.manifest.provenance)
-    # Integers round alike everywhere, but float16 is meant for a GPU, which sums in its own order.
+    # int8 is the same on every machine. float16 is meant for GPUs, which round sums in their own
+    # way, so it is measured on a GPU if there is one.
     provider = choose_provider("auto") if precision == "fp16" else "cpu"
     measured = compare_bundles(source, folder, precision, validation, provider)
     check_accuracy(measured, precision, list(manifest.modalities))
@@ -87,33 +88,31 @@ def convert_bundle(
 def compare_bundles(
     fp32: Path, other: Path, precision: str, rows: Sequence[Row], provider: str = "cpu"
 ) -> dict[str, dict[str, Any]]:
-    """Measure the accuracy of both bundles on each subset that some row has.
+    """Measure the accuracy of two bundles on each subset of modalities that some row has.
 
     Args:
-        fp32: A bundle.
+        fp32: The fp32 bundle.
         other: The same bundle in another precision.
-        precision: The other precision.
+        precision: The precision of `other`.
         rows: Labelled samples.
         provider: The execution provider.
 
     Returns:
-        Subset name to `samples`, the accuracy of each bundle under its precision, and
-        `max_difference`, the largest absolute difference of any probability.
+        Subset name to `samples`, the accuracy of each bundle (under "fp32" and `precision`), and
+        `max_difference`, the largest absolute difference of a probability.
     """
-    before_answers, after_answers = (
-        subset_answers(
+    answers = [
+        answer_subsets(
             Predictor.load(path, provider, threads=available_cores()), rows, f"evaluating {name}"
-        )
+        )[0]
         for name, path in (("fp32", fp32), (precision, other))
-    )
+    ]
     measured = {}
-    for subset, pairs in before_answers.items():
+    for subset, pairs in answers[0].items():
         if not pairs:
             continue
         labels = np.array([label for _, label in pairs])
-        before, after = (
-            np.array([p for p, _ in answers[subset]]) for answers in (before_answers, after_answers)
-        )
+        before, after = (np.array([p for p, _ in bundle[subset]]) for bundle in answers)
         measured[subset] = {
             "samples": len(labels),
             "fp32": float((before.argmax(axis=1) == labels).mean()),
@@ -129,44 +128,40 @@ def check_accuracy(
     """Reject a comparison in which a subset loses more than `MAX_DROP`.
 
     Args:
-        measured: See `compare_bundles`.
-        precision: The other precision.
+        measured: The result of `compare_bundles`.
+        precision: The precision that was compared with fp32.
         modalities: All modalities of the bundle.
 
     Raises:
-        PrecisionError: If a subset loses too much (the message names the worst one and its drop),
-            or no row has a modality, which therefore was not compared.
+        PrecisionError: If a subset loses too much accuracy, or no row has one of the modalities.
     """
     if missing := [name for name in modalities if name not in measured]:
         raise PrecisionError(
-            f"{missing[0]}: no row of the validation split has it, so {precision} could not be "
-            "compared with fp32; nothing was written"
+            f"{missing[0]}: no row of the validation split has this modality, so {precision} "
+            "cannot be compared with fp32; nothing was written; export with --precision fp32"
         )
 
     def drop(subset: str) -> float:
         row = measured[subset]
-        # A probability that is not a number is no answer, so all accuracy is lost.
+        # A NaN probability is no prediction, so the subset loses all of its accuracy.
         return float(row["fp32"] - row[precision]) if np.isfinite(row["max_difference"]) else 1.0
 
     worst = max(measured, key=drop)
-    # Accuracies are quotients, so a drop of exactly the limit may round to slightly more.
+    # Accuracies are quotients, so a drop of exactly `MAX_DROP` may round to slightly more.
     if drop(worst) > MAX_DROP + 1e-9:
         raise PrecisionError(
             f"{worst}: {precision} loses {100 * drop(worst):.2f} points of validation accuracy "
-            f"({measured[worst]['fp32']:.4f} to {measured[worst][precision]:.4f}), over "
-            f"{100 * MAX_DROP:g}; nothing was written; export with --precision fp32"
+            f"({measured[worst]['fp32']:.4f} to {measured[worst][precision]:.4f}), over the limit "
+            f"of {100 * MAX_DROP:g}; nothing was written; export with --precision fp32"
         )
 
 
 def report_text(report: dict[str, Any], precision: str) -> str:
-    """Return the comparison as a Markdown table, and the sizes of the graphs."""
+    """Return the comparison as a Markdown table, followed by the sizes of the graphs."""
     header = ("subset", "samples", "fp32", precision, "max. difference of probabilities")
+    keys = ("fp32", precision, "max_difference")
     rows = [
-        [
-            name,
-            str(row["samples"]),
-            *(f"{row[key]:.4f}" for key in ("fp32", precision, "max_difference")),
-        ]
+        [name, str(row["samples"]), *(f"{row[key]:.4f}" for key in keys)]
         for name, row in report["subsets"].items()
     ]
     lines = [table(header, rows)]
@@ -182,7 +177,7 @@ def report_text(report: dict[str, Any], precision: str) -> str:
 def _write_manifest(
     folder: Path, manifest: Manifest, precision: str, provenance: dict[str, Any]
 ) -> Manifest:
-    """Write and return a manifest with the current checksums of the files in the folder."""
+    """Write and return a manifest with the checksums of the files as they are now."""
     changed = manifest.model_copy(
         update={
             "precision": precision,

@@ -15,32 +15,32 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from dimml.errors import InputError, PrecisionError
+from dimml.errors import PrecisionError
 from dimml.modalities import Arrays, Kind
 from dimml.onnx_check import messages
-from dimml.samples import is_absent
 from dimml.table import Row
 from export.half import nodes_before_logarithms
+from export.samples import readable_samples
 
 CALIBRATION_SAMPLES = 256
 
 OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool"]
-"""The operators that are faster in 8 bits. Sums, normalisations and softmax are not, and outliers
-in a transformer's sums would leave the other values of the tensor only a few steps."""
+"""The operators that are faster in 8 bits. Sums, normalisations and softmax are not, and the
+outliers in a transformer's sums would leave only a few steps to all other values of the tensor."""
 
 
 def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -> None:
     """Convert one encoder to 8 bits.
 
-    The layers before a logarithm stay in fp32, because the input of the mel filters spans ten
-    powers of ten. The projection to features stays in fp32 too: it takes little time and would
-    cause the largest single error. Weights use 7 of their 8 bits, because processors without VNNI
-    saturate on 8, and another processor than the one that measured the accuracy may serve it.
+    The layers before a logarithm stay in fp32, because the power spectrogram spans ten powers of
+    ten. The projection to features stays in fp32 too: it takes little time and would cause the
+    largest error of all layers. Weights use 7 of their 8 bits, because sums of 8-bit weights
+    saturate on processors without VNNI, and a bundle must stay accurate on every processor.
 
     Args:
         source: The fp32 graph.
         target: The file to write.
-        samples: Inputs to calibrate on, at least one.
+        samples: Inputs that set the ranges of the activations, at least one.
     """
     with tempfile.TemporaryDirectory(prefix="dimml-quantize-") as scratch:
         prepared = Path(scratch) / "prepared.onnx"
@@ -64,34 +64,30 @@ def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -
 
 
 class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
-    """Samples of one modality, one at a time, so that no length has to be padded.
+    """The calibration inputs of one modality, one sample at a time, so that none is padded.
 
     Args:
         kind: The modality.
-        rows: Rows of a table; the first `CALIBRATION_SAMPLES` that have the modality are used.
+        rows: Rows of a table; the first `CALIBRATION_SAMPLES` readable samples are used.
 
     Attributes:
-        count: Samples read so far; a value that cannot be read is skipped.
+        count: Samples read so far.
     """
 
     def __init__(self, kind: Kind, rows: Sequence[Row]) -> None:
         self.count = 0
         self._kind = kind
-        present = (row.sample[kind.name] for row in rows if not is_absent(row.sample[kind.name]))
-        self._values = islice(present, CALIBRATION_SAMPLES)
+        self._samples = islice(readable_samples(kind, rows), CALIBRATION_SAMPLES)
 
     def get_next(self) -> Arrays | None:
-        for value in self._values:
-            try:
-                item = self._kind.preprocess(self._kind.decode(value))
-            except InputError:
-                continue
+        sample = next(self._samples, None)
+        if sample is not None:
             self.count += 1
-            return self._kind.collate([item])
+            return self._kind.collate([sample])
         if not self.count:
             raise PrecisionError(
-                f"{self._kind.name}: no training sample can be read, so int8 has no ranges; "
-                "nothing was written; export with --precision fp32"
+                f"{self._kind.name}: no training sample can be read, so the ranges of int8 cannot "
+                "be set; nothing was written; export with --precision fp32"
             )
         return None
 
@@ -104,8 +100,8 @@ def _float_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def _remove_unused_domains(model: onnx.ModelProto) -> None:
-    """Remove the imports of operator sets that onnxruntime adds and the graph does not use."""
+    """Remove the operator sets that onnxruntime declares although the graph does not use them."""
     used = {m.domain for m in messages(model.graph) if isinstance(m, onnx.NodeProto)} | {""}
-    kept = [one for one in model.opset_import if one.domain in used]
+    imports = [operators for operators in model.opset_import if operators.domain in used]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(imports)

@@ -1,1 +1,1 @@
-"""Training: recipes, data, methods, calibration, evaluation."""
+"""Training: recipes, data, methods, calibration, evaluation and comparison."""

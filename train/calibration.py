@@ -98,13 +98,9 @@ def conformal_rows(count: int) -> Tensor:
     return order % CONFORMAL_SHARE == 0
 
 
+@torch.no_grad()
 def calibrate(
-    fusion: CertaintyFusion,
-    modalities: tuple[str, ...],
-    logits: Tensor,
-    present: Tensor,
-    labels: Tensor,
-    rule: Rule = "certainty",
+    fusion: CertaintyFusion, modalities: tuple[str, ...], rows: EncodedRows, rule: Rule
 ) -> None:
     """Fit the free parameters of a rule by the negative log-likelihood, and set them.
 
@@ -114,57 +110,58 @@ def calibrate(
     Args:
         fusion: The fusion to calibrate.
         modalities: Names in slot order.
-        logits: [N, M, K] of the classifier, not calibrated.
-        present: bool [N, M].
-        labels: int64 [N].
+        rows: Labelled rows of the validation split.
         rule: How the modalities are joined.
     """
-    slots = len(modalities)
+    slots, labels = len(modalities), rows.labels
+    logits = fusion.classifier(rows.features)
     modality = torch.ones(slots)
     for slot in range(slots):
-        rows = present[:, slot]
-        if rows.any() and rule != "paper":
-            modality[slot] = fit_temperature(logits[rows, slot], labels[rows])
+        has = rows.present[:, slot]
+        if has.any() and rule != "paper":
+            modality[slot] = fit_temperature(logits[has, slot], labels[has])
     scaled = logits / modality.unsqueeze(-1)
     candidates = []
     for temperature in FUSION_TEMPERATURES[rule]:
         table = torch.ones(2**slots)
         likelihoods = []
         fusion.set_calibration(modality, temperature, table)
-        for subset, rows, mask in subset_rows(modalities, present):
+        for subset, chosen, mask in subset_rows(modalities, rows.present):
             if len(subset) < 2:
                 continue
-            probabilities, _ = fusion.fuse(scaled[rows], mask)
+            probabilities, _ = fusion.fuse(scaled[chosen], mask)
             log_probabilities = probabilities.clamp_min(1e-12).log()
-            fitted = 1.0 if rule == "paper" else fit_temperature(log_probabilities, labels[rows])
+            fitted = 1.0 if rule == "paper" else fit_temperature(log_probabilities, labels[chosen])
             table[subset_index(mask[0])] = fitted
-            likelihoods.append(_nll(log_probabilities / fitted, labels[rows]))
+            likelihoods.append(_nll(log_probabilities / fitted, labels[chosen]))
         candidates.append((float(np.mean(likelihoods or [0.0])), temperature, table))
     _, temperature, table = min(candidates, key=lambda candidate: candidate[0])
     fusion.set_calibration(modality, temperature, table)
     if rule == "pooled":
-        _fit_pooling(fusion, modalities, blank_absent(scaled, present), present, labels)
+        clean = blank_absent(scaled, rows.present)
+        groups = [
+            (clean[chosen].double(), mask, labels[chosen], int(subset_index(mask[0])))
+            for subset, chosen, mask in subset_rows(modalities, rows.present)
+            if len(subset) > 1
+        ]
+        if groups:
+            _fit_pooling(fusion, groups)
 
 
 def _fit_pooling(
-    fusion: CertaintyFusion,
-    modalities: tuple[str, ...],
-    logits: Tensor,
-    present: Tensor,
-    labels: Tensor,
+    fusion: CertaintyFusion, groups: Sequence[tuple[Tensor, Tensor, Tensor, int]]
 ) -> None:
-    """Fit biases, fusion temperature and subset temperatures together from their present values."""
-    groups = [
-        (logits[rows].double(), mask, labels[rows], int(subset_index(mask[0])))
-        for subset, rows, mask in subset_rows(modalities, present)
-        if len(subset) > 1
-    ]
-    if not groups:
-        return
+    """Fit biases, fusion temperature and subset temperatures together from their present values.
+
+    Args:
+        fusion: The fusion to calibrate.
+        groups: For each subset, the calibrated logits of its rows [n, M, K], its mask [n, M], the
+            labels [n], and its `subset_index`.
+    """
     temperatures = torch.cat([fusion.fusion_temperature[None], fusion.subset_temperature])
     start = torch.cat([fusion.modality_bias, temperatures.log()]).double()
     step = torch.zeros_like(start, requires_grad=True)
-    sizes = [len(modalities), 1, len(fusion.subset_temperature)]
+    sizes = [len(fusion.modality_bias), 1, len(fusion.subset_temperature)]
     optimizer = torch.optim.LBFGS([step], max_iter=200, line_search_fn="strong_wolfe")
 
     def parameters() -> tuple[Tensor, Tensor, Tensor]:

@@ -11,8 +11,13 @@ from dimml.errors import TrainingError, UsageError
 from dimml.progress import print_status
 from train.methods import METHODS, VARIANTS
 
-KNOWN = ", ".join([*METHODS, *VARIANTS])
-EXTRA = ", ".join(VARIANTS)
+RUNS = ", ".join([*METHODS, *VARIANTS])
+VARIANT_RUNS = ", ".join(VARIANTS)
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="A key=value that replaces the recipe's value.")
+]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def data(
@@ -30,20 +35,18 @@ def data(
     from train.datasets import DATASETS
 
     if name not in DATASETS:
-        raise UsageError(f"no data set {name!r}; there are: {', '.join(DATASETS)}")
+        raise UsageError(f"no data set {name!r}; choose one of: {', '.join(DATASETS)}")
     typer.echo(importlib.import_module(DATASETS[name]).write(out, seed=seed))
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME/run.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, replacing the recipe's.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The run's description.")] = False,
+    settings: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
+    as_json: PrintJson = False,
 ) -> None:
-    """Train a recipe. Ctrl-C stops it (exit 3); --resume goes on.
+    """Train a recipe. Ctrl-C stops the run (exit 3); --resume continues it.
 
     Examples:
         dimml train train/recipes/digits.yaml
@@ -63,10 +66,10 @@ def train(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     manifest: Annotated[Path, typer.Argument(help="Table of labelled samples.")],
-    split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    split: Annotated[str, typer.Option(help="Name of the split.")] = "test",
+    as_json: PrintJson = False,
 ) -> None:
-    """Measure a bundle on every subset of its modalities; writes evaluation.json into it.
+    """Measure a bundle on every subset of its modalities, and write evaluation.json into it.
 
     Examples:
         dimml evaluate runs/digits/bundle runs/digits/data/manifest.parquet
@@ -85,32 +88,30 @@ def evaluate(
 
 
 def compare(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    recipe: RecipeFile,
     methods: Annotated[
-        str, typer.Option(help=f"Names joined by commas: {KNOWN}; default all but {EXTRA}.")
+        str, typer.Option(help=f"Names joined by commas: {RUNS}; default all but {VARIANT_RUNS}.")
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
     trials: Annotated[
-        int, typer.Option(min=1, help="Settings tried per method, on validation, on one seed.")
+        int, typer.Option(min=1, help="Settings to try per method, on validation, with one seed.")
     ] = 1,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder; default runs/NAME/compare. Decoded data go to `cache` beside it."
+            help="Folder; default runs/NAME/compare. Decoded data go into `cache` beside it."
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, replacing the recipe's.")
-    ] = None,
+    settings: Overrides = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Discard results of other settings.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: PrintJson = False,
 ) -> None:
     """Compare training methods under missing and corrupted modalities.
 
-    Ctrl-C stops it (exit 3); the same command goes on, and runs nothing twice. The recipe's own
-    `method` and `options` are not used.
+    Ctrl-C stops the comparison (exit 3); the same command continues it and runs nothing twice. The
+    recipe's own `method` and `options` are not used.
 
     Examples:
         dimml compare train/recipes/digits.yaml

@@ -19,12 +19,13 @@ from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import print_status, track
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row, column_names, missing_columns
-from train.data.splits import read_split
+from train import markdown
+from train.data.splits import read_split, report_unreadable
 from train.metrics import scores
 
 
 def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
-    """Accuracy, macro-F1, NLL and ECE per subset, over the rows that have at least the subset.
+    """Measure a bundle on every subset of its modalities, over the rows that have the subset.
 
     A cell that cannot be read counts as absent, and is reported.
 
@@ -32,107 +33,95 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
         The document of `evaluation.json`.
 
     Raises:
-        ManifestError: the split cannot be read, none of its rows can, or one has a label that the
-            bundle does not know.
+        ManifestError: If the split cannot be read, no row of it can, or the bundle does not know
+            the label of a row.
     """
     predictor = Predictor.load(path, threads=available_cores())
     kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
     rows = read_split(manifest, kinds, split)
     if missing := missing_columns(column_names(manifest), kinds):
-        print_status(f"warning: {missing.message(manifest)}; what has no column counts as absent")
-    found, problems = _answers(predictor, rows, f"evaluating {split}")
-    if problems:
-        count, first = len(problems), problems[0]
-        print_status(f"{split}: {count} unreadable cells count as absent; the first: {first}")
-    if not any(found.values()):
+        print_status(f"warning: {missing.message(manifest)}; these modalities count as absent")
+    answers, problems = answer_subsets(predictor, rows, f"evaluating {split}")
+    report_unreadable(split, problems)
+    if not any(answers.values()):
         raise ManifestError(f"no row of the {split} split can be read; the first: {problems[0]}")
     return {
         "split": split,
         "samples": len(rows),
         "unreadable": len(problems),
         "bundle": predictor.bundle.id,
-        "subsets": {name: measure(pairs) for name, pairs in found.items() if pairs},
+        "subsets": {name: measure(pairs) for name, pairs in answers.items() if pairs},
     }
 
 
-def subset_answers(
-    predictor: Predictor, rows: Sequence[Row], description: str
-) -> dict[str, list[tuple[list[float], int]]]:
-    """Subset name to what the predictor says of the rows that have at least the subset.
-
-    Args:
-        predictor: who answers.
-        rows: labelled; a cell that cannot be read counts as absent.
-        description: of the work, for its progress.
-
-    Returns:
-        Per row, in order: probabilities [classes], and the true class.
-
-    Raises:
-        ManifestError: a row has a label that the bundle does not know.
-    """
-    return _answers(predictor, rows, description)[0]
-
-
-def _answers(
+def answer_subsets(
     predictor: Predictor, rows: Sequence[Row], description: str
 ) -> tuple[dict[str, list[tuple[list[float], int]]], list[str]]:
-    """What `subset_answers` returns, and a line per cell that cannot be read."""
+    """Answer each subset of modalities, over the rows that have the subset.
+
+    Args:
+        predictor: The predictor.
+        rows: Labelled rows; a cell that cannot be read counts as absent.
+        description: The text of the progress.
+
+    Returns:
+        For each subset, the probabilities [classes] and the true class of its rows, in order; and
+        a line per cell that cannot be read.
+
+    Raises:
+        ManifestError: If the bundle does not know the label of a row.
+    """
     index = {label: number for number, label in enumerate(predictor.labels)}
     if unknown := sorted({str(row.label) for row in rows} - set(index)):
         raise ManifestError(
             f"the rows have labels that the bundle does not know: {unknown[:5]}; it knows "
             f"{', '.join(index)}"
         )
-    found: dict[str, list[tuple[list[float], int]]] = {}
+    answers: dict[str, list[tuple[list[float], int]]] = {}
     problems: list[str] = []
     tracked = track(rows, description)
     while block := list(islice(tracked, BATCH_SIZE)):
         batch = []
         for row in block:
             item = predictor.prepare(row.sample, "absent")
-            problems += _unreadable(row, item)
+            problems += _unreadable_cells(row, item)
             if isinstance(item, PreparedSample):
                 batch.append((item, index[str(row.label)]))
         for subset in subsets(list(predictor.kinds)):
-            kept = [(_only(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
-            answers = predictor.predict_prepared([item for item, _ in kept])
-            found.setdefault(subset_name(subset), []).extend(
-                (list(a.probabilities.values()), y)
-                for a, (_, y) in zip(answers, kept, strict=True)
-                if not isinstance(a, InputError)
+            kept = [(_restrict(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
+            predictions = predictor.predict_prepared([item for item, _ in kept])
+            answers.setdefault(subset_name(subset), []).extend(
+                (list(p.probabilities.values()), y)
+                for p, (_, y) in zip(predictions, kept, strict=True)
+                if not isinstance(p, InputError)
             )
-    return found, problems
+    return answers, problems
 
 
-def _unreadable(row: Row, item: PreparedSample | InputError) -> list[str]:
-    given = [name for name, value in row.sample.items() if not is_absent(value)]
+def _unreadable_cells(row: Row, item: PreparedSample | InputError) -> list[str]:
+    names = [name for name, value in row.sample.items() if not is_absent(value)]
     if isinstance(item, InputError):
-        return [f"{row.id}: {item}" for _ in given]
+        return [f"{row.id}: {item}" for _ in names]
     return [
-        f"{row.id}: {name}: {item.warnings[name][0]}" for name in given if name not in item.arrays
+        f"{row.id}: {name}: {item.warnings[name][0]}" for name in names if name not in item.arrays
     ]
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
+    """Return the report as a Markdown table."""
     unreadable = f", {report['unreadable']} unreadable cells" if report["unreadable"] else ""
-    lines = [
-        f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}",
-        "",
-        "| subset | samples | accuracy | macro-F1 | NLL | ECE |",
-        "|---|---|---|---|---|---|",
+    head = f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}"
+    figures = ("accuracy", "macro_f1", "nll", "ece")
+    rows = [
+        (name, str(row["samples"]), *(f"{row[figure]:.4f}" for figure in figures))
+        for name, row in report["subsets"].items()
     ]
-    for name, row in report["subsets"].items():
-        lines.append(
-            f"| {name} | {row['samples']} | {row['accuracy']:.4f} | {row['macro_f1']:.4f} "
-            f"| {row['nll']:.4f} | {row['ece']:.4f} |"
-        )
-    return "\n".join(lines)
+    titles = ("subset", "samples", "accuracy", "macro-F1", "NLL", "ECE")
+    return f"{head}\n\n{markdown.table(titles, rows, numbers=False)}"
 
 
 def model_card(path: Path, report: dict[str, Any]) -> str:
-    """The bundle's README.md."""
+    """Return the content of the bundle's README.md."""
     bundle = Bundle.load(path)
     manifest = bundle.manifest
     modalities = "\n".join(
@@ -147,25 +136,20 @@ def model_card(path: Path, report: dict[str, Any]) -> str:
 
 
 def measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
-    """Accuracy, macro-F1, NLL (nats) and ECE (15 equal-width bins of confidence).
+    """Return accuracy, macro-F1, NLL (nats) and ECE (15 equal-width bins of confidence).
 
-    A class that is neither true nor predicted of any sample takes no part in the macro-F1.
+    The macro-F1 leaves out a class that no sample has and no answer names.
 
     Args:
-        pairs: probabilities [classes] and the true class, per sample.
+        pairs: The probabilities [classes] and the true class of each sample.
     """
     probabilities: Tensor = torch.tensor([p for p, _ in pairs])
     labels = torch.tensor([y for _, y in pairs])
-    classes = probabilities.shape[1]
-    found = scores(probabilities, labels)
-    return {
-        "samples": len(pairs),
-        "accuracy": found["accuracy"],
-        "macro_f1": float(multiclass_f1_score(probabilities, labels, classes, average="macro")),
-        "nll": found["nll"],
-        "ece": found["ece"],
-    }
+    figures = scores(probabilities, labels)
+    macro_f1 = multiclass_f1_score(probabilities, labels, probabilities.shape[1], average="macro")
+    accuracy = figures.pop("accuracy")
+    return {"samples": len(pairs), "accuracy": accuracy, "macro_f1": float(macro_f1), **figures}
 
 
-def _only(item: PreparedSample, subset: Sequence[str]) -> PreparedSample:
+def _restrict(item: PreparedSample, subset: Sequence[str]) -> PreparedSample:
     return PreparedSample({name: item.arrays[name] for name in subset}, {})

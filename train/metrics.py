@@ -16,18 +16,18 @@ from torchmetrics.functional.classification import (
 
 ECE_DRAWS = 200
 BINS = 15
-"""Of confidence, equal in width."""
+"""Number of bins of confidence, equal in width."""
 
 
 def scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy, NLL in nats, and ECE (Guo et al. 2017, arXiv 1706.04599).
+    """Return accuracy, NLL in nats, and ECE (Guo et al. 2017, arXiv 1706.04599).
 
     Args:
         probabilities: [N, K].
         labels: int64 [N].
     """
     classes = probabilities.shape[1]
-    # torchmetrics keeps a bin of its own, the sixteenth, for a confidence of exactly 1.
+    # torchmetrics has an extra, sixteenth bin for a confidence of exactly 1.
     below_one = probabilities.clamp_max(1 - 1e-7)
     return {
         "accuracy": float(multiclass_accuracy(probabilities, labels, classes, average="micro")),
@@ -37,31 +37,45 @@ def scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def risk_coverage_area(probabilities: Tensor, labels: Tensor) -> float:
-    """Mean error rate among the n most confident answers, over n = 1 .. N; lower is better.
+    """Return the mean error rate among the n most confident answers, over n = 1 .. N.
 
-    Source: AURC, Geifman, Uziel, El-Yaniv, ICLR 2019, arXiv 1805.08206. Answers of equal
-    confidence count as in their order.
+    Source: AURC, Geifman, Uziel, El-Yaniv, ICLR 2019, arXiv 1805.08206. Lower is
+    better. Answers of equal confidence keep their order.
 
     Args:
         probabilities: [N, K].
         labels: int64 [N].
     """
-    confidence, said = probabilities.max(dim=1)
-    wrong = (said != labels)[confidence.argsort(descending=True, stable=True)].double()
+    confidence, answers = probabilities.max(dim=1)
+    wrong = (answers != labels)[confidence.argsort(descending=True, stable=True)].double()
     return float((wrong.cumsum(dim=0) / torch.arange(1, len(wrong) + 1)).mean())
+
+
+def curve_area(points: Mapping[float, float | None]) -> float | None:
+    """Return the area under a curve by the trapezoid rule, divided by its range: its mean height.
+
+    Args:
+        points: Abscissa to ordinate. With fewer than two points, or a point without an ordinate,
+            the area is None.
+    """
+    abscissas = sorted(points)
+    ordinates = [y for x in abscissas if (y := points[x]) is not None]
+    if len(points) < 2 or len(ordinates) < len(points):
+        return None
+    return float(np.trapezoid(ordinates, abscissas) / (abscissas[-1] - abscissas[0]))
 
 
 def prediction_sets(
     probabilities: Tensor, labels: Tensor, threshold: float | None
 ) -> dict[str, float | None]:
-    """How often the sets hold the truth, and how many labels they hold on average.
+    """Return how often the sets hold the true label, and how many labels they hold on average.
 
-    A label is in the set when 1 - p <= threshold, and the most probable one always is.
+    A set holds the labels with 1 - p <= threshold, and always the most probable label.
 
     Args:
         probabilities: [N, K].
         labels: int64 [N].
-        threshold: None where the subset has none: then nothing is measured.
+        threshold: The threshold of the subset; if None, nothing is measured.
     """
     if threshold is None:
         return {"set_coverage": None, "set_size": None}
@@ -74,18 +88,18 @@ def prediction_sets(
 
 
 def reliability(probabilities: Tensor, labels: Tensor) -> dict[str, list[Any]]:
-    """Mean confidence, accuracy and count per bin of confidence; None in an empty bin.
+    """Return mean confidence, accuracy and count per bin of confidence; None for an empty bin.
 
     Args:
         probabilities: [N, K].
         labels: int64 [N].
     """
-    confidence, said = probabilities.double().max(dim=1)
+    confidence, answers = probabilities.double().max(dim=1)
     bins = (confidence * BINS).long().clamp_max(BINS - 1)
     counts = bins.bincount(minlength=BINS)
     means = [
         torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, values) / counts
-        for values in (confidence, (said == labels).double())
+        for values in (confidence, (answers == labels).double())
     ]
     confidences, accuracies = (
         [float(v) if n else None for v, n in zip(mean, counts, strict=True)] for mean in means

@@ -8,22 +8,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Bounds the [samples, classes, dimensions] block of distances held at once: 8 MiB of float64.
+# The limit of a [samples, classes, dimensions] block of distances: 8 MiB of float64.
 MAX_BLOCK_ELEMENTS = 2**20
 
 
 def effective_dimensions(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return the dimensions that classify better than the average dimension of this modality.
+    """Return which dimensions classify better than the average dimension of this modality.
 
-    Call it with the whole training set, in eval mode and without augmentation, and only with rows
-    that have the modality.
+    Pass the features of all training rows that have the modality, computed in eval mode and
+    without augmentation.
 
-    Formula: effective[d] = score[d] > mean over d' of score[d'] (strictly), with the scores of
-    `dimension_scores`. Source: DI-MML, arXiv 2407.19514, dimension decoupling.
+    Formula: effective[d] = counts[d] > mean over d' of counts[d'] (strictly), with the counts of
+    `correct_counts`. Source: DI-MML, arXiv 2407.19514, dimension decoupling.
 
     Args:
-        features: features of one modality, [N samples, D dimensions].
-        labels: class indices in 0 .. num_classes - 1, integer [N samples].
+        features: Features of one modality, [N samples, D dimensions].
+        labels: Class indices in 0 .. num_classes - 1, integer [N samples].
         num_classes: K; classes without samples are ignored.
 
     Returns:
@@ -33,75 +33,56 @@ def effective_dimensions(features: Tensor, labels: Tensor, num_classes: int) -> 
         ValueError: If shapes disagree, there are no samples or no dimensions, a label is out of
             range, or a feature is not finite.
     """
-    right = _right_counts(features, labels, num_classes)
-    # Integers, because a rounded mean can fall just below scores that are all equal, which would
+    correct = correct_counts(features, labels, num_classes)
+    # Compare integers: the rounded mean of equal fractions can fall just below them, which would
     # make every dimension effective.
-    return right * len(right) > right.sum()
-
-
-def dimension_scores(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return the fraction of samples that each dimension alone assigns to their own class.
-
-    Formula: with mu[c, d] the mean of features[:, d] over class c,
-    score[d] = (1/N) sum_i [argmin_c |features[i, d] - mu[c, d]| = labels[i]]; ties go to the
-    lowest class index. Source: DI-MML, arXiv 2407.19514, dimension decoupling.
-
-    Args:
-        features: features of one modality, [N samples, D dimensions].
-        labels: class indices in 0 .. num_classes - 1, integer [N samples].
-        num_classes: K; classes without samples are ignored.
-
-    Returns:
-        float64 [D dimensions], each in 0 .. 1, on the device of `features`.
-
-    Raises:
-        ValueError: As in `effective_dimensions`.
-    """
-    return _right_counts(features, labels, num_classes).double() / len(labels)
+    return correct * len(correct) > correct.sum()
 
 
 @torch.no_grad()
-def _right_counts(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Count the samples that each dimension assigns to their own class, int64 [D dimensions]."""
+def correct_counts(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Count the samples that each dimension alone assigns to their own class.
+
+    Formula: with mu[c, d] the mean of features[:, d] over class c,
+    counts[d] = sum_i [argmin_c |features[i, d] - mu[c, d]| = labels[i]]; ties go to the lowest
+    class index. Source: DI-MML, arXiv 2407.19514, dimension decoupling.
+
+    Arguments and errors are those of `effective_dimensions`.
+
+    Returns:
+        int64 [D dimensions], each in 0 .. N, on the device of `features`.
+    """
     _check(features, labels, num_classes)
-    # Renumbering the classes that occur drops the empty ones and, being sorted, keeps "lowest
-    # class index" true for ties.
-    classes, own = torch.unique(labels.to(features.device), return_inverse=True)
-    means = _class_means(features, own, len(classes))
-    width = max(1, min(features.shape[1], MAX_BLOCK_ELEMENTS // len(classes)))
+    # The new numbers leave out empty classes. They keep the order of the classes, so the lowest
+    # class still wins a tie.
+    classes, sample_classes = torch.unique(labels.to(features.device), return_inverse=True)
+    means = _class_means(features, sample_classes, len(classes))
+    dimensions = features.shape[1]
+    width = max(1, min(dimensions, MAX_BLOCK_ELEMENTS // len(classes)))
     height = max(1, MAX_BLOCK_ELEMENTS // (len(classes) * width))
-    return torch.cat(
-        [
-            _right_in_block(block, own, block_means, height)
-            for block, block_means in zip(
-                torch.split(features, width, dim=1), torch.split(means, width, dim=1), strict=True
-            )
-        ]
-    )
+    counts = torch.zeros(dimensions, dtype=torch.int64, device=features.device)
+    for columns in (slice(start, start + width) for start in range(0, dimensions, width)):
+        blocks = torch.split(features[:, columns], height), torch.split(sample_classes, height)
+        for rows, row_classes in zip(*blocks, strict=True):
+            # [samples, classes, dimensions]; of equal distances, argmin returns the lowest class.
+            distances = (rows.double().unsqueeze(1) - means[:, columns]).abs_()
+            counts[columns] += (distances.argmin(dim=1) == row_classes.unsqueeze(1)).sum(dim=0)
+    return counts
 
 
-def _class_means(features: Tensor, own: Tensor, num_classes: int) -> Tensor:
+def _class_means(features: Tensor, sample_classes: Tensor, num_classes: int) -> Tensor:
     """Return the mean feature of each class, float64 [K classes, D dimensions].
 
-    float64 sums of float32 values of similar size do not round, so a constant dimension has exactly
-    equal means, and ties stay ties.
+    Sums are in float64, where float32 values of similar size add up without rounding. A constant
+    dimension therefore has exactly equal means, and its ties stay ties.
     """
     dimensions = features.shape[1]
     sums = torch.zeros(num_classes, dimensions, dtype=torch.float64, device=features.device)
     height = max(1, MAX_BLOCK_ELEMENTS // dimensions)
-    for rows, classes in zip(torch.split(features, height), torch.split(own, height), strict=True):
-        sums.index_add_(0, classes, rows.double())
-    return sums / own.bincount(minlength=num_classes).unsqueeze(1)
-
-
-def _right_in_block(features: Tensor, own: Tensor, means: Tensor, height: int) -> Tensor:
-    """Count the right samples of some dimensions, `height` samples at a time, int64 [D]."""
-    right = torch.zeros(features.shape[1], dtype=torch.int64, device=features.device)
-    for rows, classes in zip(torch.split(features, height), torch.split(own, height), strict=True):
-        # [samples, classes, dimensions]; argmin returns the first, so the lowest, of equals.
-        distances = (rows.double().unsqueeze(1) - means).abs_()
-        right += (distances.argmin(dim=1) == classes.unsqueeze(1)).sum(dim=0)
-    return right
+    blocks = torch.split(features, height), torch.split(sample_classes, height)
+    for rows, row_classes in zip(*blocks, strict=True):
+        sums.index_add_(0, row_classes, rows.double())
+    return sums / sample_classes.bincount(minlength=num_classes).unsqueeze(1)
 
 
 def _check(features: Tensor, labels: Tensor, num_classes: int) -> None:

@@ -29,7 +29,7 @@ from dimml.errors import RecipeError
 from dimml.modalities import Audio, Image, Kind, Text
 
 Source: TypeAlias = str | Mapping[str, Any] | None
-"""A pretrained backbone: a hub id or folder, or the configuration of one loaded before."""
+"""A pretrained backbone: its hub id or folder, or the result of `backbone_config`."""
 
 TOP_DECIBELS = 80.0
 _MINIMUM_POWER = 1e-10
@@ -51,9 +51,9 @@ BERTS: dict[str, dict[str, Any]] = {
 class LogMel(nn.Module):
     """Log-mel spectrogram of a power spectrogram, normalised per clip.
 
-    It equals librosa's `melspectrogram` and `power_to_db` (reference 1, floor 80 dB below the
-    clip's maximum), then subtracts the clip's mean and divides by its standard deviation, so the
-    features do not depend on the recording level.
+    The spectrogram equals librosa's `melspectrogram` and `power_to_db` (reference 1, floor 80 dB
+    below the clip's maximum). Each clip then has its mean subtracted and is divided by its standard
+    deviation, so that features do not depend on the recording level.
 
     Args:
         sample_rate: Sample rate in Hz.
@@ -67,7 +67,7 @@ class LogMel(nn.Module):
         super().__init__()
         filters = None
         if n_mels is not None:
-            # librosa imports numba, which only the construction of an encoder needs.
+            # Imported here because only the mel filters need librosa, which is slow to import.
             import librosa.filters
 
             filters = torch.from_numpy(
@@ -80,6 +80,7 @@ class LogMel(nn.Module):
         decibels = self.decibels(power)
         centred = decibels - decibels.mean(dim=(1, 2), keepdim=True)
         variance = centred.square().mean(dim=(1, 2), keepdim=True)
+        # Added to the variance, 1 dB² keeps silence, whose variance is 0, at 0.
         return centred / (variance + 1.0).sqrt()
 
     def decibels(self, power: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class LogMel(nn.Module):
 
 
 class SpectrogramEncoder(nn.Module):
-    """`power` float32 [N, n_fft / 2 + 1, frames] to features [N, D]."""
+    """Map `power` float32 [N, n_fft / 2 + 1, frames] to features [N, D]."""
 
     def __init__(self, log_mel: LogMel, backbone: PreTrainedModel, feature_dim: int) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class SpectrogramEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """`pixels` float32 [N, C, H, W], or [N, T, C, H, W] averaged over T, to features [N, D]."""
+    """Map `pixels` float32 [N, C, H, W] to features [N, D]; average over T for [N, T, C, H, W]."""
 
     def __init__(self, backbone: PreTrainedModel, feature_dim: int, frames: int | None) -> None:
         super().__init__()
@@ -115,18 +116,15 @@ class ImageEncoder(nn.Module):
         self.projection = nn.Linear(_width(backbone), feature_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        if self.frames is None:
-            features: Tensor = self.projection(_pooled(self.backbone, pixels))
-            return features
-        pooled = _pooled(self.backbone, pixels.flatten(0, 1))
-        averaged: Tensor = self.projection(
-            pooled.view(-1, self.frames, pooled.shape[1]).mean(dim=1)
-        )
-        return averaged
+        pooled = _pooled(self.backbone, pixels if self.frames is None else pixels.flatten(0, 1))
+        if self.frames is not None:
+            pooled = pooled.view(-1, self.frames, pooled.shape[1]).mean(dim=1)
+        features: Tensor = self.projection(pooled)
+        return features
 
 
 class TextEncoder(nn.Module):
-    """`input_ids` and `attention_mask` int64 [N, tokens] to features [N, D]."""
+    """Map `input_ids` and `attention_mask` int64 [N, tokens] to features [N, D]."""
 
     def __init__(self, backbone: PreTrainedModel, feature_dim: int) -> None:
         super().__init__()
@@ -160,7 +158,7 @@ def build_encoder(
         n_mels: Mel bands of audio; None for a linear spectrogram.
         dropout: Dropout inside the transformer of text.
         backbone: For the preset "pretrained", the result of `backbone_config`, which builds the
-            backbone untrained, without the hub or the folder.
+            backbone untrained, without reading the hub or the folder.
 
     Raises:
         RecipeError: If the kind has no such preset, or the pretrained weights cannot be loaded.
@@ -212,43 +210,38 @@ def _text(kind: Text, preset: str, source: Source, dropout: float) -> PreTrained
 
 def _preset(kind: Kind, preset: str, presets: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if preset not in presets:
-        known = ", ".join([*presets, "pretrained"])
-        raise RecipeError(
-            f"{kind.name}: no encoder preset {preset!r} for this kind; known: {known}"
-        )
+        choices = ", ".join([*presets, "pretrained"])
+        raise RecipeError(f"{kind.name}: no encoder preset {preset!r}; choose one of: {choices}")
     return presets[preset]
 
 
 def _pretrained(kind: Kind, source: Source) -> PreTrainedModel:
-    if not isinstance(source, Mapping):
-        return _load_pretrained(kind, source)
-    from_config: Any = AutoModel.from_config
-    model: PreTrainedModel = from_config(AutoConfig.for_model(**source), dtype=torch.float32)
-    return model
-
-
-def _load_pretrained(kind: Kind, name: str | None) -> PreTrainedModel:
-    if not name:
+    model: PreTrainedModel
+    if isinstance(source, Mapping):
+        from_config: Any = AutoModel.from_config
+        model = from_config(AutoConfig.for_model(**source), dtype=torch.float32)
+        return model
+    if not source:
         raise RecipeError(
-            f"{kind.name}: preset `pretrained` needs `pretrained: <hub id or folder>`"
+            f"{kind.name}: the preset `pretrained` needs `pretrained: <hub id or folder>`"
         )
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        model: PreTrainedModel = AutoModel.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        model = AutoModel.from_pretrained(
+            source, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise RecipeError(
-            f"{kind.name}: cannot load {name!r} as a hub id or a folder with config.json and "
+            f"{kind.name}: cannot load {source!r} as a hub id or a folder with config.json and "
             f"model.safetensors: {error}"
         ) from error
     required_input = "input_ids" if isinstance(kind, Text) else "pixel_values"
     if model.main_input_name != required_input:
         raise RecipeError(
-            f"{kind.name}: {name!r} is a model of {model.main_input_name}; this kind needs a model "
-            f"of {required_input}"
+            f"{kind.name}: the model {source!r} reads {model.main_input_name}; choose a model that "
+            f"reads {required_input}"
         )
-    # The model is loaded in eval mode, and Lightning does not change the mode.
+    # `from_pretrained` returns the model in eval mode, and Lightning keeps the mode of a module.
     model.train()
     return model
 
@@ -257,13 +250,13 @@ def _check_fits(kind: Text, config: Any) -> None:
     """Reject a tokenizer or a length for which the backbone has no embeddings."""
     if kind.vocab_size > config.vocab_size:
         raise RecipeError(
-            f"{kind.name}: its tokenizer has {kind.vocab_size} tokens and the pretrained model "
-            f"knows {config.vocab_size}; set `tokenizer` to the model's own tokenizer.json"
+            f"{kind.name}: the tokenizer has {kind.vocab_size} tokens and the pretrained model has "
+            f"{config.vocab_size}; set `tokenizer` to the model's own tokenizer.json"
         )
     if kind.config.max_length > config.max_position_embeddings:
         raise RecipeError(
             f"{kind.name}: max_length is {kind.config.max_length} and the pretrained model reads "
-            f"{config.max_position_embeddings} tokens at most"
+            f"at most {config.max_position_embeddings} tokens; lower max_length"
         )
 
 
@@ -273,8 +266,8 @@ def _width(backbone: PreTrainedModel) -> int:
 
 
 def _pooled(backbone: PreTrainedModel, pixels: Tensor) -> Tensor:
-    """Map pixels [N, C, H, W] to [N, width]: the mean over the positions or tokens."""
-    # A grey image is repeated for a backbone that takes colour.
+    """Map pixels [N, C, H, W] to [N, width], the mean over the backbone's positions or tokens."""
+    # Repeat the channel of a grey image or spectrogram for a backbone that reads three channels.
     pixels = pixels.expand(-1, getattr(backbone.config, "num_channels", pixels.shape[1]), -1, -1)
     hidden: Tensor = backbone(pixel_values=pixels).last_hidden_state
     return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)

@@ -1,7 +1,7 @@
-"""Late fusion by certainty: the classifier on every present modality, then a weighted sum.
+"""Late fusion: classify each present modality, then sum the logits weighted by certainty.
 
-Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Ours: the fusion answers for any
-non-empty subset of modalities, and certainty is calibrated.
+Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Two extensions: any non-empty
+subset of modalities gets a prediction, and certainty is calibrated.
 """
 
 from __future__ import annotations
@@ -30,25 +30,22 @@ def certainty(logits: Tensor) -> Tensor:
 
 
 def certainty_weights(
-    logits: Tensor,
-    present: Tensor,
-    temperature: float | Tensor,
-    bias: Tensor | None = None,
+    logits: Tensor, present: Tensor, temperature: float | Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """Return each modality's share: w = softmax over the present m of (c_m / T + b_m).
+    """Return the weight of each modality: w = softmax over the present m of (c_m / T + b_m).
 
-    Every row is weighted on its own, so an answer never depends on the rest of the batch.
-    Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting; the mask and b are ours.
+    Weights depend on one row only, so a prediction never depends on the rest of the batch.
+    Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting; the mask and b are added.
 
     Args:
         logits: [N samples, M modalities, K classes]; absent slots may hold NaN.
         present: bool [N samples, M modalities].
-        temperature: T, positive; a high one makes the shares equal.
+        temperature: T, positive; a high temperature makes the weights equal.
         bias: b, [M modalities]; favours a modality over others of equal certainty.
 
     Returns:
-        [N samples, M modalities]; rows sum to 1, absent modalities have exactly 0. A row with
-        nothing present has no answer: NaN.
+        [N samples, M modalities]; rows sum to 1 and absent modalities have exactly 0. A row
+        without a present modality is NaN.
     """
     scores = certainty(blank_absent(logits, present)) / temperature
     if bias is not None:
@@ -57,7 +54,7 @@ def certainty_weights(
 
 
 def subset_index(present: Tensor) -> Tensor:
-    """Return the number of each row's subset of modalities: the sum over the present m of 2 ** m.
+    """Number each row's subset of modalities: the sum over the present m of 2 ** m.
 
     Args:
         present: bool [..., M modalities].
@@ -70,19 +67,19 @@ def subset_index(present: Tensor) -> Tensor:
 
 
 class CertaintyFusion(nn.Module):
-    """The whole of `classifier.onnx`: classifier, calibration, certainty weighting and mask.
+    """The module behind `classifier.onnx`: classifier, calibration, certainty weighting and mask.
 
-    Temperatures and biases are buffers, not parameters: calibration fits them on the validation
-    split after training. Until `set_calibration`, temperatures are 1 and biases 0.
+    Temperatures and biases are buffers, not parameters, because calibration fits them on the
+    validation split after training. Before `set_calibration`, temperatures are 1 and biases 0.
 
     Attributes:
-        classifier: From D dimensions to K classes: a linear layer that all modalities share (g), or
-            `PrivateClassifiers`, one for each modality.
-        modality_temperature: [M modalities]; divides each modality's logits.
-        fusion_temperature: scalar; the T of `certainty_weights`.
+        classifier: Maps D dimensions to K classes: either one linear layer that all modalities
+            share, or `PrivateClassifiers`, with one linear layer per modality.
+        modality_temperature: [M modalities]; divides the logits of each modality.
+        fusion_temperature: Scalar; the T of `certainty_weights`.
         subset_temperature: [2 ** M subsets], numbered by `subset_index`; divides the fused logits.
-            That of a one-modality subset is always 1, so that such a subset answers exactly what
-            its modality's logits say. That of the empty subset (index 0) is never used.
+            It is 1 for a one-modality subset, whose prediction is the softmax of that modality's
+            logits. The value of the empty subset (index 0) is never used.
         modality_bias: [M modalities]; the b of `certainty_weights`.
     """
 
@@ -100,8 +97,8 @@ class CertaintyFusion(nn.Module):
         super().__init__()
         if not 1 <= num_modalities <= MAX_MODALITIES:
             raise ValueError(
-                f"num_modalities must lie in 1 .. {MAX_MODALITIES}, got {num_modalities}: every "
-                "subset of modalities has a temperature, so their table doubles with each"
+                f"num_modalities must lie in 1 .. {MAX_MODALITIES}, got {num_modalities}: each "
+                "subset has a temperature, so each modality doubles the number of temperatures"
             )
         self.classifier: nn.Linear | PrivateClassifiers = nn.Linear(feature_dim, num_classes)
         self.register_buffer("modality_temperature", torch.ones(num_modalities))
@@ -110,16 +107,17 @@ class CertaintyFusion(nn.Module):
         self.register_buffer("modality_bias", torch.zeros(num_modalities))
 
     def forward(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Answer from the features of the modalities that are present.
+        """Classify samples by the features of their present modalities.
 
         Args:
             features: [N samples, M modalities, D dimensions]; absent slots may hold anything.
             present: bool [N samples, M modalities], at least one per row.
 
         Returns:
-            probabilities [N samples, K classes], rows summing to 1; weights [N samples,
-            M modalities], as `certainty_weights`; modality_logits [N samples, M modalities,
-            K classes], calibrated, g(f_m) / modality_temperature[m], 0 where absent.
+            probabilities: [N samples, K classes], rows summing to 1.
+            weights: [N samples, M modalities], see `certainty_weights`.
+            modality_logits: [N samples, M modalities, K classes], the classifier's logits divided
+                by `modality_temperature`; 0 where absent.
 
         Raises:
             ValueError: If the number of modalities is not M.
@@ -131,9 +129,9 @@ class CertaintyFusion(nn.Module):
         return probabilities, weights, logits
 
     def fuse(self, modality_logits: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse logits that are calibrated per modality: softmax(sum_m w_m z_m / T_subset).
+        """Fuse the calibrated logits z_m of the modalities: softmax(sum_m w_m z_m / T_subset).
 
-        Separate from `forward`, so that calibration can run it on precomputed logits.
+        Calibration calls this method directly, with precomputed logits.
 
         Args:
             modality_logits: [N samples, M modalities, K classes]; absent slots may hold anything.
@@ -163,32 +161,34 @@ class CertaintyFusion(nn.Module):
 
         Args:
             modality_temperature: [M modalities].
-            fusion_temperature: scalar.
-            subset_temperature: [2 ** M subsets], numbered by `subset_index`; 1 for each subset of
-                one modality, whose calibration is that of its modality.
-            modality_bias: [M modalities]; 0 for each if None.
+            fusion_temperature: Scalar.
+            subset_temperature: [2 ** M subsets], numbered by `subset_index`. One-modality subsets
+                must have 1, because `modality_temperature` calibrates them.
+            modality_bias: [M modalities]; None for zeros.
 
         Raises:
-            ValueError: If a length is wrong, a temperature is not positive and finite, that of a
-                one-modality subset is not 1, or a bias is not finite.
+            ValueError: If a shape is wrong, a temperature is not positive and finite, a
+                one-modality subset has a temperature other than 1, or a bias is not finite.
         """
-        checked = {
-            "modality_temperature": self._as_temperatures(
-                "modality_temperature", modality_temperature
-            ),
-            "fusion_temperature": self._as_temperatures("fusion_temperature", fusion_temperature),
-            "subset_temperature": self._as_temperatures("subset_temperature", subset_temperature),
-        }
-        _check_singletons(checked["subset_temperature"], len(self.modality_temperature))
         bias = torch.zeros_like(self.modality_bias) if modality_bias is None else modality_bias
-        checked["modality_bias"] = self._like("modality_bias", bias)
-        if not bool(checked["modality_bias"].isfinite().all()):
-            raise ValueError(f"modality_bias must be finite, got {bias}")
-        for name, values in checked.items():
-            self.get_buffer(name).copy_(values)
+        values = {
+            "modality_temperature": modality_temperature,
+            "fusion_temperature": fusion_temperature,
+            "subset_temperature": subset_temperature,
+            "modality_bias": bias,
+        }
+        checked = {name: self._checked(name, value) for name, value in values.items()}
+        singletons = checked["subset_temperature"][[2**m for m in range(len(self.modality_bias))]]
+        if not bool((singletons == 1).all()):
+            raise ValueError(
+                "subset_temperature of one-modality subsets (indices 1, 2, 4, ...) must be 1, got "
+                f"{singletons.tolist()}; calibrate single modalities by modality_temperature"
+            )
+        for name, tensor in checked.items():
+            self.get_buffer(name).copy_(tensor)
 
     def _check_modalities(self, values: Tensor, present: Tensor) -> None:
-        # A wrong number of modalities could otherwise be broadcast silently.
+        # PyTorch would broadcast a wrong number of modalities without an error.
         expected = len(self.modality_temperature)
         if values.shape[1:-1] != (expected,) or present.shape[1:] != (expected,):
             raise ValueError(
@@ -196,33 +196,23 @@ class CertaintyFusion(nn.Module):
                 f"{expected} modalities], got {list(values.shape)} and {list(present.shape)}"
             )
 
-    def _as_temperatures(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
-        """Return `_like` after checking the values in the precision of the buffer."""
-        tensor = self._like(name, values)
-        if not bool((tensor.isfinite() & (tensor > 0)).all()):
-            raise ValueError(f"{name} must be positive and finite, got {tensor.tolist()}")
-        return tensor
-
-    def _like(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
+    def _checked(self, name: str, values: Sequence[float] | float | Tensor) -> Tensor:
         """Return `values` as a tensor with the shape and type of the buffer `name`."""
         buffer = self.get_buffer(name)
+        # Convert before the checks, because a tiny float64 temperature becomes 0 in float32.
         tensor = torch.as_tensor(values, dtype=buffer.dtype, device=buffer.device).detach()
         if tensor.shape != buffer.shape:
             raise ValueError(
                 f"{name} must have shape {list(buffer.shape)}, got {list(tensor.shape)}"
             )
+        accepted, range_name = tensor.isfinite(), "finite"
+        if name != "modality_bias":
+            accepted, range_name = accepted & (tensor > 0), "positive and finite"
+        if not bool(accepted.all()):
+            raise ValueError(f"{name} must be {range_name}, got {tensor.tolist()}")
         return tensor
 
 
-def _check_singletons(subset_temperature: Tensor, num_modalities: int) -> None:
-    singletons = subset_temperature[[2**m for m in range(num_modalities)]]
-    if not bool((singletons == 1).all()):
-        raise ValueError(
-            "subset_temperature of one-modality subsets (indices 1, 2, 4, ...) must be 1, got "
-            f"{singletons.tolist()}; put their calibration into modality_temperature"
-        )
-
-
 def blank_absent(values: Tensor, present: Tensor) -> Tensor:
-    """Replace absent slots of [N, M, ...] by 0; multiplying by 0 would keep their NaN."""
+    """Replace absent slots of [N, M, ...] by 0, NaN included (0 times NaN would stay NaN)."""
     return torch.where(present.unsqueeze(-1), values, torch.zeros_like(values))

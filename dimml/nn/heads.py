@@ -1,4 +1,4 @@
-"""A linear classifier per modality, in place of the one that all modalities share."""
+"""One linear classifier per modality, as an alternative to one that all modalities share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class PrivateClassifiers(nn.Module):
-    """The logits of each modality by its own classifier: z_m = W_m f_m + b_m.
+    """One linear layer per modality: z_m = W_m f_m + b_m.
 
-    It takes the place of the shared classifier in `CertaintyFusion.classifier`, so fusion,
-    calibration and export are the same for both.
+    `CertaintyFusion.classifier` holds either this module or one shared linear layer. Fusion,
+    calibration and export treat both alike.
 
     Attributes:
         weight: [M modalities, K classes, D dimensions].
@@ -22,7 +22,7 @@ class PrivateClassifiers(nn.Module):
 
     def __init__(self, modalities: int, feature_dim: int, num_classes: int) -> None:
         super().__init__()
-        # The initialisation of `nn.Linear`.
+        # `nn.Linear` initialises its weight and bias with the same bound.
         bound = 1 / math.sqrt(feature_dim)
         weight = torch.empty(modalities, num_classes, feature_dim).uniform_(-bound, bound)
         self.weight = nn.Parameter(weight)

@@ -1,7 +1,7 @@
 """The terms of the training objective, as pure functions of features, logits and labels.
 
-Every term averages over the samples that have the modalities it needs, and is 0 if there are none.
-Absent rows may hold anything, NaN included: they affect neither the value nor the gradients.
+Each term averages over the samples that have the modalities of the term, and is 0 without such
+samples. Absent rows may hold any values, including NaN, and affect neither loss nor gradients.
 
 Source: DI-MML, arXiv 2407.19514, the detached training objective and the DUC loss.
 """
@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor | None = None) -> Tensor:
-    """Return the mean cross-entropy over the present rows; a differentiable 0 if there are none.
+def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+    """Return the mean cross-entropy over the present rows, or a differentiable 0 without any.
 
-    Gradients of absent rows of `logits` are exactly 0. A linear layer still turns that 0 into NaN
-    for its weight (0 times NaN) if its *input* held NaN, so give it clean features.
+    Gradients of absent rows of `logits` are exactly 0. If such logits come from a linear layer,
+    its input must not hold NaN, because 0 times NaN is NaN in the gradient of its weight.
 
     Args:
         logits: [N samples, K classes]; absent rows may hold NaN.
-        labels: class indices, int64 [N samples].
-        present: bool [N samples], or None when every row is present.
+        labels: Class indices, int64 [N samples].
+        present: bool [N samples].
 
     Returns:
         Scalar, in nats.
@@ -39,29 +39,26 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor | None 
             "logits must be [samples, classes] and labels [samples], got "
             f"{list(logits.shape)} and {list(labels.shape)}"
         )
-    if present is not None:
-        _check_mask("present", present, len(labels))
-        logits, labels = logits[present], labels[present]
+    _check_mask("present", present, len(labels))
+    logits, labels = logits[present], labels[present]
     # The mean over no rows would be NaN.
     return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
 
 def modality_cross_entropy(
-    logits: Mapping[str, Tensor],
-    labels: Tensor,
-    present: Mapping[str, Tensor] | None = None,
+    logits: Mapping[str, Tensor], labels: Tensor, present: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return the sum over modalities of the cross-entropy over the samples that have it.
+    """Return the sum over modalities of the cross-entropy of the samples that have the modality.
 
-    Both cross-entropy terms of the objective have this form: the isolated one,
-    sum_m CE(h_m(f_m), y), for the logits of the private heads h_m, and the shared one,
+    Both cross-entropy terms of the objective have this form: the isolated term,
+    sum_m CE(h_m(f_m), y), for the logits of the private heads h_m, and the shared term,
     sum_m CE(g(f_m), y), for the logits of the shared classifier g. Source: DI-MML, arXiv
     2407.19514, training objective.
 
     Args:
-        logits: modality name -> [N samples, K classes]; absent rows may hold NaN.
-        labels: class indices, int64 [N samples].
-        present: modality name -> bool [N samples], or None when nothing is absent.
+        logits: Modality name to [N samples, K classes]; absent rows may hold NaN.
+        labels: Class indices, int64 [N samples].
+        present: Modality name to bool [N samples].
 
     Returns:
         Scalar, in nats.
@@ -71,19 +68,15 @@ def modality_cross_entropy(
             mask is not boolean.
     """
     _check_names("logits", logits, {"present": present})
-    return torch.stack(
-        [
-            masked_cross_entropy(values, labels, None if present is None else present[name])
-            for name, values in logits.items()
-        ]
-    ).sum()
+    terms = [masked_cross_entropy(z, labels, present[name]) for name, z in logits.items()]
+    return torch.stack(terms).sum()
 
 
 def duc_loss(
     features: Mapping[str, Tensor],
     effective: Mapping[str, Tensor],
     temperature: float,
-    present: Mapping[str, Tensor] | None = None,
+    present: Mapping[str, Tensor],
     normalize: bool = False,
 ) -> Tensor:
     """Return the dimension-decoupled unidirectional contrastive (DUC) loss over ordered pairs.
@@ -94,36 +87,36 @@ def duc_loss(
         L(t->s) = mean_i -log softmax_j(f_s[i, S] . sg(f_t[j, S]) / temperature)[j = i]
 
     and the loss is sum_(t, s) L(t->s) / (M - 1), which for two modalities is their two-term sum.
-    Pairs with an empty S or no common sample count 0. Only the student receives gradient, and
-    only in S. Source: DI-MML, arXiv 2407.19514, DUC loss; the sum over pairs, the division and
-    absent modalities are ours.
+    A pair with an empty S or no common sample adds 0. Gradients reach only the student, and only
+    its dimensions S. Source: DI-MML, arXiv 2407.19514, DUC loss for two modalities; the sum over
+    pairs, the division by M - 1 and absent modalities are added.
 
     Args:
-        features: modality name -> [N samples, D dimensions], M of them with the same N and D;
-            absent rows may hold NaN.
-        effective: modality name -> bool [D dimensions], from `effective_dimensions`.
-        temperature: what the dot products are divided by; seen: 10 to 50 without `normalize`.
-        present: modality name -> bool [N samples], or None when nothing is absent.
+        features: Modality name to [N samples, D dimensions], with the same N and D for all M
+            modalities; absent rows may hold NaN.
+        effective: Modality name to bool [D dimensions], from `effective_dimensions`.
+        temperature: Divisor of the dot products; the source uses 10 to 50, without `normalize`.
+        present: Modality name to bool [N samples].
         normalize: L2-normalise the vectors, after they are restricted to S.
 
     Returns:
-        Scalar, in nats; a differentiable 0 when no pair qualifies.
+        Scalar, in nats; a differentiable 0 if no pair has both samples and dimensions.
 
     Raises:
         ValueError: If `temperature` is not positive and finite, there is no modality, a modality
             lacks its `effective` or `present`, shapes disagree or a mask is not boolean.
     """
     _check_duc(features, effective, temperature, present)
-    # Sums of no rows are 0 and part of the graph, so backward() works if no pair qualifies.
+    # These sums over no rows are 0, but they let `backward` work if every pair is skipped.
     total = torch.stack([values[:0].sum() for values in features.values()]).sum()
     for teacher, student in permutations(features, 2):
         dimensions = effective[teacher] & ~effective[student]
-        rows = slice(None) if present is None else present[teacher] & present[student]
-        # Selecting rows, unlike multiplying by 0, keeps the NaN of absent rows out.
-        taught = features[student][rows][:, dimensions]
-        teaching = features[teacher].detach()[rows][:, dimensions]
-        if taught.numel():
-            total = total + _contrast(taught, teaching, temperature, normalize)
+        rows = present[teacher] & present[student]
+        # Rows are selected, not multiplied by 0, because 0 times the NaN of an absent row is NaN.
+        student_vectors = features[student][rows][:, dimensions]
+        teacher_vectors = features[teacher].detach()[rows][:, dimensions]
+        if student_vectors.numel():
+            total = total + _contrast(student_vectors, teacher_vectors, temperature, normalize)
     return total / max(1, len(features) - 1)
 
 
@@ -131,23 +124,23 @@ def _contrast(student: Tensor, teacher: Tensor, temperature: float, normalize: b
     """Return the mean of -log softmax_j(student_i . teacher_j / temperature)[i]; both [B, |S|]."""
     if normalize:
         student, teacher = _unit(student), _unit(teacher)
-    # Dividing first keeps the product from overflowing in half precision.
+    # The division comes first, so that the product does not overflow in half precision.
     logits = (student / temperature) @ teacher.T
     return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def _unit(vectors: Tensor) -> Tensor:
     """Scale rows to length 1; zero rows stay zero and get no gradient."""
-    # `normalize` alone would give a zero row a gradient of 1 / eps = 1e12.
-    directed = torch.where(vectors.any(dim=1, keepdim=True), vectors, vectors.detach())
-    return functional.normalize(directed, dim=1)
+    # Without the detached zero rows, `normalize` gives a zero row a gradient of 1 / eps = 1e12.
+    vectors = torch.where(vectors.any(dim=1, keepdim=True), vectors, vectors.detach())
+    return functional.normalize(vectors, dim=1)
 
 
 def _check_duc(
     features: Mapping[str, Tensor],
     effective: Mapping[str, Tensor],
     temperature: float,
-    present: Mapping[str, Tensor] | None,
+    present: Mapping[str, Tensor],
 ) -> None:
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
@@ -160,24 +153,22 @@ def _check_duc(
         )
     for name in features:
         _check_mask(f"effective[{name!r}]", effective[name], samples_dimensions[1])
-        if present is not None:
-            _check_mask(f"present[{name!r}]", present[name], samples_dimensions[0])
+        _check_mask(f"present[{name!r}]", present[name], samples_dimensions[0])
 
 
 def _check_names(
-    what: str, values: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor] | None]
+    argument: str, values: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     if not values:
-        raise ValueError(f"{what} must hold at least one modality, got none")
-    for other, given in others.items():
-        missing = [] if given is None else [name for name in values if name not in given]
-        if missing:
-            raise ValueError(f"{other} lacks {missing}; it needs every modality of {what}")
+        raise ValueError(f"{argument} must hold at least one modality, got none")
+    for other, mapping in others.items():
+        if missing := [name for name in values if name not in mapping]:
+            raise ValueError(f"{other} lacks {missing}; it needs every modality of {argument}")
 
 
-def _check_mask(what: str, mask: Tensor, length: int) -> None:
-    # An integer mask would silently select rows by position.
+def _check_mask(name: str, mask: Tensor, length: int) -> None:
+    # PyTorch would take an integer mask as row numbers.
     if mask.dtype != torch.bool or mask.shape != (length,):
         raise ValueError(
-            f"{what} must be bool of shape [{length}], got {mask.dtype} of {list(mask.shape)}"
+            f"{name} must be bool of shape [{length}], got {mask.dtype} of {list(mask.shape)}"
         )

@@ -1,4 +1,4 @@
-"""The multimodal model: an encoder and a private head per modality, and their fusion."""
+"""The multimodal model: one encoder and one private head per modality, and the fusion."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dimml.nn.fusion import CertaintyFusion
 
 
 class EncoderInputs(NamedTuple):
-    """Samples whose inputs have equal shapes, so that one call of an encoder takes them.
+    """The inputs of one encoder call: samples of a batch whose arrays have equal shapes.
 
     Attributes:
-        rows: int64 [n], the samples' rows in the batch.
-        inputs: Graph input to [n, ...].
+        rows: Rows of these samples in the batch, int64 [n].
+        inputs: Graph input name to values, [n, ...].
     """
 
     rows: Tensor
@@ -24,18 +24,19 @@ class EncoderInputs(NamedTuple):
 
 
 class MultimodalModel(nn.Module):
-    """Encoders that share nothing but the classifier of their features.
+    """Separate encoders, their private heads, and the fusion of their features.
 
-    No encoder sees the input of another. Which losses couple the encoders is up to the training
-    method; the detached method (DI-MML, arXiv 2407.19514, section 3) couples them by one only.
+    Every training method trains this model. No encoder sees the input of another modality; the
+    losses of a method decide whether the modalities learn together. A bundle leaves the private
+    heads out.
 
     Attributes:
-        modalities: Names in slot order.
+        modalities: Names of the modalities, in slot order.
         encoders: One encoder per modality, in slot order.
-        private_heads: h_m, linear from D to K, one per modality in slot order.
-        fusion: The classifier with the calibrated fusion, which is what a bundle serves.
-        effective: bool [M, D], the effective dimensions of each modality; all False until
-            the warm-up ends.
+        private_heads: h_m, one linear layer from D to K per modality, in slot order.
+        fusion: Classifier and calibrated fusion, which a bundle serves.
+        effective: Effective dimensions of each modality, bool [M, D]; all False until a method
+            computes them.
     """
 
     effective: Tensor
@@ -65,7 +66,7 @@ class MultimodalModel(nn.Module):
         """Return the features of the present modalities.
 
         Args:
-            inputs: Modality to the inputs of its present rows, each row once.
+            inputs: Modality to encoder inputs, which together hold each present row once.
             present: bool [N samples, M modalities].
 
         Returns:

@@ -1,4 +1,4 @@
-"""Read the tables of a scoring job as rows in order, whatever format each table has."""
+"""Read the tables of a scoring job, of any format, as rows in order."""
 
 from __future__ import annotations
 

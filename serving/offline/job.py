@@ -47,7 +47,7 @@ class ScoreOptions:
         on_unreadable: See `Predictor.predict`.
         probabilities: Whether to add a column of all probabilities.
         part_rows: Rows of an output part; None for those of the resumed job, or the default.
-        window_rows: Rows that are computed together; None likewise.
+        window_rows: Rows that are computed together; None has the same meaning.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)

@@ -13,9 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from dimml.table.formats import plain_values
-
-_BATCH_ROWS = 1_000
+from dimml.table.formats import BATCH_ROWS, plain_values
 
 
 def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
@@ -35,7 +33,7 @@ def write_text(parts: Sequence[Path], path: Path, suffix: str) -> None:
 
 def _rows(parts: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
     for part in parts:
-        for batch in pyarrow.parquet.ParquetFile(part).iter_batches(_BATCH_ROWS):
+        for batch in pyarrow.parquet.ParquetFile(part).iter_batches(BATCH_ROWS):
             yield from plain_values(pa.table(batch)).to_pylist()
 
 

@@ -1,4 +1,4 @@
-"""`classifier.onnx` against the torch fusion that it was exported from."""
+"""`classifier.onnx` against the PyTorch fusion that it is exported from."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def all_subsets(modalities: int) -> Tensor:
     return torch.tensor([row for row in rows if any(row)])
 
 
-def random_features(present: Tensor, dirt: float) -> Tensor:
+def random_features(present: Tensor, filler: float) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(*present.shape, DIMS, generator=generator)
-    return features.masked_fill(~present.unsqueeze(-1), dirt)
+    return features.masked_fill(~present.unsqueeze(-1), filler)
 
 
 def run(session: onnxruntime.InferenceSession, features: Tensor, present: Tensor) -> list:
@@ -38,15 +38,15 @@ def run(session: onnxruntime.InferenceSession, features: Tensor, present: Tensor
 
 @pytest.fixture(scope="module", params=[1, 3])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A fusion with different temperatures, and its graph."""
+    """Return a fusion whose temperatures differ, and a session of its graph."""
     modalities: int = request.param
     path: Path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
     torch.manual_seed(0)
     names = [f"m{m}" for m in range(modalities)]
     model = MultimodalModel(names, [nn.Identity() for _ in names], DIMS, CLASSES).eval()
-    table = 1.5 + 0.25 * torch.arange(2**modalities)
-    table[[2**m for m in range(modalities)]] = 1
-    model.fusion.set_calibration([0.5 + 0.4 * m for m in range(modalities)], 0.3, table)
+    subsets = 1.5 + 0.25 * torch.arange(2**modalities)
+    subsets[[2**m for m in range(modalities)]] = 1
+    model.fusion.set_calibration([0.5 + 0.4 * m for m in range(modalities)], 0.3, subsets)
     export_classifier(model, path)
     return model.fusion, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -67,16 +67,15 @@ def test_classifier_graph_has_the_names_and_types_of_the_format(exported: Export
         assert not isinstance(value.shape[0], int)
 
 
-@pytest.mark.parametrize("dirt", [0.0, float("nan"), float("inf")])
-def test_classifier_graph_equals_torch_for_every_subset(exported: Exported, dirt: float) -> None:
+@pytest.mark.parametrize("filler", [0.0, float("nan"), float("inf")])
+def test_classifier_graph_equals_torch_for_every_subset(exported: Exported, filler: float) -> None:
     fusion, session = exported
     present = all_subsets(len(fusion.modality_temperature))
     with torch.no_grad():
         expected = fusion(random_features(present, 0.0), present)
-    for actual, wanted in zip(
-        run(session, random_features(present, dirt), present), expected, strict=True
-    ):
-        np.testing.assert_allclose(actual, wanted.numpy(), atol=1e-5)
+    outputs = run(session, random_features(present, filler), present)
+    for actual, expected_output in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(actual, expected_output.numpy(), atol=1e-5)
 
 
 def test_classifier_graph_answers_each_row_independently(exported: Exported) -> None:

@@ -1,4 +1,4 @@
-"""fp16 bundles: which parts are float16, and that they answer like the fp32 bundle."""
+"""fp16 bundles: the parts that are float16, and predictions close to the fp32 bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
 
 
 def rows_of(count: int, seed: int) -> list[Row]:
-    """Rows of noise as audio and image, and of words; the fourth row has no audio."""
+    """Return rows of noisy audio, noisy images and words; the fourth row has no audio."""
     random = np.random.default_rng(seed)
     rows = []
     for number in range(count):
@@ -42,7 +42,7 @@ def fp16(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("halved") / "fp16"
     path.mkdir()
     with pytest.MonkeyPatch.context() as monkeypatch:
-        # Untrained encoders, whose answers are close to ties.
+        # The predictions of untrained encoders are close to ties, so accuracy means nothing.
         monkeypatch.setattr("export.precision.MAX_DROP", 1.0)
         convert_bundle(tiny_bundle, path, "fp16", [], rows_of(12, seed=1))
     return path
@@ -55,10 +55,9 @@ def test_fp16_graph_has_float16_weights_and_float32_interface(
     graph = onnx.load(fp16 / f"{name}.onnx").graph
     [features] = graph.output
     assert TYPES[features.type.tensor_type.elem_type] == "float32"
-    before = {node.name: node for node in onnx.load(tiny_bundle / f"{name}.onnx").graph.input}
-    for node in graph.input:
-        kept = before[node.name].type.tensor_type.elem_type
-        assert node.type.tensor_type.elem_type == kept
+    fp32_inputs = onnx.load(tiny_bundle / f"{name}.onnx").graph.input
+    types = {value.name: value.type.tensor_type.elem_type for value in fp32_inputs}
+    assert {value.name: value.type.tensor_type.elem_type for value in graph.input} == types
     ratio = (fp16 / f"{name}.onnx").stat().st_size / (tiny_bundle / f"{name}.onnx").stat().st_size
     assert ratio < 0.65
 
@@ -67,23 +66,24 @@ def test_layers_before_the_logarithm_stay_float32(fp16: Path) -> None:
     graph = onnx.load(fp16 / "audio.onnx").graph
     types = {tensor.name: TYPES.get(tensor.data_type) for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
-    ahead, seen, kinds = [node for node in graph.node if node.op_type == "Log"], [], []
-    while ahead:
-        node = ahead.pop()
-        kinds.append(node.op_type)
-        seen += [types[name] for name in node.input if name in types]
-        ahead += [makers[name] for name in node.input if name in makers]
-    assert "MatMul" in kinds
-    assert "Cast" not in kinds
-    assert set(seen) - {None} == {"float32"}
+    pending = [node for node in graph.node if node.op_type == "Log"]
+    weight_types, operators = set(), set()
+    while pending:
+        node = pending.pop()
+        operators.add(node.op_type)
+        weight_types |= {types[name] for name in node.input if name in types}
+        pending += [makers[name] for name in node.input if name in makers]
+    assert "MatMul" in operators
+    assert "Cast" not in operators
+    assert weight_types - {None} == {"float32"}
 
 
 def test_fp16_features_equal_fp32_for_any_loudness(tiny_bundle: Path, fp16: Path) -> None:
     graphs = [Graph(path / "audio.onnx", "cpu") for path in (tiny_bundle, fp16)]
     bands, frames = graphs[0].inputs["power"][1:]
     power = 10.0 ** np.random.default_rng(0).uniform(-9, 7, (4, bands, frames))
-    found = [graph.run({"power": power.astype(np.float32)})[0] for graph in graphs]
-    np.testing.assert_allclose(*found, atol=0.02)
+    features = [graph.run({"power": power.astype(np.float32)})[0] for graph in graphs]
+    np.testing.assert_allclose(*features, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["audio", "image", "text"])
@@ -91,7 +91,9 @@ def test_fp16_graph_is_valid(fp16: Path, name: str) -> None:
     onnx.checker.check_model(str(fp16 / f"{name}.onnx"))
 
 
-def test_fp16_manifest_names_its_precision_and_answers_stay(tiny_bundle: Path, fp16: Path) -> None:
+def test_fp16_bundle_names_its_precision_and_predicts_like_fp32(
+    tiny_bundle: Path, fp16: Path
+) -> None:
     manifest = Bundle.load(fp16).manifest
     report: dict[str, Any] = manifest.provenance["quantization"]
     assert manifest.precision == "fp16"
@@ -99,11 +101,9 @@ def test_fp16_manifest_names_its_precision_and_answers_stay(tiny_bundle: Path, f
     assert {row["samples"] for row in report["subsets"].values()} == {11, 12}
     assert max(row["max_difference"] for row in report["subsets"].values()) < 0.02
     samples = [row.sample for row in rows_of(8, seed=2)]
-    halved = Predictor.load(fp16, "cpu").predict_many(samples)
-    for found, expected in zip(
-        halved, Predictor.load(tiny_bundle, "cpu").predict_many(samples), strict=True
-    ):
-        values = [list(answer.probabilities.values()) for answer in (found, expected)]  # type: ignore[union-attr]
+    predictions = [Predictor.load(b, "cpu").predict_many(samples) for b in (fp16, tiny_bundle)]
+    for pair in zip(*predictions, strict=True):
+        values = [list(prediction.probabilities.values()) for prediction in pair]  # type: ignore[union-attr]
         np.testing.assert_allclose(*values, atol=0.02)
 
 

@@ -1,3 +1,5 @@
+"""`dimml package`: the content of a bento, its predictions, and rejected bundles."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         store = tmp_path_factory.mktemp("store")
         monkeypatch.setenv("BENTOML_HOME", str(store))
-        # No package index can be asked.
+        # The build must work without a package index.
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, "http://127.0.0.1:9")
         yield store
@@ -100,4 +102,4 @@ def post_when_ready(
             time.sleep(0.1)
             continue
         return dict(answer.raise_for_status().json())
-    raise AssertionError("the bento did not get ready")
+    raise AssertionError("the bento did not become ready within 60 seconds")

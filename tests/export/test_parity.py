@@ -1,4 +1,4 @@
-"""A bundle is written only if ONNX and PyTorch agree."""
+"""Export writes a bundle only if ONNX and PyTorch agree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ("image", "text")
 
 @dataclass(frozen=True)
 class Exported:
-    """A model and its bundle, which passed `parity_check`."""
+    """A model, its bundle, and the samples on which `parity_check` accepted the bundle."""
 
     model: MultimodalModel
     bundle: Bundle
@@ -73,8 +73,8 @@ def exported(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 
 
 @contextmanager
-def moved(tensor: torch.Tensor, by: float) -> Iterator[None]:
-    """Change all values of a tensor for the block."""
+def shifted(tensor: torch.Tensor, by: float) -> Iterator[None]:
+    """Add a number to all values of a tensor for the block."""
     before = tensor.detach().clone()
     with torch.no_grad():
         tensor.add_(by)
@@ -92,7 +92,7 @@ def check(exported: Exported) -> None:
 def test_parity_check_accepts_an_exported_model(exported: Exported) -> None:
     assert list(exported.bundle.manifest.modalities) == list(NAMES)
     check(exported)
-    # And it does so by a wide margin, over what the exporter is known for.
+    # The differences of a correct export are well below the tolerance.
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("export.parity.TOLERANCE", 1e-5)
         check(exported)
@@ -111,7 +111,7 @@ PERTURBED: dict[str, tuple[Callable[[MultimodalModel], torch.Tensor], str]] = {
         lambda model: model.get_parameter("encoders.1.projection.bias")[:1],
         "text, batch 1",
     ),
-    "the shared classifier": (
+    "the bias of the classifier": (
         lambda model: model.fusion.classifier.bias[:1],
         "classifier, image, batch 1",
     ),
@@ -130,29 +130,29 @@ PERTURBED: dict[str, tuple[Callable[[MultimodalModel], torch.Tensor], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", PERTURBED)
-def test_parity_error_names_the_graph_and_the_difference(exported: Exported, what: str) -> None:
-    tensor, where = PERTURBED[what]
+@pytest.mark.parametrize("value", PERTURBED)
+def test_parity_error_names_the_graph_and_the_difference(exported: Exported, value: str) -> None:
+    tensor, place = PERTURBED[value]
     with (
-        moved(tensor(exported.model), 0.05),
-        pytest.raises(ParityError, match=rf"{where}: .* differ by \d.*, over 0\.0001;"),
+        shifted(tensor(exported.model), 0.05),
+        pytest.raises(ParityError, match=rf"{place}: .* differ by \d.*, over 0\.0001;"),
     ):
         check(exported)
 
 
 def test_parity_check_rejects_nan(exported: Exported) -> None:
     bias = exported.model.fusion.classifier.bias[:1]
-    with moved(bias, float("nan")), pytest.raises(ParityError, match="differ by nan"):
+    with shifted(bias, float("nan")), pytest.raises(ParityError, match="differ by nan"):
         check(exported)
 
 
 def test_parity_check_compares_every_sample(exported: Exported) -> None:
-    # A token that the fourth text alone has: no batch of one or two holds it.
+    # Only the fourth text has this token, so the batches of one and two cannot show the change.
     token = int(exported.samples["text"][3]["input_ids"][1])
     embedding = exported.model.get_parameter(
         "encoders.1.backbone.embeddings.word_embeddings.weight"
     )
-    with moved(embedding[token, :1], 1.0), pytest.raises(ParityError, match="text, batch 7"):
+    with shifted(embedding[token, :1], 1.0), pytest.raises(ParityError, match="text, batch 7"):
         check(exported)
 
 
@@ -174,13 +174,17 @@ class TestNothingIsLeft:
     def test_failed_parity_writes_no_bundle(
         self, exported: Exported, tmp_path: Path, tampering: None
     ) -> None:
-        def refuse(folder: Path, manifest: Manifest) -> None:
+        def check_after_export(folder: Path, manifest: Manifest) -> None:
             assert (folder / "image.onnx").is_file()
             parity_check(exported.model, exported.kinds, exported.samples)(folder, manifest)
 
         biases = [encoder.projection.bias for encoder in exported.model.encoders]
-        with moved(biases[0], 0), moved(biases[1], 0), pytest.raises(ParityError, match="image"):
-            write(tmp_path / "new", exported.bundle, exported.model, refuse)
+        with (
+            shifted(biases[0], 0),
+            shifted(biases[1], 0),
+            pytest.raises(ParityError, match="image"),
+        ):
+            write(tmp_path / "new", exported.bundle, exported.model, check_after_export)
         assert list(tmp_path.iterdir()) == []
 
     def test_failed_parity_keeps_the_existing_bundle(

@@ -1,4 +1,4 @@
-"""int8 bundles: which parts are quantised, and that an inaccurate bundle is not written."""
+"""int8 bundles: the parts that are quantised, and the accuracy limit."""
 
 from __future__ import annotations
 
@@ -27,16 +27,14 @@ from train.recipe import load_recipe
 from train.run import train_run
 
 LABELS = ("zero", "one", "two", "three")
-RATE = 16000
-
-
+RATE = 16_000
 NAMES = ("audio", "image", "text")
 
 
 def rows_of(
     count: int, seed: int, names: Sequence[str] = NAMES, seconds: Sequence[float] = (1.0,)
 ) -> list[Row]:
-    """Rows of noise as audio and image, and of words; the fourth row has no audio."""
+    """Return rows of noisy audio, noisy images and words; the fourth row has no audio."""
     random = np.random.default_rng(seed)
     words = ("seven", "one two three a b c", "number", "a")
     rows = []
@@ -55,7 +53,7 @@ def rows_of(
 
 
 def quantize_ungated(source: Path, folder: Path, *rows: Any) -> dict[str, Any]:
-    """A bundle without the accuracy check: the untrained encoders answer close to ties."""
+    """Convert without an accuracy limit: predictions of untrained encoders are close to ties."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("export.precision.MAX_DROP", 1.0)
         return convert_bundle(source, folder, "int8", *rows)
@@ -63,8 +61,8 @@ def quantize_ungated(source: Path, folder: Path, *rows: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(int8: Path) -> dict[str, Any]:
-    found: dict[str, Any] = Bundle.load(int8).manifest.provenance["quantization"]
-    return found
+    quantization: dict[str, Any] = Bundle.load(int8).manifest.provenance["quantization"]
+    return quantization
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +98,11 @@ class TestGraphs:
         assert types[projection.input[1]] == onnx.TensorProto.FLOAT
         logarithms = [node for node in graph.node if node.op_type == "Log"]
         assert len(logarithms) == (name == "audio")
-        ahead = list(logarithms)
-        while ahead:
-            node = ahead.pop()
+        pending = list(logarithms)
+        while pending:
+            node = pending.pop()
             assert "Quantize" not in node.op_type
-            ahead += [makers[i] for i in node.input if i in makers]
+            pending += [makers[i] for i in node.input if i in makers]
 
     def test_int8_bundle_keeps_the_fp32_classifier(self, int8: Path, tiny_bundle: Path) -> None:
         name = "classifier.onnx"
@@ -151,7 +149,7 @@ class TestReport:
             kept = [row for row in rows if "audio" not in subset or row.sample["audio"]]
             samples = [{name: row.sample[name] for name in subset} for row in kept]
             before, after = (p.predict_many(samples) for p in predictors)
-            wanted = {
+            expected = {
                 "samples": len(kept),
                 "fp32": np.mean([a.label == r.label for a, r in zip(before, kept, strict=True)]),
                 "int8": np.mean([a.label == r.label for a, r in zip(after, kept, strict=True)]),
@@ -161,7 +159,7 @@ class TestReport:
                     for label in LABELS
                 ),
             }
-            assert report["subsets"][subset_name(subset)] == pytest.approx(wanted, abs=1e-5)
+            assert report["subsets"][subset_name(subset)] == pytest.approx(expected, abs=1e-5)
             assert report["subsets"][subset_name(subset)]["max_difference"] > 0
 
     def test_int8_manifest_describes_the_quantisation(
@@ -174,9 +172,9 @@ class TestReport:
             assert size["int8"] == (int8 / graph).stat().st_size < size["fp32"] / 2
 
 
-class TestGate:
+class TestAccuracyLimit:
     @pytest.mark.parametrize(
-        ("fp32", "int8", "refused"),
+        ("fp32", "int8", "rejected"),
         [
             (0.9, 0.895, False),
             (0.9, 0.95, False),
@@ -184,14 +182,16 @@ class TestGate:
             (1.0, 0.0, True),
         ],
     )
-    def test_subset_may_lose_half_a_point(self, fp32: float, int8: float, refused: bool) -> None:
+    def test_subset_may_lose_half_a_point(self, fp32: float, int8: float, rejected: bool) -> None:
         same = {"samples": 1000, "fp32": 0.8, "int8": 0.8, "max_difference": 0.1}
         measured = {"a": same, "b": same, "a+b": {**same, "fp32": fp32, "int8": int8}}
-        if not refused:
+        if not rejected:
             assert check_accuracy(measured, "int8", ["a", "b"]) is None
             return
         lost = rf"a\+b: int8 loses {100 * (fp32 - int8):.2f} points"
-        with pytest.raises(PrecisionError, match=lost + r".*over 0\.5; nothing was written"):
+        with pytest.raises(
+            PrecisionError, match=lost + r".*over the limit of 0\.5; nothing was written"
+        ):
             check_accuracy(measured, "int8", ["a", "b"])
 
     def test_nan_probability_counts_as_lost_accuracy(self) -> None:
@@ -199,21 +199,23 @@ class TestGate:
         with pytest.raises(PrecisionError, match="a: int8 loses"):
             check_accuracy({"a": row}, "int8", ["a"])
 
-    @pytest.mark.parametrize(("split", "says"), [(0, "no training sample"), (1, "no row of the")])
+    @pytest.mark.parametrize(
+        ("split", "message"), [(0, "no training sample"), (1, "no row of the")]
+    )
     def test_modality_without_samples_is_rejected(
-        self, tiny_bundle: Path, tmp_path: Path, split: int, says: str
+        self, tiny_bundle: Path, tmp_path: Path, split: int, message: str
     ) -> None:
         rows = [rows_of(4, seed=0), rows_of(4, seed=1)]
         rows[split] = [
             Row(r.id, r.split, r.label, {**r.sample, "audio": None}) for r in rows[split]
         ]
-        with pytest.raises(PrecisionError, match=f"audio: {says}"):
+        with pytest.raises(PrecisionError, match=f"audio: {message}"):
             convert_bundle(tiny_bundle, tmp_path, "int8", *rows)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return rows whose notes name their label."""
+    """Train a run on texts that name their label."""
     folder = tmp_path_factory.mktemp("notes")
     lines = [
         f"{split},{label},it is {label}"
@@ -253,7 +255,7 @@ class TestExport:
         assert (loaded.manifest.precision, loaded.manifest.name) == ("int8", "notes")
         assert loaded.manifest.provenance["recipe"]["name"] == "notes"
 
-        monkeypatch.setattr("export.precision.quantize_graph", forget_everything)
+        monkeypatch.setattr("export.precision.quantize_graph", write_constant_encoder)
         for name in ("int8", "other"):
             assert self.command(monkeypatch, run, bundle.with_name(name)) == 1
             message = capsys.readouterr().err
@@ -263,13 +265,13 @@ class TestExport:
         assert Bundle.load(bundle).id == loaded.id
 
     def test_unknown_precision_is_rejected(self, run: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="'int4'; known: fp32, fp16, int8"):
+        with pytest.raises(UsageError, match="'int4'; choose one of: fp32, fp16, int8"):
             export_run(run, tmp_path / "bundle", "int4")
         assert list(tmp_path.iterdir()) == []
 
 
-def forget_everything(source: Path, target: Path, samples: Any) -> None:
-    """Write an encoder that gives every sample the same features, in place of quantisation."""
+def write_constant_encoder(source: Path, target: Path, samples: Any) -> None:
+    """Replace `quantize_graph`: write an encoder with the same features for all samples."""
     samples.get_next()
     model = onnx.load(source)
     for tensor in model.graph.initializer:

@@ -27,8 +27,8 @@ DISTORTION = torch.tensor([3.0, 0.5])
 """What each modality's true logits are multiplied by: one over-confident, one too modest."""
 
 
-def evidence(samples: int, seed: int, missing: float = 0.2) -> tuple[Tensor, Tensor, Tensor]:
-    """Distorted logits [N, 2, K], present [N, 2] and labels [N].
+def evidence(samples: int, seed: int, missing: float = 0.2) -> EncodedRows:
+    """Rows whose features are distorted logits [N, 2, K].
 
     A modality sees the one-hot label times 1.5 in normal noise, so its true logits are 1.5 times
     what it sees, by Bayes' rule.
@@ -38,14 +38,14 @@ def evidence(samples: int, seed: int, missing: float = 0.2) -> tuple[Tensor, Ten
     seen = torch.randn(samples, len(NAMES), CLASSES, generator=generator)
     seen += 1.5 * torch.eye(CLASSES)[labels].unsqueeze(1)
     present = torch.rand(samples, len(NAMES), generator=generator) >= missing
-    return 1.5 * seen * DISTORTION.unsqueeze(-1), present, labels
+    return EncodedRows(1.5 * seen * DISTORTION.unsqueeze(-1), present, labels)
 
 
-def fresh() -> CertaintyFusion:
-    """A head that takes features for logits."""
-    fusion = CertaintyFusion(CLASSES, CLASSES, len(NAMES))
+def fresh(classes: int = CLASSES, modalities: int = len(NAMES)) -> CertaintyFusion:
+    """A fusion whose classifier returns the features as logits."""
+    fusion = CertaintyFusion(classes, classes, modalities)
     with torch.no_grad():
-        fusion.classifier.weight.copy_(torch.eye(CLASSES))
+        fusion.classifier.weight.copy_(torch.eye(classes))
         fusion.classifier.bias.zero_()
     return fusion
 
@@ -74,7 +74,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
 @pytest.fixture(scope="module")
 def calibrated() -> CertaintyFusion:
     fusion = fresh()
-    calibrate(fusion, NAMES, *evidence(4000, seed=0))
+    calibrate(fusion, NAMES, evidence(4000, seed=0), "certainty")
     return fusion
 
 
@@ -85,9 +85,9 @@ class TestTemperatures:
     def test_of_a_modality_ignore_the_rows_that_lack_it(self) -> None:
         logits, present, labels = evidence(1000, seed=0)
         clean, dirty = fresh(), fresh()
-        calibrate(clean, NAMES, logits, present, labels)
+        calibrate(clean, NAMES, EncodedRows(logits, present, labels), "certainty")
         junk = torch.where(present.unsqueeze(-1), logits, torch.tensor(1e3))
-        calibrate(dirty, NAMES, junk, present, labels)
+        calibrate(dirty, NAMES, EncodedRows(junk, present, labels), "certainty")
         for ours, theirs in zip(clean.buffers(), dirty.buffers(), strict=True):
             assert ours.equal(theirs)
 
@@ -95,7 +95,7 @@ class TestTemperatures:
         logits, present, labels = evidence(500, seed=0)
         present[:, 1] = False
         fusion = fresh()
-        calibrate(fusion, NAMES, logits, present, labels)
+        calibrate(fusion, NAMES, EncodedRows(logits, present, labels), "certainty")
         assert fusion.modality_temperature[0] == pytest.approx(3.0, rel=0.2)
         assert fusion.modality_temperature[1] == 1
         assert fusion.subset_temperature.tolist() == [1, 1, 1, 1]
@@ -137,7 +137,7 @@ class TestConformal:
     def test_sets_hold_the_truth_as_often_as_asked_for(
         self, calibrated: CertaintyFusion, coverage: float
     ) -> None:
-        fitted = conformal(calibrated, NAMES, EncodedRows(*evidence(4000, seed=4)), coverage)
+        fitted = conformal(calibrated, NAMES, evidence(4000, seed=4), coverage)
         logits, _, labels = evidence(4000, seed=5)
         assert fitted.coverage == coverage
         for subset in SUBSETS:
@@ -189,13 +189,13 @@ class TestRules:
     @pytest.mark.parametrize("rule", ["average", "certainty", "pooled"])
     def test_calibrate_all_but_the_source_s(self, rule: Rule) -> None:
         fusion = fresh()
-        calibrate(fusion, NAMES, *evidence(2000, seed=0), rule)
+        calibrate(fusion, NAMES, evidence(2000, seed=0), rule)
         assert fusion.modality_temperature.tolist() == pytest.approx([3.0, 0.5], rel=0.15)
         assert fusion.subset_temperature[3] != 1
 
     def test_the_source_s_leaves_logits_as_they_are(self) -> None:
         fusion = fresh()
-        calibrate(fusion, NAMES, *evidence(500, seed=0), "paper")
+        calibrate(fusion, NAMES, evidence(500, seed=0), "paper")
         assert fusion.modality_temperature.tolist() == [1, 1]
         assert fusion.subset_temperature.tolist() == [1, 1, 1, 1]
         assert fusion.fusion_temperature.item() in (1, 3)
@@ -211,8 +211,9 @@ class TestRules:
         names = ("one", "copy", "other")
         likelihood = {}
         for rule in RULES:
-            fusion = CertaintyFusion(4, 3, 3)
-            calibrate(fusion, names, logits[:2000], present[:2000], labels[:2000], rule)
+            fusion = fresh(classes=3, modalities=3)
+            rows = EncodedRows(logits[:2000], present[:2000], labels[:2000])
+            calibrate(fusion, names, rows, rule)
             scaled = logits[2000:] / fusion.modality_temperature.unsqueeze(-1)
             probabilities, weights = fusion.fuse(scaled, present[2000:])
             likelihood[rule] = float(probabilities[torch.arange(2000), labels[2000:]].log().mean())
@@ -226,9 +227,8 @@ class TestRules:
 
 def test_pooling_a_few_rows_stays_within_its_bounds() -> None:
     # Six rows that would be told best by a temperature below the bound.
-    logits, present, labels = evidence(6, 108, missing=0.0)
-    fusion = CertaintyFusion(2, CLASSES, len(NAMES))
-    calibrate(fusion, NAMES, logits, present, labels, "pooled")
+    fusion = fresh()
+    calibrate(fusion, NAMES, evidence(6, 108, missing=0.0), "pooled")
     assert float(fusion.fusion_temperature) == pytest.approx(POOLED_TEMPERATURES[0])
     assert fusion.modality_bias.isfinite().all()
 

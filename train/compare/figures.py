@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 LINE_STYLES = ("-", "--", ":")
 PANEL_COLUMNS = 4
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "dimml",
     # Text stays text, so that it can be searched and read aloud.
     "svg.fonttype": "none",
@@ -163,13 +163,15 @@ def _svg(figure: Figure, name: str) -> str:
     return text.replace(INK, "currentColor").strip()
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float], **shared: bool) -> Any:
+def _panels(
+    rows: int, columns: int, size: tuple[float, float], **shared: Any
+) -> tuple[Figure, Any]:
     """Return a figure and its axes, row by row."""
     # Figures of pyplot would stay in memory until they are closed.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("constrained", h_pad=0.1)
     return figure, figure.subplots(rows, columns, squeeze=False, **shared).flatten()
 
 

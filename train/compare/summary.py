@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,11 @@ from train.compare.results import (
 )
 from train.compare.statistics import (
     all_or_none,
-    curve_area,
     mean,
     mean_and_deviation,
     paired,
 )
-from train.metrics import expected_ece, pooled_reliability
+from train.metrics import curve_area, expected_ece, pooled_reliability
 
 REFERENCE = "dimml"
 SUBSET_FIGURES = (
@@ -190,12 +190,15 @@ def _differences(ours: Sequence[Result], theirs: Sequence[Result], scope: Scope)
         first, second = ({r.seed: figure(r) for r in results} for results in (ours, theirs))
         return paired(first, second)
 
+    def measure(key: str, result: Result) -> float | None:
+        return run_measures(result, scope)[key]
+
+    def accuracy(subset: str, result: Result) -> Any:
+        return result.subsets.get(subset, {}).get("accuracy")
+
     return {
-        "measures": {n: difference(lambda r, n=n: run_measures(r, scope)[n]) for n in MEASURES},
-        "subsets": {
-            name: difference(lambda r, name=name: r.subsets.get(name, {}).get("accuracy"))
-            for name in scope.subsets
-        },
+        "measures": {key: difference(partial(measure, key)) for key in MEASURES},
+        "subsets": {name: difference(partial(accuracy, name)) for name in scope.subsets},
     }
 
 

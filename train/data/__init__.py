@@ -1,1 +1,1 @@
-"""Data of a training run: splits, decoding, cache, augmentation and loading."""
+"""The data of a training run: splits, decoding, cache, augmentation, loading and corruption."""

@@ -1,4 +1,4 @@
-"""Random changes of preprocessed training samples; nothing outside training is random."""
+"""Random augmentation of preprocessed training samples. Nothing outside training is random."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dimml.modalities import Arrays, Audio, Image, Kind, Text
 
 
 def augment(kind: Kind, arrays: Arrays, strength: float, random: np.random.Generator) -> Arrays:
-    """A randomly changed copy of one sample's arrays, of the same shapes and types.
+    """Return a randomly changed copy of a sample's arrays, with the same shapes and types.
 
     Args:
-        kind: the modality.
-        arrays: what its `preprocess` returned.
+        kind: The modality.
+        arrays: The result of its `preprocess`.
         strength: 0 (no change) to 1.
-        random: the only source of randomness.
+        random: The only source of randomness.
     """
     changed = {name: array.copy() for name, array in arrays.items()}
     if strength == 0:
@@ -33,7 +33,7 @@ def augment(kind: Kind, arrays: Arrays, strength: float, random: np.random.Gener
 def _mask_spectrogram(
     power: np.ndarray, strength: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Shifts [bins, frames] in time, then masks a band and a moment (SpecAugment, 1904.08779)."""
+    """Shift [bins, frames] in time, then mask a band and a moment (SpecAugment, 1904.08779)."""
     bins, frames = power.shape
     reach = int(frames * 0.2 * strength)
     changed = np.roll(power, int(random.integers(-reach, reach + 1)), axis=1)
@@ -50,7 +50,7 @@ def _mask_spectrogram(
 def _shift_and_erase(
     pixels: np.ndarray, strength: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Shifts [..., height, width] and blanks a rectangle: the same for every frame of a clip."""
+    """Shift [..., height, width] and blank a rectangle, both alike in all frames of a clip."""
     height, width = pixels.shape[-2:]
     reach = max(1, int(min(height, width) * 0.12 * strength))
     down, right = random.integers(-reach, reach + 1, size=2)
@@ -65,6 +65,6 @@ def _shift_and_erase(
 def _drop_tokens(
     ids: np.ndarray, special: list[int], unknown: int, strength: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Replaces some tokens of [tokens] by the unknown one; special tokens stay."""
+    """Replace random tokens of [tokens] by the unknown token, but no special token."""
     chosen = (random.random(len(ids)) < 0.2 * strength) & ~np.isin(ids, special)
     return np.where(chosen, unknown, ids)

@@ -1,7 +1,7 @@
 """The preprocessed samples of a split, decoded once into a memory-mapped Arrow file.
 
 A split may be larger than memory, and a second run on the same data decodes nothing. Each version
-of the data is a file of its own, and the `KEPT` last used of each split are kept.
+of the data has its own file. Of each split, the `KEPT_VERSIONS` files last used are kept.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from dimml.errors import InputError, ManifestError
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind
-from dimml.progress import print_status, track
+from dimml.progress import track
 from dimml.samples import is_absent
 from dimml.table import Row
+from train.data.splits import report_unreadable
 from train.methods.base import UNLABELLED
 
 BLOCK_ROWS = 256
-KEPT = 3
+KEPT_VERSIONS = 3
 FORMAT = 2
 _PROBLEMS = b"problems"
 _DIGEST = b"sha256"
 
 
 class Split:
-    """A split's samples, read from its Arrow file as they are asked for.
+    """The samples of a split, read from its Arrow file on demand.
 
     Attributes:
-        labels: int64 [N], `UNLABELLED` where a row has none.
-        rows: int64 [N], each sample's place among the rows that the split was made from.
+        labels: int64 [N], `UNLABELLED` for a row without a label.
+        rows: int64 [N], the position of each sample among the rows of the split.
         present: bool [N, M].
-        problems: one line per cell that could not be read and counts as absent.
-        sha256: sha256 of the samples.
+        problems: One line per cell that cannot be read and counts as absent.
+        sha256: The sha256 of the samples.
     """
 
     def __init__(self, path: Path, kinds: Mapping[str, Kind]) -> None:
@@ -61,17 +62,17 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Arrays]:
-        """A sample's arrays by modality, read-only; what is absent is left out."""
+        """Return the read-only arrays of a sample by modality, without absent modalities."""
         block = int(np.searchsorted(self._starts, index, side="right")) - 1
         table, row = self._blocks[block], index - int(self._starts[block])
-        found = {}
+        sample = {}
         for name, kind in self._kinds.items():
             if table.column(f"{name}.{kind.input_names[0]}")[row].is_valid:
-                found[name] = {key: _cell(table, f"{name}.{key}", row) for key in kind.input_names}
-        return found
+                sample[name] = {key: _cell(table, f"{name}.{key}", row) for key in kind.input_names}
+        return sample
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A process that loads data maps the file itself.
+        # Each worker process maps the file itself.
         return Split, (self._path, self._kinds)
 
 
@@ -83,20 +84,20 @@ def cached_split(
     folder: Path,
     settings: str,
 ) -> Split:
-    """The preprocessed samples of a split, from its file in `folder`, which is made if need be.
+    """Return the preprocessed samples of a split, and decode them unless their file exists.
 
     An unreadable cell counts as absent, and is reported.
 
     Args:
-        rows: of the split, see `read_split`.
-        kinds: the modalities.
-        labels: class names, in order; those of all rows are among them.
-        name: of the split.
-        folder: where the files are kept; it may be deleted at any time between runs.
-        settings: whatever else the arrays depend on: the preprocessing and its assets.
+        rows: The rows of the split, see `read_split`.
+        kinds: Modality to kind.
+        labels: Class names in order, which include the label of every row.
+        name: The name of the split.
+        folder: The folder of the files. It may be deleted between runs.
+        settings: Everything else that determines the arrays: the preprocessing and its assets.
 
     Raises:
-        ManifestError: no row is readable.
+        ManifestError: If no row is readable.
     """
     path = folder / f"{name}-{_key(rows, labels, settings)}.arrow"
     if not path.exists():
@@ -105,9 +106,7 @@ def cached_split(
     path.touch()
     _remove_old(folder, name)
     split = Split(path, kinds)
-    if split.problems:
-        count, first = len(split.problems), split.problems[0]
-        print_status(f"{name}: {count} unreadable cells count as absent; the first: {first}")
+    report_unreadable(name, split.problems)
     return split
 
 
@@ -133,28 +132,28 @@ def _write(
                     block.append({"label": index[row.label], "row": number, **item})
             batch = pa.RecordBatch.from_pylist(block, schema)
             digest = hashlib.sha256(batch.serialize()).hexdigest()
-            told = {_PROBLEMS: json.dumps(problems).encode(), _DIGEST: digest.encode()}
-            writer.write_batch(batch, custom_metadata=told)
+            metadata = {_PROBLEMS: json.dumps(problems).encode(), _DIGEST: digest.encode()}
+            writer.write_batch(batch, custom_metadata=metadata)
             readable += len(block)
             first = first or "".join(problems[:1])
-        # Lets the progress reach its last line.
+        # Exhausts the progress, so that it prints its last line.
         next(progress, None)
     if not readable:
         raise ManifestError(f"no row of the {name} split can be read; the first: {first}")
 
 
 def _remove_old(folder: Path, name: str) -> None:
-    # Where another process does the same, a file may be gone.
+    # Another process may remove the same file at the same time.
     with suppress(FileNotFoundError):
         files = sorted(folder.glob(f"{name}-*.arrow"), key=lambda file: file.stat().st_mtime_ns)
-        for file in files[:-KEPT]:
+        for file in files[:-KEPT_VERSIONS]:
             file.unlink()
 
 
 def _decoded(
     rows: Sequence[Row], kinds: Mapping[str, Kind]
 ) -> Iterator[tuple[dict[str, Any], list[InputError]]]:
-    # The decoders and numpy release the interpreter, so threads serve.
+    # The decoders and numpy release the interpreter lock, so threads run in parallel.
     with ThreadPoolExecutor(available_cores()) as pool:
         for start in range(0, len(rows), BLOCK_ROWS):
             yield from pool.map(lambda row: _decode(row, kinds), rows[start : start + BLOCK_ROWS])
@@ -200,10 +199,8 @@ def _open(path: Path) -> tuple[list[pa.RecordBatch], list[str], str]:
 
 
 def _present(block: pa.RecordBatch, kinds: Mapping[str, Kind]) -> np.ndarray:
-    found = [
-        block.column(f"{name}.{kind.input_names[0]}").is_valid() for name, kind in kinds.items()
-    ]
-    return np.stack([column.to_numpy(zero_copy_only=False) for column in found], axis=1)
+    valid = [block.column(f"{n}.{kind.input_names[0]}").is_valid() for n, kind in kinds.items()]
+    return np.stack([column.to_numpy(zero_copy_only=False) for column in valid], axis=1)
 
 
 def _cell(block: pa.RecordBatch, column: str, row: int) -> np.ndarray:
@@ -213,7 +210,7 @@ def _cell(block: pa.RecordBatch, column: str, row: int) -> np.ndarray:
 
 
 def _key(rows: Sequence[Row], labels: Sequence[str], settings: str) -> str:
-    """Changes with anything the arrays depend on; a file stands for its size and its time."""
+    """Return a digest of everything that determines the arrays; a file counts by size and time."""
     digest = hashlib.sha256(json.dumps([__version__, FORMAT, settings, *labels]).encode())
     for row in rows:
         digest.update(repr((row.id, row.label)).encode())

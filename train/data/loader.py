@@ -1,4 +1,4 @@
-"""Batches: the rows of a split in order, collated with what is absent left out."""
+"""Batches: the rows of a split in a repeatable order, collated without absent modalities."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from train.recipe import Recipe
 
 @dataclass
 class Batch:
-    """A batch as the model takes it, see `MultimodalModel.forward`.
+    """The input of `MultimodalModel.forward`, and the labels.
 
     Attributes:
-        inputs: modality to the graph inputs of its present rows, in groups of equal shapes.
+        inputs: Modality to the graph inputs of the rows that have it, in groups of equal shapes.
         present: bool [N, M].
-        labels: int64 [N], `UNLABELLED` where a row has none.
+        labels: int64 [N], `UNLABELLED` for a row without a label.
     """
 
     inputs: dict[str, list[EncoderInputs]]
@@ -37,14 +37,14 @@ class Batch:
 
 
 class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
-    """A split for a `DataLoader`; its keys are (epoch, index), so that augmentation is repeatable.
+    """A split whose keys are (epoch, index), so that augmentation is repeatable.
 
     Args:
-        split: the samples.
-        kinds: the modalities.
-        strengths: modality to augmentation strength; an empty mapping for none.
-        seed: of the augmentation.
-        rows: those of the split that take part, some perhaps several times; None for each once.
+        split: The samples.
+        kinds: Modality to kind.
+        strengths: Modality to augmentation strength; an empty mapping for no augmentation.
+        seed: The seed of the augmentation.
+        rows: The rows of the split that take part, possibly repeated; None for each row once.
     """
 
     def __init__(
@@ -78,14 +78,15 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) pairs, shuffled by the seed and the epoch alone, or in order.
+    """Yields (epoch, index) pairs, in order or shuffled by nothing but the seed and the epoch.
 
     Args:
-        length: of the split.
-        seed: of the order.
-        shuffle: whether the order changes.
-        share: this device's number, how many there are, and the size of a batch of all: each
-            takes an equal part of every batch; of the last one, what cannot be shared is left out.
+        length: Number of rows.
+        seed: The seed of the order.
+        shuffle: Whether to shuffle.
+        share: The number of this device, the number of devices, and the size of their joint batch.
+            Each device takes an equal part of every batch; a remainder of the last batch is left
+            out.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.length // size * (size // devices) + self.length % size // devices
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning tells the epoch, also after a resume."""
+        """Set the epoch; Lightning calls this before each epoch, also after a resume."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -116,12 +117,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class Collate:
-    """Joins samples into a `Batch`; absent modalities take no room in it.
+    """Joins samples into a `Batch`; absent modalities take no space in it.
 
     Args:
-        kinds: the modalities.
-        training: whether batch normalisation will see the batch. It needs at least two samples of
-            one shape, so recordings keep the middle of the length that the batch's shortest has.
+        kinds: Modality to kind.
+        training: Whether batch normalisation sees the batch. It needs at least two samples of one
+            shape, so recordings are cut to the middle part as long as the shortest recording.
     """
 
     def __init__(self, kinds: Mapping[str, Kind], training: bool) -> None:
@@ -137,7 +138,7 @@ class Collate:
                 continue
             items = [samples[row][0][name] for row in rows]
             if self.training and isinstance(kind, Audio):
-                items = _equally_long(items)
+                items = _cut_to_shortest(items)
             present[rows, slot] = True
             inputs[name] = _groups(kind, rows, items)
         labels = torch.tensor([label for _, label in samples])
@@ -160,7 +161,7 @@ def _groups(kind: Kind, rows: Sequence[int], items: Sequence[Arrays]) -> list[En
     ]
 
 
-def _equally_long(items: Sequence[Arrays]) -> list[Arrays]:
+def _cut_to_shortest(items: Sequence[Arrays]) -> list[Arrays]:
     frames = min(item["power"].shape[1] for item in items)
     starts = [(item["power"].shape[1] - frames) // 2 for item in items]
     return [
@@ -170,13 +171,13 @@ def _equally_long(items: Sequence[Arrays]) -> list[Arrays]:
 
 
 class RunData(lightning.LightningDataModule):
-    """The loaders of a run; every order and change follows from the seed and the epoch.
+    """The loaders of a run. Order and augmentation depend on the seed and the epoch alone.
 
     Args:
-        recipe: of the run.
-        kinds: the modalities.
-        splits: "train" and "validation".
-        unlabelled: whether training sees the rows of the train split that have no label.
+        recipe: The recipe of the run.
+        kinds: Modality to kind.
+        splits: The splits "train" and "validation".
+        unlabelled: Whether training sees the rows of the train split that have no label.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class RunData(lightning.LightningDataModule):
         return self._loader(self.val, labelled_rows(self.val.labels), {}, training=False)
 
     def plain_train_dataloader(self) -> Any:
-        """The labelled rows of the training split in order and unchanged."""
+        """Return a loader of the labelled rows of the training split, in order, not augmented."""
         return self._loader(self.train, labelled_rows(self.train.labels), {}, training=False)
 
     def _loader(
@@ -209,8 +210,9 @@ class RunData(lightning.LightningDataModule):
         config = self.recipe.training
         workers = config.workers if training else 0
         devices = config.devices if training else 1
-        # Where nothing is shuffled, each device reads all: it has to know every feature.
-        share = (self.trainer.global_rank if devices > 1 else 0, devices, config.batch_size)
+        # A loader that does not shuffle gives every row to each device, which needs all features.
+        trainer: Any = self.trainer
+        share = (trainer.global_rank if devices > 1 else 0, devices, config.batch_size)
         return DataLoader(
             SplitDataset(split, self.kinds, strengths, self.recipe.seed, rows),
             batch_size=config.batch_size // devices,

@@ -1,4 +1,4 @@
-"""From a recipe to what training starts with: decoded splits, specifications, a fresh model."""
+"""What a training starts with: decoded splits, modality specifications, an untrained model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from train.recipe import ModalityConfig, Recipe
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What training needs of the data, the same for every seed and method.
+    """The data of a recipe, the same for every seed and method.
 
     Attributes:
-        labels: class names, in order.
-        specs: modality to its specification.
-        assets: modality to the content of its assets.
-        kinds: the modalities.
-        splits: "train" and "validation", decoded.
-        settings: what the decoded arrays depend on beside the rows, see `cached_split`.
+        labels: Class names in order.
+        specs: Modality to specification.
+        assets: Modality to the content of its assets.
+        kinds: Modality to kind.
+        splits: The decoded splits "train" and "validation".
+        settings: Everything besides the rows that determines the arrays, see `cached_split`.
     """
 
     labels: tuple[str, ...]
@@ -44,21 +44,21 @@ class PreparedData:
 
 
 def prepare(recipe: Recipe, cache: Path) -> PreparedData:
-    """Reads and decodes the data of a recipe, once for all runs that share a cache.
+    """Read and decode the data of a recipe, once for all runs that share a cache.
 
     Raises:
-        UsageError: the recipe or its data does not do.
+        UsageError: If the recipe or its data cannot be used.
     """
     names = {name: modality.kind for name, modality in recipe.modalities.items()}
     rows = read_training_splits(recipe.data, names)
     labels = tuple(sorted({row.label for row in rows["train"] if row.label is not None}))
-    _tell_unlabelled(rows["train"])
+    _report_unlabelled(rows["train"])
     specs, assets = _specifications(recipe, rows["train"])
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
     settings = json.dumps([spec.model_dump(mode="json") for spec in specs.values()]) + repr(assets)
     splits = {
-        split: cached_split(given, kinds, labels, split, cache, settings)
-        for split, given in rows.items()
+        split: cached_split(split_rows, kinds, labels, split, cache, settings)
+        for split, split_rows in rows.items()
     }
     _check_readable(splits["train"], labels, list(kinds))
     return PreparedData(labels, specs, assets, kinds, splits, settings)
@@ -70,21 +70,21 @@ def build(
     classes: int,
     backbones: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[MultimodalModel, Method]:
-    """An untrained model and its method, initialised by torch's current seed.
+    """Build an untrained model and its method, initialised by torch's current seed.
 
     Args:
-        recipe: of the run.
-        kinds: the modalities.
+        recipe: The recipe of the run.
+        kinds: Modality to kind.
         classes: K.
-        backbones: configurations of pretrained backbones that were loaded before.
+        backbones: Configurations of the pretrained backbones of a finished run, whose weights come
+            from the run.
     """
-    known = backbones or {}
     encoders = [
         build_encoder(
             kind,
             recipe.feature_dim,
             **recipe.modalities[name].encoder.model_dump(),
-            backbone=known.get(name),
+            backbone=(backbones or {}).get(name),
         )
         for name, kind in kinds.items()
     ]
@@ -92,39 +92,40 @@ def build(
     return model, build_method(recipe.method, recipe.options, recipe.training, model)
 
 
-def _tell_unlabelled(rows: Sequence[Row]) -> None:
+def _report_unlabelled(rows: Sequence[Row]) -> None:
     if count := sum(row.label is None for row in rows):
         print_status(
-            f"train: {count} of {len(rows)} rows have no label: they are for a DUC loss, which "
-            "`dimml` has after its warm-up (docs/method.md); other methods leave them out"
+            f"train: {count} of {len(rows)} rows have no label; only the DUC loss of the method "
+            "`dimml` uses them, after the warm-up (see docs/method.md)"
         )
 
 
 def _check_readable(train: Split, labels: Sequence[str], modalities: Sequence[str]) -> None:
-    """Refuses a train split whose labelled rows can be read too rarely to learn from.
+    """Reject a train split that has too few readable labelled rows.
 
     Raises:
-        ManifestError: no readable row has one of the labels, or fewer than two have a modality.
+        ManifestError: If a label has no readable row, or a modality fewer than two.
     """
-    known = labelled_rows(train.labels)
-    found = set(train.labels[known].tolist())
-    if lost := [label for number, label in enumerate(labels) if number not in found]:
+    labelled = labelled_rows(train.labels)
+    classes = set(train.labels[labelled].tolist())
+    if lost := [label for number, label in enumerate(labels) if number not in classes]:
         raise ManifestError(
             f"no readable row of the train split has the label {', '.join(lost[:5])}; the first "
             f"cell that cannot be read: {train.problems[0]}"
         )
-    for name, count in zip(modalities, train.present[known].sum(axis=0), strict=True):
+    for name, count in zip(modalities, train.present[labelled].sum(axis=0), strict=True):
         if count < 2:
             raise ManifestError(
-                f"{name}: fewer than two labelled rows of the train split have it readable; the "
-                f"first cell that cannot be read: {train.problems[0]}"
+                f"{name}: fewer than two labelled rows of the train split have a readable cell; "
+                f"the first cell that cannot be read: {train.problems[0]}"
             )
 
 
 def _specifications(
     recipe: Recipe, rows: Sequence[Row]
 ) -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes]]]:
-    specs, assets = {}, {}
+    specs: dict[str, ModalitySpec] = {}
+    assets: dict[str, dict[str, bytes]] = {}
     for name, config in recipe.modalities.items():
         kind = KINDS[config.kind]
         assets[name] = {}
@@ -149,6 +150,6 @@ def _tokenizer(name: str, config: ModalityConfig, texts: Sequence[str]) -> bytes
         return config.tokenizer.read_bytes()
     except OSError as error:
         raise RecipeError(
-            f"modalities.{name}.tokenizer: cannot read {config.tokenizer} ({error.strerror}); name "
-            "a tokenizer.json, or leave the key out to train one"
+            f"modalities.{name}.tokenizer: cannot read {config.tokenizer} ({error.strerror}); give "
+            "the path of a tokenizer.json, or leave the key out to train one"
         ) from error

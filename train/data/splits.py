@@ -1,4 +1,4 @@
-"""The rows of a training run: which of a table take part, and why others do not."""
+"""The rows of a table that take part in training or evaluation, and the tokenizer of their text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from dimml.errors import ManifestError
+from dimml.progress import print_status
 from dimml.samples import is_absent
 from dimml.table import Row, column_names, missing_columns, read_rows
 from train.methods.base import UNLABELLED
@@ -19,18 +20,18 @@ SPLITS = ("train", "validation", "test")
 
 
 def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list[Row]]:
-    """The rows that training needs, by split, refused here where they cannot make a classifier.
+    """Return the rows of the train and validation splits, and reject rows that cannot be learnt.
 
-    Those of the train split without a label are among them, where they have two modalities or more:
-    one can teach the other.
+    The train split includes rows without a label that have two or more modalities, because one
+    modality can teach another.
 
     Raises:
-        ManifestError: a modality has no column or too few rows, there are fewer than two labels, or
-            the validation split has one that the train split has not.
+        ManifestError: If a modality has no column or too few rows, there are fewer than two labels,
+            or a label of the validation split does not occur in the train split.
     """
     if missing := missing_columns(column_names(path), kinds):
         raise ManifestError(
-            f"{missing.message(path)}; a modality of a recipe has the name of its column"
+            f"{missing.message(path)}; name each modality of the recipe as its column"
         )
     rows = {
         "train": read_split(path, kinds, "train", pairs=True),
@@ -40,13 +41,13 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
     labels = {str(row.label) for row in labelled}
     if len(labels) < 2:
         raise ManifestError(
-            f"the train split of {path} has one label, {labels.pop()}; a classifier needs two or "
-            "more, each with a row in the train split"
+            f"the train split of {path} has one label, {labels.pop()}; a classifier needs at least "
+            "two, each with a row in the train split"
         )
     if unknown := sorted({str(row.label) for row in rows["validation"]} - labels):
         raise ManifestError(
-            f"the validation split of {path} has labels that its train split has not: "
-            f"{', '.join(unknown[:5])}; give each a row in the train split"
+            f"the validation split of {path} has labels that its train split lacks: "
+            f"{', '.join(unknown[:5])}; add a row with each to the train split"
         )
     for name in kinds:
         if sum(not is_absent(row.sample[name]) for row in labelled) < 2:
@@ -58,16 +59,16 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
 
 
 def read_split(path: Path, kinds: Mapping[str, str], split: str, pairs: bool = False) -> list[Row]:
-    """The labelled rows of a split that have at least one modality.
+    """Return the labelled rows of a split that have at least one modality.
 
     Args:
-        path: of the table.
-        kinds: modality to its kind.
-        split: its name.
-        pairs: also the rows without a label that have two modalities or more.
+        path: The table.
+        kinds: Modality to kind.
+        split: The name of the split.
+        pairs: Whether to include rows without a label that have two or more modalities.
 
     Raises:
-        ManifestError: there is no labelled row.
+        ManifestError: If the table has no `label` column or the split has no labelled row.
     """
     if "label" not in column_names(path):
         raise ManifestError(
@@ -75,44 +76,53 @@ def read_split(path: Path, kinds: Mapping[str, str], split: str, pairs: bool = F
         )
     rows = []
     for row in read_rows(path, kinds, split):
-        given = sum(not is_absent(value) for value in row.sample.values())
-        if given and (row.label is not None or (pairs and given > 1)):
+        count = sum(not is_absent(value) for value in row.sample.values())
+        if count and (row.label is not None or (pairs and count > 1)):
             rows.append(row)
     if all(row.label is None for row in rows):
         raise ManifestError(
-            f"{path} has no labelled row in its {split} split: {_why_none(path, kinds, split)}"
+            f"{path} has no labelled row in its {split} split: "
+            f"{_explain_no_rows(path, kinds, split)}"
         )
     return rows
 
 
-def _why_none(path: Path, kinds: Mapping[str, str], split: str) -> str:
-    found = {row.split or "(empty)" for row in read_rows(path, kinds)}
-    if split in found:
+def _explain_no_rows(path: Path, kinds: Mapping[str, str], split: str) -> str:
+    splits = {row.split or "(empty)" for row in read_rows(path, kinds)}
+    if split in splits:
         return "none of its rows has both a label and a modality"
     return (
-        f"its column `split` holds {', '.join(sorted(found)[:10]) or 'nothing'}, and a split is "
-        f"called {', '.join(SPLITS)}"
+        f"its column `split` holds {', '.join(sorted(splits)[:10]) or 'nothing'}; the names of "
+        f"splits are {', '.join(SPLITS)}"
     )
 
 
+def report_unreadable(split: str, problems: Sequence[str]) -> None:
+    """Tell the user how many cells of a split cannot be read, and why the first cannot."""
+    if problems:
+        print_status(
+            f"{split}: {len(problems)} unreadable cells count as absent; the first: {problems[0]}"
+        )
+
+
 def table_sha256(path: Path) -> str:
-    """The sha256 of a table: which data a run was trained on.
+    """Return the sha256 of a table, which identifies the data of a run.
 
     Raises:
-        ManifestError: it cannot be read.
+        ManifestError: If the table cannot be read.
     """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ManifestError(
-            f"cannot read the table {path} ({error.strerror}); where a recipe's `data` is a "
-            f"relative path, it starts at the current folder, {Path.cwd()}"
+            f"cannot read the table {path} ({error.strerror}); a relative path in a recipe's "
+            f"`data` starts at the current folder, {Path.cwd()}"
         ) from error
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> bytes:
-    """A byte-pair tokenizer of lower-cased text, as the bytes of its `tokenizer.json`."""
+    """Train a byte-pair tokenizer of lower-cased text, and return its `tokenizer.json`."""
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -128,16 +138,20 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> bytes:
 
 
 def labelled_rows(labels: np.ndarray) -> np.ndarray:
-    """The rows, int64 [n], of labels [N] that are not `UNLABELLED`."""
+    """Return the numbers, int64 [n], of the labels [N] that are not `UNLABELLED`."""
     return np.flatnonzero(labels != UNLABELLED)
 
 
 def training_rows(labels: np.ndarray, unlabelled: bool) -> np.ndarray:
-    """The rows of an epoch, int64 [n], of labels [N].
+    """Return the row numbers of an epoch, int64 [n].
 
-    All rows, those with a label as often as makes them about half where they are fewer. Without
-    `unlabelled`, those with a label take the places of the others too: every method takes equally
-    many steps.
+    With `unlabelled`, the epoch has all rows, and repeats the labelled ones if they are fewer, so
+    that they make up about half. Otherwise labelled rows take the places of the others, so that
+    every method takes the same number of steps.
+
+    Args:
+        labels: int64 [N], `UNLABELLED` for a row without a label.
+        unlabelled: Whether rows without a label take part.
     """
     labelled, rest = labelled_rows(labels), np.flatnonzero(labels == UNLABELLED)
     repeats = max(1, round(len(rest) / len(labelled)))

@@ -1,7 +1,7 @@
 """Data sets that `dimml data` writes as files and a manifest.
 
-`DATASETS` names the module whose `write(out, ...)` writes a data set. A module is imported when its
-data set is written, so listing the names needs no package of any data set.
+`DATASETS` maps each name to the module whose `write(out, ...)` writes the data set. A module is
+imported only to write its data set, because it may need packages that are not installed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ DATASETS: dict[str, str] = {"digits": "train.datasets.digits"}
 
 
 def require(module: str) -> ModuleType:
-    """Import a module that only the writing of a data set needs.
+    """Import a module that is needed only to write a data set.
 
     Raises:
-        UsageError: If its package is not installed; the message says how to install it.
+        UsageError: If the package of the module is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"{module} cannot be imported ({error}); writing this data set needs it. "
-            "Run: pip install -e '.[train]'"
+            f"{module} cannot be imported ({error}), but this data set needs it; "
+            "run `pip install -e '.[train]'`"
         ) from error

@@ -1,9 +1,9 @@
 """Digits in three modalities: handwritten, spoken and spelled out in ten languages.
 
-Images are the digits of scikit-learn's `load_digits`, distorted. espeak-ng speaks the words of
-num2words, and the texts are these words with typing errors. Each modality alone is sometimes
-ambiguous, and their errors are independent, so combining them helps. No source image and no speaker
-of one split appears in another.
+Images are distorted digits of scikit-learn's `load_digits`, clips are words of num2words that
+espeak-ng speaks, and texts are such words with typing errors. Each modality alone is sometimes
+ambiguous, and the distortions are independent, so combining modalities helps. The splits share no
+source image and no speaker.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SPLITS = ("train", "validation", "test")
 ROWS: Mapping[str, int] = {"train": 4000, "validation": 1500, "test": 1500}
 SOURCE_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 EMPTY_RATE = 0.1
-# More threads would wait for each other, because espeak-ng speaks one word at a time.
+# While one thread waits for espeak-ng, which speaks one word at a time, the other draws an image.
 THREADS = 2
 
-# The name of a language in num2words, and its file in espeak-ng.
+# Languages: their names in num2words and their files in espeak-ng.
 LANGUAGES = {
     "de": "gmw/de",
     "en": "gmw/en",
@@ -48,7 +48,7 @@ LANGUAGES = {
     "ru": "zle/ru",
     "sv": "gmq/sv",
 }
-# Voice variants of espeak-ng. Variants that sound alike are all in the train split.
+# Voice variants of espeak-ng by split. All variants that sound alike are in the train split.
 SPEAKERS: Mapping[str, tuple[str, ...]] = {
     split: tuple(names.split())
     for split, names in {
@@ -66,8 +66,8 @@ SPEAKERS: Mapping[str, tuple[str, ...]] = {
     }.items()
 }
 
-# The difficulty of each modality. Small networks reach about 82 % accuracy on speech and 90 % on
-# images and words; all three together reach more than 97 %.
+# These ranges set the difficulty. Small networks reach an accuracy of about 82 % on speech and 90 %
+# on images and on words; all three modalities together reach more than 97 %.
 SAMPLE_RATE = 16_000
 CLIP_SECONDS = (0.9, 1.2)
 WORDS_PER_MINUTE = (120, 220)
@@ -95,16 +95,16 @@ COLUMNS = ("id", "split", "label", "audio", "image", "text")
 def write(out: Path, *, seed: int = 0, rows: Mapping[str, int] = ROWS) -> Path:
     """Write the data set into a folder, which appears when it is complete.
 
-    With the same versions of the packages, the same seed writes the same bytes. Row k of a split
-    does not depend on the number of rows.
+    The same seed and package versions give the same bytes. Row k of a split does not depend on the
+    number of rows.
 
     Args:
-        out: A folder that does not exist or is empty.
-        seed: 0 or more.
-        rows: Split to the number of rows to write.
+        out: Folder to write, which does not exist or is empty.
+        seed: Seed of all random numbers, 0 or more.
+        rows: Split to the number of its rows.
 
     Returns:
-        The path of the manifest.
+        Path of the manifest.
 
     Raises:
         UsageError: If `out` is not empty, a package is missing, or an argument is out of range.
@@ -112,7 +112,7 @@ def write(out: Path, *, seed: int = 0, rows: Mapping[str, int] = ROWS) -> Path:
     _check(out, seed, rows)
     target = out.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The staging folder is on the file system of the target, so that the last step is a rename.
+    # Only a rename within one file system is atomic, so the staging folder is next to the target.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
         folder = Path(staging) / target.name
         for modality in ("audio", "image"):
@@ -125,49 +125,49 @@ def write(out: Path, *, seed: int = 0, rows: Mapping[str, int] = ROWS) -> Path:
 
 
 def split_sources(seed: int) -> dict[str, dict[int, Indices]]:
-    """Divide the source images among the splits, every label in the same proportions.
+    """Divide the source images among the splits, in the same proportions for each label.
 
     Returns:
-        For each split and label, indices into `load_sources`; no index occurs twice.
+        Split to label to indices into the arrays of `load_sources`; no index occurs twice.
     """
     rng = np.random.default_rng(seed)
     _, labels = load_sources()
-    shared: dict[str, dict[int, Indices]] = {split: {} for split in SPLITS}
+    sources: dict[str, dict[int, Indices]] = {split: {} for split in SPLITS}
     for label in range(10):
         indices = rng.permutation(np.flatnonzero(labels == label))
         shares = np.cumsum([SOURCE_SHARES[split] for split in SPLITS[:-1]])
         parts = np.split(indices, np.round(shares * len(indices)).astype(int))
         for split, part in zip(SPLITS, parts, strict=True):
-            shared[split][label] = part
-    return shared
+            sources[split][label] = part
+    return sources
 
 
 @lru_cache(maxsize=1)
 def load_sources() -> tuple[NDArray[np.float64], Indices]:
-    """Return the handwritten digits: pixels [1797, 8, 8], 0 (paper) to 16 (ink), labels [1797]."""
+    """Return handwritten digits: pixels [1797, 8, 8], 0 (paper) to 16 (ink), and labels [1797]."""
     digits = require("sklearn.datasets").load_digits()
     return digits.images, digits.target
 
 
 @lru_cache(maxsize=len(LANGUAGES))
 def number_words(language: str) -> tuple[str, ...]:
-    """Return the words for 0 to 9 in one of `LANGUAGES`."""
+    """Return the words for the digits 0 to 9 in one of `LANGUAGES`."""
     num2words = require("num2words").num2words
     return tuple(unicodedata.normalize("NFC", num2words(n, lang=language)) for n in range(10))
 
 
 def draw_image(source: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a source image [8, 8] shifted, rotated, faded, occluded and noisy, as [32, 32]."""
+    """Scale a source image [8, 8] to [32, 32], and rotate, shift, fade, occlude and add noise."""
     angle = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    turn *= len(source) / IMAGE_SIZE / rng.uniform(*ZOOM)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix *= len(source) / IMAGE_SIZE / rng.uniform(*ZOOM)
     centre = IMAGE_SIZE / 2 + rng.uniform(-SHIFT_PIXELS, SHIFT_PIXELS, 2)
-    # Pillow expects the inverse transform: from a pixel of the result to the source.
-    origin = len(source) / 2 - turn @ centre
+    # Pillow expects the inverse transform, from a pixel of the result to a point of the source.
+    offset = len(source) / 2 - matrix @ centre
     strokes = Image.fromarray((source / 16).astype(np.float32)).transform(
         (IMAGE_SIZE, IMAGE_SIZE),
         Image.Transform.AFFINE,
-        np.column_stack([turn, origin]).ravel().tolist(),
+        np.column_stack([matrix, offset]).ravel().tolist(),
         Image.Resampling.BICUBIC,
     )
     paper = rng.uniform(*PAPER)
@@ -183,7 +183,7 @@ def draw_image(source: NDArray[np.float64], rng: np.random.Generator) -> NDArray
 def draw_clip(
     word: str, language: str, speakers: tuple[str, ...], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return a noisy clip in which one of the speakers says the word: samples [n], -1 to 1."""
+    """Return a noisy clip in which a random speaker says the word: samples [n], -1 to 1."""
     voice = Voice(
         language=LANGUAGES[language],
         speaker=speakers[rng.integers(len(speakers))],
@@ -243,7 +243,7 @@ def _write_row(
 
 
 def _save_clip(clip: NDArray[np.float64], path: Path) -> None:
-    # soundfile would wait for the disk after every file.
+    # `wave` is faster than soundfile, which waits for the disk after each file.
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, len(clip), "NONE", "not compressed"))
         file.writeframes(np.round(32767 * clip).astype("<i2").tobytes())
@@ -251,8 +251,8 @@ def _save_clip(clip: NDArray[np.float64], path: Path) -> None:
 
 def _check(out: Path, seed: int, rows: Mapping[str, int]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already exists. Remove it, or choose another folder.")
+        raise UsageError(f"{out} already exists; remove it, or choose another folder")
     if unknown := sorted(set(rows) - set(SPLITS)):
-        raise UsageError(f"There is no split {', '.join(unknown)}; choose {', '.join(SPLITS)}.")
+        raise UsageError(f"unknown split {', '.join(unknown)}; choose from {', '.join(SPLITS)}")
     if seed < 0 or min(rows.values(), default=0) < 0:
-        raise UsageError("The seed and the numbers of rows must be 0 or more.")
+        raise UsageError("the seed and the number of rows of each split must be 0 or more")

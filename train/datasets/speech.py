@@ -1,6 +1,6 @@
 """Synthetic speech in noise.
 
-espeak-ng synthesises the speech, with the library and voices that `espeakng-loader` bundles.
+The package `espeakng-loader` bundles espeak-ng, the library and the voices that synthesise speech.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from train.datasets import require
 
 SAMPLE_RATE = 22_050
 
-# From espeak-ng's speak_lib.h.
+# Constants of espeak-ng's speak_lib.h.
 _SYNCHRONOUS_RETRIEVAL = 2
 _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
@@ -31,14 +31,14 @@ _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4
 _RANDOM_SEED = 1
 _BUFFER_MILLISECONDS = 2_000
 
-# espeak-ng's pauses before and after a word stay below this fraction of the peak.
-_SILENCE = 0.01
+# The pauses of espeak-ng before and after a word stay below this fraction of the peak.
+_SILENCE_FRACTION = 0.01
 
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
-# The library keeps its state in global variables.
-_one_at_a_time = threading.Lock()
+# The library keeps its state in global variables, so only one thread may use it at a time.
+_library_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Voice:
     """A voice of espeak-ng and its settings.
 
     Attributes:
-        language: The language file with its family: `roa/fr`. The short name `fr` works too, but
-            espeak-ng then reads every voice.
+        language: The language file with its family, such as `roa/fr`. With the short name `fr`,
+            espeak-ng reads all voices to find it.
         speaker: The name of a voice variant.
         rate: Words per minute, 80 or more.
-        pitch: 0 to 100; 50 is the speaker's own.
-        pitch_range: 0 (monotone) to 100; 50 is the speaker's own.
+        pitch: 0 to 100; 50 is the natural pitch of the speaker.
+        pitch_range: 0 (monotone) to 100; 50 is the natural range of the speaker.
     """
 
     language: str
@@ -64,18 +64,18 @@ class Voice:
 def synthesize(text: str, voice: Voice) -> NDArray[np.int16]:
     """Synthesise speech.
 
-    The same arguments give the same samples, whatever was spoken before, except for the two
-    variants that use the C library's random numbers (`Reed` and `caleb`).
+    The same arguments give the same samples in any order of calls, except for the two variants that
+    use the random numbers of the C library (`Reed` and `caleb`).
 
-    Call it outside the main thread if Ctrl-C has to work: Python raises KeyboardInterrupt in the
-    main thread, and ctypes drops an exception that is raised during a callback of the library.
+    To keep Ctrl-C working, call this function outside the main thread: Python raises
+    KeyboardInterrupt in the main thread, and ctypes drops exceptions in callbacks of the library.
 
     Returns:
         Samples [n], mono, at `SAMPLE_RATE`.
 
     Raises:
         UsageError: If `espeakng-loader` is not installed or its voices cannot be read.
-        DimmlError: If espeak-ng does not know the voice, or fails.
+        DimmlError: If espeak-ng has no such voice, or fails.
     """
     blocks: list[bytes] = []
 
@@ -85,12 +85,12 @@ def synthesize(text: str, voice: Voice) -> NDArray[np.int16]:
         return 0
 
     callback = _Callback(receive)
-    with _one_at_a_time, _fresh_library() as library:
+    with _library_lock, _fresh_library() as library:
         library.espeak_SetSynthCallback(callback)
         name = f"{voice.language}+{voice.speaker}"
-        # espeak-ng silently uses its default voice for an unknown variant.
+        # For an unknown variant, espeak-ng uses its default voice without an error.
         if not (data_folder() / "voices" / "!v" / voice.speaker).is_file():
-            raise DimmlError(f"espeak-ng has no voice variant {voice.speaker!r}.")
+            raise DimmlError(f"espeak-ng has no voice variant {voice.speaker!r}")
         _check(library.espeak_SetVoiceByName(name.encode()), f"choosing the voice {name!r}")
         _check(library.espeak_SetParameter(_RATE, voice.rate, 0), "setting the rate")
         _check(library.espeak_SetParameter(_PITCH, voice.pitch, 0), "setting the pitch")
@@ -102,9 +102,9 @@ def synthesize(text: str, voice: Voice) -> NDArray[np.int16]:
 
 
 def resample(speech: NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
-    """Resample speech of `synthesize` to -1 .. 1, without the silence before and after it."""
+    """Resample speech of `synthesize`, scale it to -1 .. 1, and trim silence at both ends."""
     samples: NDArray[np.float64] = soxr.resample(speech / 32768, SAMPLE_RATE, sample_rate)
-    audible = np.flatnonzero(np.abs(samples) > _SILENCE * np.abs(samples).max())
+    audible = np.flatnonzero(np.abs(samples) > _SILENCE_FRACTION * np.abs(samples).max())
     return samples[audible[0] : audible[-1] + 1]
 
 
@@ -121,11 +121,11 @@ def mix(
 
     Args:
         speech: Samples [m].
-        length: Length of the clip in samples; at least that of the speech is used.
-        snr: Power of the speech over the power of the noise in decibels.
-        level: Root mean square of the clip in decibels below full scale; less if it would clip.
-        noise_exponent: See `coloured_noise`.
-        rng: Draws the noise and the position.
+        length: Length of the clip in samples; longer speech lengthens the clip.
+        snr: Ratio of the speech's power to the noise's power, in decibels.
+        level: Root mean square in decibels of full scale; lowered if samples would exceed it.
+        noise_exponent: Exponent of `coloured_noise`.
+        rng: Source of the noise and the position.
 
     Returns:
         Samples [max(length, m)], from -1 to 1.
@@ -140,7 +140,7 @@ def mix(
 
 
 def coloured_noise(length: int, exponent: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return noise [length] with power 1, distributed over frequencies f as 1 / f ** exponent.
+    """Return noise [length] of mean power 1 whose power density falls as 1 / f ** exponent.
 
     The exponent is 0 for white, 1 for pink, 2 for brown and -1 for blue noise.
     """
@@ -153,7 +153,7 @@ def coloured_noise(length: int, exponent: float, rng: np.random.Generator) -> ND
 
 
 def data_folder() -> Path:
-    """Return the folder of the languages and voices."""
+    """Return the folder of espeak-ng's languages and voices."""
     return Path(require("espeakng_loader").get_data_path())
 
 
@@ -161,9 +161,9 @@ def data_folder() -> Path:
 def _fresh_library() -> Iterator[ctypes.CDLL]:
     """Load the library for the block, and unload it afterwards.
 
-    espeak-ng carries state from one utterance to the next, such as the phase of a voice's flutter,
-    which neither its seed nor `espeak_Terminate` resets. Loading the library again resets it in
-    0.3 ms, if the C library really unloads it (musl does not) and nothing else has it loaded.
+    espeak-ng keeps state between utterances, such as the phase of a voice's flutter, which neither
+    a seed nor `espeak_Terminate` resets. Loading the library again resets the state in 0.3 ms, but
+    only where the C library unloads it (musl does not) and no other code has it loaded.
     """
     library = ctypes.CDLL(require("espeakng_loader").get_library_path())
     try:
@@ -173,8 +173,8 @@ def _fresh_library() -> Iterator[ctypes.CDLL]:
         )
         if rate != SAMPLE_RATE:
             raise UsageError(
-                f"espeak-ng cannot read its voices in {folder} (it answered {rate}). Its limit for "
-                "that path is 160 characters; if it is shorter, reinstall espeakng-loader."
+                f"espeak-ng cannot read its voices in {folder} (status {rate}); reinstall "
+                "espeakng-loader, in a folder whose path has at most 160 characters"
             )
         library.espeak_ng_SetRandSeed(ctypes.c_long(_RANDOM_SEED))
         yield library
@@ -185,7 +185,7 @@ def _fresh_library() -> Iterator[ctypes.CDLL]:
 
 def _check(status: int, action: str) -> None:
     if status != 0:
-        raise DimmlError(f"espeak-ng failed while {action} (status {status}).")
+        raise DimmlError(f"espeak-ng failed while {action} (status {status})")
 
 
 def _root_mean_square(samples: NDArray[np.float64]) -> float:

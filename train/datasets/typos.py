@@ -1,4 +1,4 @@
-"""Typing errors: neighbouring keys, doubled, lost and swapped letters, and dropped accents."""
+"""Typing errors: wrong, extra, lost, doubled and swapped letters, and dropped accents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEYBOARDS = (
 
 
 def misspell(word: str, rng: np.random.Generator) -> str:
-    """Return the word with typing errors; never empty."""
+    """Return the word with random typing errors and capitals; never an empty text."""
     if rng.random() < ACCENTS_DROPPED_RATE:
         word = without_accents(word)
     for _ in range(rng.binomial(len(word), TYPO_RATE)):
@@ -27,7 +27,8 @@ def misspell(word: str, rng: np.random.Generator) -> str:
     return CASES[rng.integers(len(CASES))](word)
 
 
-# The typing errors, as functions of a word, a position and a key beside the key of that letter.
+# Functions of a word, a position and a neighbour of that letter on the keyboard: a wrong letter, an
+# extra letter, a lost letter, a doubled letter, and two swapped letters.
 TYPOS: tuple[Callable[[str, int, str], str], ...] = (
     lambda word, at, near: word[:at] + near + word[at + 1 :],
     lambda word, at, near: word[:at] + near + word[at:],

@@ -40,11 +40,13 @@ class Joint(Method):
     Attributes:
         head: Linear from [N, M * D] to logits [N, K].
         mean: [M, D], the mean training feature of each modality, set after training.
+        has_mean_reference: Whether a comparison also shows the answer with `fill: mean`.
     """
 
     Options = JointOptions
     options: JointOptions
     finishes = True
+    has_mean_reference = True
     mean: Tensor
 
     def build_heads(self, model: MultimodalModel) -> None:
@@ -69,6 +71,8 @@ class Joint(Method):
         self.mean.copy_(total / rows.present.sum(dim=0).clamp_min(1).unsqueeze(-1))
 
     def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
+        if not self.has_mean_reference:
+            return {}
         return {"joint-mean": Readout(lambda values, mask: (self._filled(values, mask), None))}
 
     def _head(self, features: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ them, a random one stays. Simplified: the encoders are not pre-trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import pydantic
@@ -17,9 +16,8 @@ from torch import Tensor
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
-from train.methods.base import FeatureSource, Trial, drop_modalities
+from train.methods.base import Trial, drop_modalities
 from train.methods.joint import Joint, JointOptions
-from train.readout import Readout
 
 
 class JointDropoutOptions(JointOptions):
@@ -37,12 +35,10 @@ class JointDropout(Joint):
 
     Options = JointDropoutOptions
     options: JointDropoutOptions
+    has_mean_reference = False
     TRIALS = (Trial(), Trial({"rate": 0.5}), Trial(learning_rate=2.0))
 
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
         kept = drop_modalities(rows.present, self.options.rate)
         remaining = EncodedRows(blank_absent(rows.features, kept), kept, rows.labels)
         return super().losses(model, remaining, epoch)
-
-    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
-        return {}

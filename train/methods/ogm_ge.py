@@ -17,7 +17,6 @@ normalisation are not. Modulation lasts for the whole training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import pydantic
@@ -26,9 +25,8 @@ from torch import Tensor
 
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
-from train.methods.base import FeatureSource, Trial
+from train.methods.base import Trial
 from train.methods.joint import Joint, JointOptions
-from train.readout import Readout
 
 
 class GradientModulationOptions(JointOptions):
@@ -48,6 +46,7 @@ class GradientModulation(Joint):
 
     Options = GradientModulationOptions
     options: GradientModulationOptions
+    has_mean_reference = False
     TRIALS = (Trial(), Trial({"alpha": 0.8}), Trial(learning_rate=2.0))
 
     def build_heads(self, model: MultimodalModel) -> None:
@@ -74,9 +73,6 @@ class GradientModulation(Joint):
                 parameter.grad.mul_(coefficient)
                 if self.options.noise:
                     parameter.grad.add_(torch.randn_like(parameter.grad) * deviation)
-
-    def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
-        return {}
 
 
 def coefficients(logits: Tensor, present: Tensor, labels: Tensor, alpha: float) -> list[float]:

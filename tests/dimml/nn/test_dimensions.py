@@ -1,4 +1,4 @@
-"""`dimml.nn.dimensions` against the definition, restated with exact fractions and plain loops."""
+"""`dimml.nn.dimensions` against its definition, computed with exact fractions and loops."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimml.nn import dimensions
-from dimml.nn.dimensions import dimension_scores, effective_dimensions
+from dimml.nn.dimensions import correct_counts, effective_dimensions
+
+
+def dimension_scores(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    return correct_counts(features, labels, num_classes).double() / len(labels)
 
 
 def literal_scores(features: Tensor, labels: Tensor, num_classes: int) -> list[Fraction]:
     rows = [[Fraction(value) for value in row] for row in features.double().tolist()]
-    own = labels.tolist()
+    sample_classes = labels.tolist()
     scores = []
     for d in range(features.shape[1]):
         means = {}
         for c in range(num_classes):
-            members = [row[d] for row, label in zip(rows, own, strict=True) if label == c]
+            members = [
+                row[d] for row, label in zip(rows, sample_classes, strict=True) if label == c
+            ]
             if members:
                 means[c] = sum(members, Fraction(0)) / len(members)
-        right = 0
-        for row, label in zip(rows, own, strict=True):
+        correct = 0
+        for row, label in zip(rows, sample_classes, strict=True):
             nearest = min(means, key=lambda c: (abs(row[d] - means[c]), c))
-            right += nearest == label
-        scores.append(Fraction(right, len(rows)))
+            correct += nearest == label
+        scores.append(Fraction(correct, len(rows)))
     return scores
 
 
@@ -55,7 +61,7 @@ def test_scores_and_effective_dimensions_follow_the_definition(
     generator = torch.Generator().manual_seed(samples)
     labels = torch.randint(classes, (samples,), generator=generator)
     noise = torch.randn(samples, dims, generator=generator)
-    # Dimensions from useless to telling, so that scores differ.
+    # The label enters each dimension with another strength, so that scores differ.
     features = noise + labels.unsqueeze(1) * torch.linspace(0, 3, dims)
     assert_as_defined(features.to(dtype), labels, classes)
 
@@ -63,7 +69,7 @@ def test_scores_and_effective_dimensions_follow_the_definition(
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_scores_follow_the_definition_with_many_ties(data: st.DataObject) -> None:
-    # Small whole numbers in few classes, two members each, make half-way means and equal ones.
+    # Small integers in few classes of two samples each give many equal means and distances.
     classes = data.draw(st.integers(1, 4))
     dims = data.draw(st.integers(1, 4))
     occurring = data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=4))
@@ -74,24 +80,24 @@ def test_scores_follow_the_definition_with_many_ties(data: st.DataObject) -> Non
 
 
 def test_sample_between_two_means_goes_to_the_lower_class() -> None:
-    # Means 0 and 2; the samples at 1 tie.
+    # The means are 0 and 2, so both samples at 1 have equal distances.
     features = torch.tensor([[-1.0], [1.0], [1.0], [3.0]])
     assert dimension_scores(features, torch.tensor([0, 0, 1, 1]), 2).tolist() == [3 / 4]
-    # With the classes exchanged the tied sample of the other side is the one that is right.
+    # With the classes exchanged, the other sample at 1 is correct.
     assert dimension_scores(features, torch.tensor([1, 1, 0, 0]), 2).tolist() == [3 / 4]
     lopsided = torch.tensor([[-1.0], [0.0], [1.0], [2.0]])
     assert dimension_scores(lopsided, torch.tensor([0, 1, 0, 1]), 2).tolist() == [1 / 2]
 
 
 def test_constant_dimension_is_right_for_the_lowest_class() -> None:
-    # 0.1 has no exact binary form: sums that rounded would give the classes different means.
+    # 0.1 has no exact binary form, so rounded sums would give the classes different means.
     features = torch.full((12, 1), 0.1)
     labels = torch.tensor([2] * 5 + [4] * 7)
     assert dimension_scores(features, labels, 6).tolist() == [5 / 12]
 
 
 def test_class_without_samples_is_ignored() -> None:
-    # Class 0 has no samples; had it a mean of 0, both samples near 0 would go to it.
+    # Classes 0 and 4 are empty. With a mean of 0 for class 0, both samples near 0 would go to it.
     features = torch.tensor([[-0.1], [0.1], [5.0]])
     assert dimension_scores(features, torch.tensor([1, 2, 3]), 5).tolist() == [1.0]
 
@@ -100,7 +106,7 @@ def test_only_dimensions_above_the_average_are_effective() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     features = torch.tensor(
         [
-            # right: all    3 of 4   2 of 4 (constant)
+            # correct: all, 3 of 4 and 2 of 4 (a constant dimension)
             [0.0, 0.0, 1.0],
             [0.0, 0.0, 1.0],
             [1.0, 0.0, 1.0],
@@ -113,7 +119,7 @@ def test_only_dimensions_above_the_average_are_effective() -> None:
 
 @pytest.mark.parametrize("dims", range(1, 25))
 def test_equal_dimensions_are_not_effective(dims: int) -> None:
-    # Scores of 7/10: their rounded mean falls below 0.7 for some of these numbers of dimensions.
+    # The rounded mean of scores of 7/10 is below 0.7 for some of these numbers of dimensions.
     features = torch.ones(10, 1).expand(10, dims)
     labels = torch.tensor([0] * 7 + [1] * 3)
     assert dimension_scores(features, labels, 2).tolist() == [0.7] * dims
@@ -176,7 +182,7 @@ def test_labels_may_have_any_integer_type() -> None:
         (torch.tensor([[1.0], [float("inf")]]), torch.tensor([0, 1]), "only the rows that have"),
     ],
 )
-@pytest.mark.parametrize("function", [dimension_scores, effective_dimensions])
+@pytest.mark.parametrize("function", [correct_counts, effective_dimensions])
 def test_invalid_features_and_labels_are_rejected(function, features, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         function(features, labels, 2)

@@ -1,4 +1,4 @@
-"""Encoders: shapes of every kind and preset, frames, padding, and which weights are let in."""
+"""Encoders: shapes of each kind and preset, frames, padding, and pretrained weights."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TestFromScratch:
     def test_resnet18_has_the_expected_number_of_weights(self) -> None:
         encoder = build_encoder(kind_of("image"), DIM, preset="resnet18")
         assert isinstance(encoder, ImageEncoder)
-        # torchvision's has 11,689,512, of which its classifier of 1,000 has 513,000.
+        # torchvision's model has 11,689,512 weights, its classifier of 1,000 classes 513,000.
         assert sum(p.numel() for p in encoder.backbone.parameters()) == 11_689_512 - 513_000
 
     @pytest.mark.parametrize("time", [40, 101, 250])
@@ -121,15 +121,16 @@ class TestFromScratch:
         assert encode(encoder, random_inputs("audio", 2, time=time)).shape == (2, DIM)
 
     @pytest.mark.parametrize(
-        ("kind", "known"),
+        ("kind", "presets"),
         [
             ("audio", "small, resnet18, pretrained"),
             ("image", "small, resnet18, pretrained"),
             ("text", "small, pretrained"),
         ],
     )
-    def test_unknown_preset_error_lists_the_presets(self, kind: str, known: str) -> None:
-        with pytest.raises(RecipeError, match=f"{kind}: no encoder preset 'huge'.* known: {known}"):
+    def test_unknown_preset_error_lists_the_presets(self, kind: str, presets: str) -> None:
+        message = f"{kind}: no encoder preset 'huge'; choose one of: {presets}"
+        with pytest.raises(RecipeError, match=message):
             build_encoder(kind_of(kind), DIM, preset="huge")
 
 
@@ -139,9 +140,9 @@ def test_clip_features_are_the_mean_over_frames() -> None:
     single = build_encoder(kind_of("image"), DIM)
     single.load_state_dict(clip.state_dict())
     inputs = random_inputs("image", 2, frames=3)
-    each = torch.stack([encode(single, {"pixels": f}) for f in inputs["pixels"].unbind(1)])
-    torch.testing.assert_close(encode(clip, inputs), each.mean(dim=0), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(each[0], each[1], atol=1e-3)
+    frames = torch.stack([encode(single, {"pixels": f}) for f in inputs["pixels"].unbind(1)])
+    torch.testing.assert_close(encode(clip, inputs), frames.mean(dim=0), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(frames[0], frames[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("padding_id", [0, 5])
@@ -228,19 +229,20 @@ class TestRefusedWeights:
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize(
-        ("kind", "folder", "takes"), [("image", "bert", "input_ids"), ("text", "resnet", "pixel")]
+        ("kind", "folder", "input_name"),
+        [("image", "bert", "input_ids"), ("text", "resnet", "pixel_values")],
     )
     def test_pretrained_model_of_another_input_is_rejected(
-        self, request: pytest.FixtureRequest, kind: str, folder: str, takes: str
+        self, request: pytest.FixtureRequest, kind: str, folder: str, input_name: str
     ) -> None:
-        with pytest.raises(RecipeError, match=f"is a model of {takes}"):
+        with pytest.raises(RecipeError, match=f"reads {input_name}; choose a model"):
             pretrained(kind_of(kind), request.getfixturevalue(folder))
 
     def test_pretrained_model_with_too_few_tokens_is_rejected(self, tmp_path: Path) -> None:
         tiny_bert(vocab_size=WORDS - 1).save_pretrained(tmp_path)
-        with pytest.raises(RecipeError, match=r"has 20 tokens .* knows 19; set `tokenizer`"):
+        with pytest.raises(RecipeError, match=r"has 20 tokens .* has 19; set `tokenizer`"):
             pretrained(kind_of("text"), tmp_path)
 
     def test_pretrained_model_with_too_few_positions_is_rejected(self, bert: Path) -> None:
-        with pytest.raises(RecipeError, match=r"max_length is 17 .* reads 16 tokens"):
+        with pytest.raises(RecipeError, match=r"max_length is 17 .* reads at most 16 tokens"):
             pretrained(kind_of("text", max_length=17), bert)

@@ -1,4 +1,4 @@
-"""`dimml.nn.fusion` against the formulas, restated with loops."""
+"""`dimml.nn.fusion` against its formulas, computed with loops."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DIMS, CLASSES = 5, 4
 
 
 def all_subsets(modalities: int) -> Tensor:
-    """Every non-empty subset, bool [2 ** M - 1, M]."""
+    """Return all non-empty subsets, bool [2 ** M - 1, M]."""
     rows = itertools.product([False, True], repeat=modalities)
     return torch.tensor([row for row in rows if any(row)])
 
 
 def calibrated_fusion(modalities: int) -> CertaintyFusion:
-    """A head whose every temperature differs from 1 and from the others where it may."""
+    """Return a fusion whose temperatures differ from 1 and from each other where they may."""
     generator = torch.Generator().manual_seed(modalities)
     fusion = CertaintyFusion(DIMS, CLASSES, modalities)
     with torch.no_grad():
@@ -39,10 +39,10 @@ def calibrated_fusion(modalities: int) -> CertaintyFusion:
     return fusion.eval()
 
 
-def random_features(present: Tensor, dirt: float = 0.0) -> Tensor:
+def random_features(present: Tensor, filler: float = 0.0) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(*present.shape, DIMS, generator=generator)
-    return features.masked_fill(~present.unsqueeze(-1), dirt)
+    return features.masked_fill(~present.unsqueeze(-1), filler)
 
 
 def literal_softmax(values: list[float]) -> list[float]:
@@ -51,10 +51,10 @@ def literal_softmax(values: list[float]) -> list[float]:
 
 
 def literal_weights(logits: list[list[float]], present: list[bool], t: float) -> list[float]:
-    """Shares of one sample's modalities."""
+    """Return the weights of one sample's modalities."""
     exponentials = [
-        math.exp(max(literal_softmax(z)) / t) if here else 0.0
-        for z, here in zip(logits, present, strict=True)
+        math.exp(max(literal_softmax(z)) / t) if is_present else 0.0
+        for z, is_present in zip(logits, present, strict=True)
     ]
     return [value / sum(exponentials) for value in exponentials]
 
@@ -62,7 +62,7 @@ def literal_weights(logits: list[list[float]], present: list[bool], t: float) ->
 def literal_fusion(
     fusion: CertaintyFusion, features: list[list[float]], present: list[bool]
 ) -> tuple[list[float], list[float], list[list[float]]]:
-    """The answer for one sample: probabilities, weights, calibrated logits per modality."""
+    """Return probabilities, weights and calibrated logits per modality of one sample."""
     matrix = fusion.classifier.weight.tolist()
     bias = fusion.classifier.bias.tolist()
     logits = []
@@ -72,7 +72,7 @@ def literal_fusion(
         z = [(product + b) / t for product, b in zip(products, bias, strict=True)]
         logits.append(z if present[m] else [0.0] * CLASSES)
     weights = literal_weights(logits, present, fusion.fusion_temperature.item())
-    number = sum(2**m for m, here in enumerate(present) if here)
+    number = sum(2**m for m, is_present in enumerate(present) if is_present)
     t = fusion.subset_temperature[number].item()
     fused = [
         sum(w * z[k] for w, z in zip(weights, logits, strict=True)) / t for k in range(CLASSES)
@@ -171,17 +171,17 @@ def test_new_fusion_has_temperatures_of_one() -> None:
     assert_close(probabilities, (weights.unsqueeze(-1) * logits).sum(dim=1).softmax(dim=-1))
 
 
-@pytest.mark.parametrize("dirt", [NAN, float("inf"), -float("inf"), 1e30])
-def test_content_of_absent_slots_changes_no_answer(dirt: float) -> None:
+@pytest.mark.parametrize("filler", [NAN, float("inf"), -float("inf"), 1e30])
+def test_content_of_absent_slots_changes_no_answer(filler: float) -> None:
     fusion = calibrated_fusion(3)
     present = all_subsets(3)
     clean = fusion(random_features(present), present)
-    dirty = fusion(random_features(present, dirt), present)
-    for expected, actual in zip(clean, dirty, strict=True):
+    filled = fusion(random_features(present, filler), present)
+    for expected, actual in zip(clean, filled, strict=True):
         assert expected.isfinite().all()
         assert actual.equal(expected)
-    dirty_logits = clean[2].masked_fill(~present.unsqueeze(-1), dirt)
-    for expected, actual in zip(clean, fusion.fuse(dirty_logits, present), strict=False):
+    filled_logits = clean[2].masked_fill(~present.unsqueeze(-1), filler)
+    for expected, actual in zip(clean, fusion.fuse(filled_logits, present), strict=False):
         assert actual.equal(expected)
 
 

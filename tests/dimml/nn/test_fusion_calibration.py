@@ -1,4 +1,4 @@
-"""The temperatures of `CertaintyFusion`: stored, copied, or refused as a whole."""
+"""`CertaintyFusion.set_calibration`: copies valid values, and rejects invalid values as a whole."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def assert_close(actual: Tensor, expected: object) -> None:
 
 
 class TestCalibration:
-    good = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0], [0.3, -0.3])
+    valid = ([0.5, 2.0], 0.7, [1.0, 1.0, 1.0, 3.0], [0.3, -0.3])
 
     def test_calibration_is_part_of_the_state_dict(self) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
-        fusion.set_calibration(*self.good)
+        fusion.set_calibration(*self.valid)
         state = fusion.state_dict()
         assert set(state) == {
             "classifier.weight",
@@ -31,20 +31,20 @@ class TestCalibration:
             "subset_temperature",
             "modality_bias",
         }
-        assert_close(state["modality_temperature"], self.good[0])
-        assert_close(state["fusion_temperature"], self.good[1])
-        assert_close(state["subset_temperature"], self.good[2])
-        assert_close(state["modality_bias"], self.good[3])
+        assert_close(state["modality_temperature"], self.valid[0])
+        assert_close(state["fusion_temperature"], self.valid[1])
+        assert_close(state["subset_temperature"], self.valid[2])
+        assert_close(state["modality_bias"], self.valid[3])
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_set_calibration_copies_tensors(self, dtype: torch.dtype) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
-        given = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in self.good]
-        fusion.set_calibration(*given)
+        arguments = [torch.tensor(values, dtype=dtype, requires_grad=True) for values in self.valid]
+        fusion.set_calibration(*arguments)
         with torch.no_grad():
-            for values in given:
+            for values in arguments:
                 values.fill_(9.0)
-        for buffer, values in zip(fusion.buffers(), self.good, strict=True):
+        for buffer, values in zip(fusion.buffers(), self.valid, strict=True):
             assert_close(buffer, values)
             assert not buffer.requires_grad
             assert buffer.dtype == torch.float32
@@ -56,7 +56,7 @@ class TestCalibration:
             (0, [0.5, 0.0], "modality_temperature must be positive and finite"),
             (0, [0.5, -2.0], "modality_temperature must be positive and finite"),
             (0, [0.5, NAN], "modality_temperature must be positive and finite"),
-            # Too small for float32, the precision it would be stored in.
+            # Positive in float64, but 0 in float32, the type of the buffer.
             (
                 0,
                 torch.tensor([0.5, 1e-60], dtype=torch.float64),
@@ -77,18 +77,18 @@ class TestCalibration:
         self, position: int, value: object, message: str
     ) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
-        arguments = list(self.good)
+        arguments = list(self.valid)
         arguments[position] = value
         with pytest.raises(ValueError, match=message):
             fusion.set_calibration(*arguments)
         fresh = CertaintyFusion(DIMS, CLASSES, 2)
-        for buffer, untouched in zip(fusion.buffers(), fresh.buffers(), strict=True):
-            assert buffer.equal(untouched)
+        for buffer, default in zip(fusion.buffers(), fresh.buffers(), strict=True):
+            assert buffer.equal(default)
 
     def test_calibration_without_biases_sets_them_to_zero(self) -> None:
         fusion = CertaintyFusion(DIMS, CLASSES, 2)
-        fusion.set_calibration(*self.good)
-        fusion.set_calibration(*self.good[:3])
+        fusion.set_calibration(*self.valid)
+        fusion.set_calibration(*self.valid[:3])
         assert fusion.modality_bias.tolist() == [0, 0]
 
     def test_bias_shifts_weight_between_equally_certain_modalities(self) -> None:

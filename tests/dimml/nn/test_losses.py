@@ -1,4 +1,4 @@
-"""The cross-entropy terms of `dimml.nn.losses`, restated with loops in float64."""
+"""The cross-entropy terms of `dimml.nn.losses` against loops in float64."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ PRESENT = {
     "image": torch.tensor([1, 0, 1, 1, 1, 0, 1], dtype=torch.bool),
     "text": torch.tensor([0, 0, 1, 1, 1, 1, 1], dtype=torch.bool),
 }
+EVERYWHERE = dict.fromkeys(NAMES, torch.ones(SAMPLES, dtype=torch.bool))
 
 
 def random_values(names: tuple[str, ...], width: int, seed: int = 0) -> dict[str, Tensor]:
@@ -67,11 +68,11 @@ class TestMaskedCrossEntropy:
         literal.backward()
         torch.testing.assert_close(logits.grad, literal_logits.grad)
 
-    def test_cross_entropy_without_mask_averages_over_all_rows(self) -> None:
-        everywhere = torch.ones(SAMPLES, dtype=torch.bool)
+    def test_cross_entropy_with_full_mask_averages_over_all_rows(self) -> None:
+        all_present = EVERYWHERE["audio"]
         torch.testing.assert_close(
-            masked_cross_entropy(self.logits, self.labels),
-            literal_mean_cross_entropy(self.logits, self.labels, everywhere),
+            masked_cross_entropy(self.logits, self.labels, all_present),
+            literal_mean_cross_entropy(self.logits, self.labels, all_present),
         )
 
     def test_absent_rows_may_hold_nan_and_invalid_labels(self) -> None:
@@ -99,8 +100,8 @@ class TestMaskedCrossEntropy:
     @pytest.mark.parametrize(
         ("logits", "labels", "present", "message"),
         [
-            (torch.ones(3), torch.zeros(3), None, r"got \[3\] and \[3\]"),
-            (torch.ones(3, 2), torch.zeros(2), None, r"got \[3, 2\] and \[2\]"),
+            (torch.ones(3), torch.zeros(3), torch.ones(3).bool(), r"got \[3\] and \[3\]"),
+            (torch.ones(3, 2), torch.zeros(2), torch.ones(2).bool(), r"got \[3, 2\] and \[2\]"),
             (torch.ones(3, 2), torch.zeros(3), torch.tensor([True]), r"bool of shape \[3\]"),
             (torch.ones(3, 2), torch.zeros(3), torch.tensor([1, 0, 1]), "got torch.int64"),
         ],
@@ -121,16 +122,16 @@ class TestModalityCrossEntropy:
         self, names: tuple[str, ...], missing: bool
     ) -> None:
         values = random_values(names, CLASSES)
-        given = leaves(with_nan_where_absent(values) if missing else values)
-        literal_given = leaves(values)
-        everywhere = torch.ones(SAMPLES, dtype=torch.bool)
-        loss = modality_cross_entropy(given, self.labels, PRESENT if missing else None)
+        inputs = leaves(with_nan_where_absent(values) if missing else values)
+        literal_inputs = leaves(values)
+        present = PRESENT if missing else EVERYWHERE
+        loss = modality_cross_entropy(inputs, self.labels, present)
         literal = sum(
-            literal_mean_cross_entropy(z, self.labels, PRESENT[name] if missing else everywhere)
-            for name, z in literal_given.items()
+            literal_mean_cross_entropy(z, self.labels, present[name])
+            for name, z in literal_inputs.items()
         )
         torch.testing.assert_close(loss, literal)
-        torch.testing.assert_close(gradients(loss, given), gradients(literal, literal_given))
+        torch.testing.assert_close(gradients(loss, inputs), gradients(literal, literal_inputs))
 
     def test_modality_without_rows_adds_nothing(self) -> None:
         logits = random_values(NAMES[:2], CLASSES)
@@ -141,7 +142,7 @@ class TestModalityCrossEntropy:
 
     def test_modality_cross_entropy_rejects_missing_modalities_and_masks(self) -> None:
         with pytest.raises(ValueError, match="at least one modality"):
-            modality_cross_entropy({}, self.labels)
+            modality_cross_entropy({}, self.labels, {})
         with pytest.raises(ValueError, match=r"present lacks \['image'\]"):
             modality_cross_entropy(
                 random_values(NAMES[:2], CLASSES), self.labels, {"audio": PRESENT["audio"]}

@@ -39,13 +39,13 @@ def test_the_smallest_table_that_training_takes(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         (",photo,", ",phot,", "no column for photo (did you mean phot?); its columns are id, spl"),
-        ("2,train,hat", "2,train,shoe", "has one label, shoe; a classifier needs two"),
-        ("validation,hat", "validation,coat", "labels that its train split has not: coat"),
+        ("2,train,hat", "2,train,shoe", "has one label, shoe; a classifier needs at least two"),
+        ("validation,hat", "validation,coat", "labels that its train split lacks: coat"),
         ("b.png", "", "photo: fewer than two labelled rows of the train split"),
         (",label,", ",class,", "no column `label`; its columns are id, split, class, photo, title"),
         (",split,", ",part,", "no column `split`"),
-        ("validation", "val", "holds train, val, and a split is called train, validation, test"),
-        ("validation", "", "holds (empty), train, and a split is called"),
+        ("validation", "val", "holds train, val; the names of splits are train, validation, test"),
+        ("validation", "", "holds (empty), train; the names of splits are"),
         ("validation,hat", "validation,", "none of its rows has both a label and a modality"),
     ],
 )

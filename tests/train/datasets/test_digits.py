@@ -1,4 +1,4 @@
-"""The digits data set: its files, its splits and its reproducibility."""
+"""The digits data set: files, reproducibility, splits and writing."""
 
 from __future__ import annotations
 
@@ -139,24 +139,24 @@ class TestReproducibility:
         assert contents(out) == contents(manifest.parent)
 
     def test_row_does_not_depend_on_other_rows(self, manifest: Path, tmp_path: Path) -> None:
-        alone = digits.write(tmp_path / "digits", seed=3, rows={"test": 20})
-        everything = contents(manifest.parent)
-        files = contents(alone.parent)
+        small = digits.write(tmp_path / "digits", seed=3, rows={"test": 20})
+        all_files = contents(manifest.parent)
+        files = contents(small.parent)
         files.pop("manifest.parquet")
         assert len(files) > 20
-        assert files == {name: everything[name] for name in files}
+        assert files == {name: all_files[name] for name in files}
         assert (
-            pq.read_table(alone).to_pylist()
+            pq.read_table(small).to_pylist()
             == pq.read_table(manifest, filters=[("id", "<", "test-000020")]).to_pylist()[-20:]
         )
 
     def test_another_seed_writes_other_rows(self, manifest: Path, tmp_path: Path) -> None:
         other = digits.write(tmp_path / "digits", seed=4, rows={"test": 20})
         files = contents(other.parent)
-        everything = contents(manifest.parent)
-        common = files.keys() & everything.keys() - {"manifest.parquet"}
+        all_files = contents(manifest.parent)
+        common = files.keys() & all_files.keys() - {"manifest.parquet"}
         assert common
-        assert all(files[name] != everything[name] for name in common)
+        assert all(files[name] != all_files[name] for name in common)
 
     def test_speech_does_not_depend_on_earlier_speech(self) -> None:
         speakers = [name for names in digits.SPEAKERS.values() for name in names]
@@ -168,8 +168,8 @@ class TestReproducibility:
 
 class TestSplits:
     def test_every_source_image_is_in_one_split(self) -> None:
-        shared = digits.split_sources(0)
-        indices = np.concatenate([part for split in shared.values() for part in split.values()])
+        sources = digits.split_sources(0)
+        indices = np.concatenate([part for split in sources.values() for part in split.values()])
         assert sorted(indices) == list(range(1797))
 
     def test_sources_are_divided_label_by_label(self) -> None:
@@ -180,8 +180,8 @@ class TestSplits:
             assert max(sizes) - min(sizes) <= 6
 
     def test_seed_chooses_the_sources(self) -> None:
-        ours, others = digits.split_sources(0)["test"][7], digits.split_sources(1)["test"][7]
-        assert set(ours) != set(others)
+        first, second = (digits.split_sources(seed)["test"][7] for seed in (0, 1))
+        assert set(first) != set(second)
 
     def test_no_speaker_is_in_two_splits(self) -> None:
         speakers = [name for names in digits.SPEAKERS.values() for name in names]
@@ -212,25 +212,25 @@ class TestSplits:
         monkeypatch.setattr(digits, "draw_image", recorded_image)
         digits.write(tmp_path / "digits", rows={split: 60})
         pixels = digits.load_sources()[0]
-        ours = np.concatenate(list(digits.split_sources(0)[split].values()))
+        indices = np.concatenate(list(digits.split_sources(0)[split].values()))
         assert len(speakers) > 5
         assert speakers <= set(digits.SPEAKERS[split])
         assert len(drawn) > 30
-        assert set(drawn) <= {pixels[index].tobytes() for index in ours}
+        assert set(drawn) <= {pixels[index].tobytes() for index in indices}
 
 
 class TestWriting:
     def test_folder_with_content_is_not_changed(self, tmp_path: Path) -> None:
-        (tmp_path / "mine.txt").write_text("mine")
-        with pytest.raises(UsageError, match="Remove it, or choose another"):
+        (tmp_path / "notes.txt").write_text("notes")
+        with pytest.raises(UsageError, match="already exists; remove it, or choose another"):
             digits.write(tmp_path, rows={"test": 1})
-        assert contents(tmp_path) == {"mine.txt": b"mine"}
+        assert contents(tmp_path) == {"notes.txt": b"notes"}
 
     def test_existing_file_is_not_changed(self, tmp_path: Path) -> None:
-        (tmp_path / "digits").write_text("mine")
+        (tmp_path / "digits").write_text("notes")
         with pytest.raises(UsageError, match="already exists"):
             digits.write(tmp_path / "digits", rows={"test": 1})
-        assert contents(tmp_path) == {"digits": b"mine"}
+        assert contents(tmp_path) == {"digits": b"notes"}
 
     def test_empty_folder_is_filled(self, tmp_path: Path) -> None:
         out = tmp_path / "digits"
@@ -245,7 +245,7 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"rows": {"dev": 1}}, "no split dev; choose train, validation, test"),
+            ({"rows": {"dev": 1}}, "unknown split dev; choose from train, validation, test"),
             ({"rows": {"test": -1}}, "0 or more"),
             ({"seed": -1}, "0 or more"),
         ],
@@ -272,21 +272,21 @@ class TestWriting:
     def test_interrupt_between_rows_cancels_the_remaining_rows(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        started = []
+        drawn = []
 
         def interrupted(items: Iterator[object], *_: object) -> Iterator[object]:
             yield next(items)
             raise KeyboardInterrupt
 
         def counted(source: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-            started.append(source)
+            drawn.append(source)
             return np.zeros((32, 32), np.uint8)
 
         monkeypatch.setattr(digits, "track", interrupted)
         monkeypatch.setattr(digits, "draw_image", counted)
         with pytest.raises(KeyboardInterrupt):
             digits.write(tmp_path / "digits", rows={"train": 2_000})
-        assert len(started) < 1_000
+        assert len(drawn) < 1_000
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.usefixtures("uncached")

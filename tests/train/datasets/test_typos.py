@@ -12,7 +12,7 @@ class TestWords:
         for language in digits.LANGUAGES:
             for number, word in enumerate(digits.number_words(language)):
                 meanings.setdefault(typos.without_accents(word).lower(), set()).add(number)
-        assert {word: found for word, found in meanings.items() if len(found) > 1} == {}
+        assert {word: numbers for word, numbers in meanings.items() if len(numbers) > 1} == {}
 
     def test_every_letter_of_every_word_is_on_a_keyboard(self) -> None:
         words = "".join("".join(digits.number_words(language)) for language in digits.LANGUAGES)
