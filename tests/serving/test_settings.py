@@ -48,7 +48,7 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("variable", "value", "accepted"),
     [
-        ("DIMML_PROVIDERS", "tpu", "auto (CUDA where it can be had), cuda, tensorrt or cpu"),
+        ("DIMML_PROVIDERS", "tpu", "auto (CUDA where available), cuda, tensorrt or cpu"),
         ("DIMML_WORKERS", "0", "1 to 256"),
         ("DIMML_WORKERS", "two", "1 to 256"),
         ("DIMML_THREADS", "-1", "1 to 64"),

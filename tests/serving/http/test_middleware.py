@@ -10,7 +10,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.http.errors import error_body
+from serving.batching import Batcher
+from serving.http.errors import HttpError
+from serving.http.messages import Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.settings import get_settings
 from tests.serving.responses import error_of
@@ -57,7 +59,7 @@ def test_error_of_another_layer_becomes_a_json_error(status: int, code: str, bod
 
 
 def test_own_errors_and_successes_are_unchanged() -> None:
-    body = error_body("unreadable", "broken", "image")
+    body = HttpError.UNREADABLE.body("broken", "image")
     response = get(Response(body, 400, {"x-mark": "1"}, "application/json"))
     assert (response.content, response.headers["x-mark"]) == (body, "1")
     assert get(PlainTextResponse("fine")).text == "fine"
@@ -88,7 +90,7 @@ def test_slow_response_is_a_504() -> None:
     assert response.status_code == 504
     assert error_of(response) == {
         "code": "timeout",
-        "message": "no answer within 0.2 s",
+        "message": "no response within 0.2 s",
         "field": None,
     }
 
@@ -100,3 +102,21 @@ def test_started_response_has_no_timeout() -> None:
         await send({"type": "http.response.body", "body": json.dumps("done").encode()})
 
     assert get(slow_body).json() == "done"
+
+
+def test_prediction_goes_to_the_connected_handler() -> None:
+    submissions: list[Submission | Response] = []
+
+    async def predict(submission: Submission | Response) -> Response:
+        submissions.append(submission)
+        return PlainTextResponse("predicted")
+
+    middleware = ServiceMiddleware(PlainTextResponse("routed"), get_settings())
+    client = TestClient(middleware, client=("127.0.0.1", 1))
+    assert client.post("/predict", content=b"{}").text == "routed"
+    middleware.connect(predict, Batcher(list, 1, 1))
+    assert client.post("/predict", content=b"{}").text == "predicted"
+    assert client.get("/predict").text == "routed"
+    [submission] = submissions
+    assert isinstance(submission, Submission)
+    assert submission.request.body == b"{}"
