@@ -29,7 +29,7 @@ def encode(image_format: str, image: PIL.Image.Image = IMAGE, **options: Any) ->
 
 
 def frames(count: int, size: int = 2) -> list[PIL.Image.Image]:
-    """Return black and white images in turn."""
+    """Return black and white images in turn: a writer would merge equal neighbours."""
     return [PIL.Image.new("L", (size, size), index % 2 * 255) for index in range(count)]
 
 
