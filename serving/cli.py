@@ -11,14 +11,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 import typer
 
 from dimml.errors import DimmlError, UsageError
 from dimml.progress import print_status
-from serving.settings import PREFIX, Settings, load_settings
+from serving.settings import PREFIX, SOURCE_ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
     from dimml.bundle import Bundle
@@ -27,6 +28,24 @@ READY_CHECK_SECONDS = 0.1
 _PLACEHOLDERS = {"audio": "FILE.wav", "image": "FILE.png"}
 
 
+def _with_setting_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace the `**settings` of a command by an option for each setting."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters = list(signature.parameters.values())[:-1]
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.json_schema_extra, dict):
+            details: Any = field.json_schema_extra
+            option = typer.Option(None, show_default=False, **details)
+            # `Settings` checks a choice, and its error message lists the choices.
+            kind: Any = str if get_origin(field.annotation) is Literal else field.annotation
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            parameter = inspect.Parameter(name, keyword, default=option, annotation=kind | None)
+            parameters.append(parameter)
+    function.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    return function
+
+
+@_with_setting_options
 def serve(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     host: Annotated[str, typer.Option(help="IP address to listen on.")] = "127.0.0.1",
@@ -42,44 +61,17 @@ def serve(
 
         dimml serve runs/digits/bundle --host 0.0.0.0 --api-keys-file keys.txt --workers 2
     """
+    # The workers read the settings from their environment, and have another working directory.
     for name, value in {"bundle": bundle, **settings}.items():
         if value is not None:
-            # Workers run in another current folder.
             value = value.absolute() if isinstance(value, Path) else value
-            os.environ[f"{PREFIX}{name.upper()}"] = str(value)
+            os.environ[PREFIX + name.upper()] = str(value)
     loaded = _check()
     address = _check_address(host, port)
-    # BentoML empties the metrics folder of its home at start, so two servers need two homes.
+    # BentoML wipes the metrics folder of its home at each start, so two servers need two homes.
     with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
         os.environ.update(BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="true")
         _run(loaded, address, port)
-
-
-def _add_settings_options() -> None:
-    """Give `serve` an option for every setting that declares a flag."""
-    signature = inspect.signature(serve, eval_str=True)
-    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    for name, field in Settings.model_fields.items():
-        if not isinstance(flag := field.json_schema_extra, dict):
-            continue
-        help_text, panel = str(flag["help"]), str(flag["panel"])
-        option = typer.Option(help=help_text, rich_help_panel=panel, show_default=False)
-        annotation = Annotated[_option_type(field.annotation) | None, option]  # type: ignore[valid-type]
-        keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
-    # Typer reads both.
-    serve.__dict__["__signature__"] = signature.replace(parameters=parameters)
-    serve.__annotations__ = {p.name: p.annotation for p in parameters}
-
-
-def _option_type(annotation: Any) -> Any:
-    """Return X of X or `X | None`, and str of a Literal, whose words `Settings` checks."""
-    candidates = [annotation, *get_args(annotation)]
-    types = [t for t in candidates if isinstance(t, type) and t is not type(None)]
-    return types[0] if types else str
-
-
-_add_settings_options()
 
 
 def _check() -> Bundle:
@@ -115,10 +107,8 @@ def _run(bundle: Bundle, address: str, port: int) -> None:
     from bentoml.exceptions import BentoMLException
 
     from serving.service import Dimml
-    from serving.settings import SOURCE_ROOT
 
     service: Any = Dimml
-
     # Workers import the service again, and must find this one whatever the current folder holds.
     service.working_dir = str(SOURCE_ROOT)
     url = _url(address, port)
@@ -153,18 +143,16 @@ def _is_ready(url: str) -> bool:
 
 def _examples(bundle: Bundle, url: str) -> list[str]:
     """Return two `curl` command lines with the bundle's own modalities."""
-    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
     sample = example_sample(bundle)
-    parts = [f"-F {shlex.quote(_part(name, sample[name]))}" for name in kinds]
-    texts = [name for name, kind in kinds.items() if kind == "text"]
-    first = " ".join(["curl", *parts, f"{url}/predict"])
-    if not texts:
-        return [first, f"curl {url}/bundle"]
-    return [first, f"curl -d {shlex.quote(f'{texts[0]}={sample[texts[0]]}')} {url}/predict"]
-
-
-def _part(name: str, value: Any) -> str:
-    return f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
+    words = {
+        name: f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
+        for name, value in sample.items()
+    }
+    parts = " ".join(f"-F {shlex.quote(word)}" for word in words.values())
+    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
+    texts = [shlex.quote(words[name]) for name in words if kinds[name] == "text"]
+    second = f"curl -d {texts[0]} {url}/predict" if texts else f"curl {url}/bundle"
+    return [f"curl {parts} {url}/predict", second]
 
 
 def example_sample(bundle: Bundle) -> dict[str, Any]:

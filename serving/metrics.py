@@ -29,9 +29,7 @@ REQUESTS = Counter(
     "dimml_requests", "Requests by response status, without health checks.", ["status"]
 )
 LATENCY = Histogram(
-    "dimml_request_seconds",
-    "Time from the headers of a request to the end of its response.",
-    buckets=SECONDS_BUCKETS,
+    "dimml_request_seconds", "Time from request headers to response end.", buckets=SECONDS_BUCKETS
 )
 STAGE = Histogram(
     "dimml_stage_seconds", "Time of a batch in each stage.", ["stage"], buckets=SECONDS_BUCKETS

@@ -18,8 +18,8 @@ from serving.http.parsing import Fields, RawRequest, parse_body, parse_query
 from serving.metrics import BATCH, STAGES, count_predictions
 from serving.settings import Settings
 
-StageInput = TypeVar("StageInput")
-StageOutput = TypeVar("StageOutput")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,8 @@ class Pipeline:
             return error
 
     def _run_stage(
-        self,
-        stage: Callable[[Sequence[StageInput]], list[StageOutput]],
-        items: Sequence[StageInput],
-    ) -> list[StageOutput]:
+        self, stage: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
+    ) -> list[Result]:
         """Run a stage on all items at once, or on one item per call if there is a thread pool."""
         if self._pool is None:
             return stage(items)

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -20,9 +22,9 @@ from starlette.types import ASGIApp
 
 from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
-from serving.capacity import Capacity, get_capacity, gpu_options, set_worker_provider
+from serving.capacity import get_capacity, gpu_options, set_worker_provider
 from serving.http.admission import Keys
-from serving.http.errors import input_error_response, queue_full_response
+from serving.http.errors import HttpError, input_error_response
 from serving.http.messages import PredictAnswer, PredictRequest, Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.http.protocol import install
@@ -45,12 +47,17 @@ logger = logging.getLogger("bentoml.dimml")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 
 
-def _checked_capacity() -> Capacity:
+@contextmanager
+def _config_errors(hint: str = "") -> Iterator[None]:
+    """Raise errors of dimml as the error that BentoML's command line shows without a traceback."""
     try:
-        return get_capacity()
+        yield
     except DimmlError as error:
-        # BentoML's command line shows this error as a message, and any other as a traceback.
-        raise BentoMLConfigException(error.message) from error
+        raise BentoMLConfigException(error.message + hint) from error
+
+
+with _config_errors():
+    _WORKERS = get_capacity().workers
 
 
 def _load(settings: Settings) -> Predictor:
@@ -103,14 +110,14 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         # A worker builds its application just before it starts uvicorn.
         self.middleware = ServiceMiddleware(super().to_asgi(is_main), get_settings())
-        install(self.middleware.admission.refuse_overload)
+        install(self.middleware.shed)
         return self.middleware
 
 
 @bentoml.service(
     name="dimml",
     service_class=WrappedService,
-    workers=_checked_capacity().workers,
+    workers=_WORKERS,
     # `ServiceMiddleware` limits the time. BentoML's limit must not come first: its 504 has another
     # body.
     traffic={"timeout": get_settings().timeout + 5},
@@ -144,7 +151,7 @@ class Dimml:
         PROVIDER.labels(predictor.provider).set(1)
         forget_dead_workers()
         if _service.middleware:
-            _service.middleware.open(self.predict, self.batcher)
+            _service.middleware.connect(self.predict, self.batcher)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -156,34 +163,26 @@ class Dimml:
         from dimml.bundle import Bundle
 
         settings = get_settings()
-        try:
+        with _config_errors():
             keys = Keys(settings)
-        except DimmlError as error:
-            raise BentoMLConfigException(error.message) from error
-        try:
+        with _config_errors("; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"):
             Bundle.load(settings.bundle)
             set_worker_provider(settings)
-        except DimmlError as error:
-            raise BentoMLConfigException(
-                f"{error.message}; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"
-            ) from error
         logger.info("%s; %s", get_capacity(), keys.policy(settings))
 
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer
     )
-    async def predict(self, submission: Submission | InputError | None, /) -> Any:
+    async def predict(self, submission: Submission | Response, /) -> Response:
         """Predict from one sample: any non-empty subset of the bundle's modalities."""
-        if submission is None:
-            return queue_full_response()
-        if isinstance(submission, InputError):
-            return input_error_response(submission)
+        if isinstance(submission, Response):
+            return submission
         try:
             answer = await self.batcher.submit(submission.request, submission.is_gone)
         except QueueFull:
-            return queue_full_response()
+            return HttpError.OVERLOADED.response()
         except Abandoned:
-            return input_error_response(InputError("invalid_request", "the client left"))
+            return HttpError.INVALID_REQUEST.response("the client left")
         submission.record.update(answer.trace)
         if isinstance(answer.content, InputError):
             submission.record["error"] = answer.content.code

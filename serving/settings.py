@@ -1,8 +1,8 @@
-"""Settings of the service: environment variables with the prefix `DIMML_`, and flags."""
+"""Settings of the service, read from environment variables with the prefix `DIMML_`."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,147 +20,79 @@ SOURCE_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_BUNDLE = "runs/digits/bundle"
 PREFIX = "DIMML_"
 
-MACHINE, LIMITS, ACCESS = "Machine", "Caps", "Access and log"
-"""The panels of `dimml serve --help`."""
 
-PROVIDER_CHOICES = "auto (CUDA where it can be had), cuda, tensorrt or cpu"
-BYTES = "a number of bytes"
-
-
-def _setting(default: Any, accepted: str, panel: str = "", text: str = "", **bounds: Any) -> Any:
-    """Declare a setting.
+def _setting(panel: str, text: str, default: Any = None, shown: str = "", **limits: Any) -> Any:
+    """Define a setting that `dimml serve` has an option for.
 
     Args:
-        default: The value without a variable or flag.
-        accepted: Completes the sentence "accepted: ..." of an error message.
-        panel: The panel of the flag of `dimml serve`; without a panel, there is no flag.
-        text: The help text of the flag.
-        bounds: Limits of the value, as `pydantic.Field` takes them.
+        panel: Heading of the option in the help.
+        text: Meaning of the value, for the help and for error messages.
+        default: Default value.
+        shown: Default in the help, where it is not the value itself.
+        limits: Range of a number: `ge` or `gt`, and `le`.
     """
-    flag: Any = {"panel": panel, "help": text} if panel else None
-    return Field(default, description=accepted, json_schema_extra=flag, **bounds)
+    accepted = "1 or 0" if isinstance(default, bool) else text[0].lower() + text[1:]
+    if limits:
+        lowest = f"{limits['ge']} to" if "ge" in limits else f"more than {limits['gt']} and up to"
+        accepted += f", {lowest} {limits['le']}"
+    text = f"{text}; default: {shown or f'{default:,}'}."
+    option: dict[str, Any] = {"rich_help_panel": panel, "help": text}
+    return Field(default=default, description=accepted, json_schema_extra=option, **limits)
 
 
-def _number(default: Any, what: str, low: int, high: int, panel: str, text: str) -> Any:
-    """Declare a whole number from `low` to `high`, see `_setting`."""
-    return _setting(default, f"{what}, {low} to {high}", panel, text, ge=low, le=high)
+_machine = partial(_setting, "Machine")
+_cap = partial(_setting, "Caps")
+_access = partial(_setting, "Access and log")
 
 
 class Settings(BaseSettings):
-    """The settings of a service: `DIMML_MAX_PIXELS`, or `dimml serve --max-pixels`.
+    """The settings, such as `bundle` from `DIMML_BUNDLE`. An empty variable counts as unset.
 
-    An empty variable counts as unset.
+    `serving.capacity` derives the values that None stands for. `dimml serve` has no option for
+    `api_keys`, which all users of the machine would see on the command line.
     """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    bundle: Path = _setting(SOURCE_ROOT / DEFAULT_BUNDLE, "the folder of a bundle")
-    providers: Literal["auto", "cuda", "tensorrt", "cpu"] = _setting(
-        "auto", PROVIDER_CHOICES, MACHINE, f"{PROVIDER_CHOICES}."
+    # A description completes the sentence "accepted: ..." of an error message.
+    bundle: Path = Field(default=SOURCE_ROOT / DEFAULT_BUNDLE, description="the folder of a bundle")
+    providers: Literal["auto", "cuda", "tensorrt", "cpu"] = _machine(
+        "auto (CUDA where available), cuda, tensorrt or cpu", "auto", "auto"
     )
-    gpu_memory: int | None = _setting(
-        None,
-        f"bytes of GPU memory for each graph, {2**20} or more",
-        MACHINE,
-        "Bytes of GPU memory for each graph; default: no limit.",
-        ge=2**20,
-        le=2**40,
+    gpu_memory: int | None = _machine(
+        "Bytes of GPU memory for each graph", None, "no limit", ge=2**20, le=2**40
     )
-    tf32: bool = _setting(
-        False, "1 or 0", MACHINE, "Let a GPU compute float32 in TF32; default: off."
+    tf32: bool = _machine("Let a GPU compute float32 in TF32", False, "off")
+    cuda_graphs: bool = _machine("Record GPU kernels for the shapes of the warm-up", False, "off")
+    workers: int | None = _machine("Processes", None, "one per core, or per GPU", ge=1, le=256)
+    threads: int | None = _machine("Threads per worker", None, "cores per worker", ge=1, le=64)
+    max_batch: int | None = _machine(
+        "Requests computed together", None, "16, on a GPU 64", ge=1, le=1024
     )
-    cuda_graphs: bool = _setting(
-        False, "1 or 0", MACHINE, "Record GPU kernels for the shapes warmed up with; default: off."
+    queue: int | None = _machine(
+        "Requests that may wait per worker", None, "a batch", ge=1, le=100_000
     )
-    workers: int | None = _number(
-        None, "a number of processes", 1, 256, MACHINE, "Processes; default: one per core, or GPU."
+    timeout: float = _cap("Seconds until a 504", 60, gt=0, le=3600)
+    max_body_bytes: int = _cap("Bytes of a request", 20_000_000, ge=1_000, le=2**31)
+    max_part_bytes: int = _cap("Bytes of a file or text in it", 20_000_000, ge=1, le=2**31)
+    max_parts: int = _cap("Parts of a form", 16, ge=1, le=1000)
+    max_pixels: int = _cap("Pixels of an image", 40_000_000, ge=1, le=10**9)
+    max_seconds: float = _cap("Seconds of a decoded recording", 600, gt=0, le=86_400)
+    max_characters: int = _cap("Characters of a text", 20_000, ge=1, le=10**7)
+    api_keys: pydantic.SecretStr = Field(
+        default=pydantic.SecretStr(""),
+        description="keys of 16 characters or more, separated by commas",
     )
-    threads: int | None = _number(
-        None,
-        "a number of threads per worker",
-        1,
-        64,
-        MACHINE,
-        "Threads per worker; default: cores per worker.",
+    api_keys_file: Path | None = _access(
+        "File of API keys, one a line; or set DIMML_API_KEYS", None, "none"
     )
-    max_batch: int | None = _number(
-        None,
-        "a number of requests",
-        1,
-        1024,
-        MACHINE,
-        "Requests computed together; default: 16, on CUDA 64.",
+    allow_anonymous: bool = _access("Answer other machines without API keys", False, "off")
+    rate_limit: float | None = _access(
+        "Requests per second and key", None, "no limit", gt=0, le=10**6
     )
-    queue: int | None = _number(
-        None,
-        "a number of requests that may wait in a worker",
-        1,
-        100_000,
-        MACHINE,
-        "Requests that may wait per worker; default: a batch.",
-    )
-    timeout: float = _setting(
-        60.0,
-        "seconds, more than 0 and up to 3600",
-        LIMITS,
-        "Seconds until a 504; default: 60.",
-        gt=0,
-        le=3600,
-    )
-    max_body_bytes: int = _number(
-        20_000_000, BYTES, 1_000, 2**31, LIMITS, "Bytes of a request; default: 20,000,000."
-    )
-    max_part_bytes: int = _number(
-        20_000_000, BYTES, 1, 2**31, LIMITS, "Bytes of a file or text; default: 20,000,000."
-    )
-    max_parts: int = _number(
-        16, "a number of parts", 1, 1000, LIMITS, "Parts of a form, beside frames; default: 16."
-    )
-    max_pixels: int = _number(
-        40_000_000,
-        "a number of pixels",
-        1,
-        10**9,
-        LIMITS,
-        "Pixels of an image; default: 40,000,000.",
-    )
-    max_seconds: float = _setting(
-        600.0,
-        "seconds, more than 0 and up to 86400",
-        LIMITS,
-        "Seconds of a decoded recording; default: 600.",
-        gt=0,
-        le=86_400,
-    )
-    max_characters: int = _number(
-        20_000, "a number of characters", 1, 10**7, LIMITS, "Characters of a text; default: 20,000."
-    )
-    # A flag would show the keys in the list of processes.
-    api_keys: pydantic.SecretStr = _setting(
-        pydantic.SecretStr(""), "keys of 16 characters or more, separated by commas"
-    )
-    api_keys_file: Path | None = _setting(
-        None,
-        "a file of keys of 16 characters or more, one a line",
-        ACCESS,
-        "API keys, one a line; or set DIMML_API_KEYS.",
-    )
-    allow_anonymous: bool = _setting(
-        False, "1 or 0", ACCESS, "Answer other machines although there are no keys."
-    )
-    rate_limit: float | None = _setting(
-        None,
-        "requests per second and key, more than 0",
-        ACCESS,
-        "Requests per second and key; default: none.",
-        gt=0,
-        le=10**6,
-    )
-    request_log: bool = _setting(
-        True, "1 or 0", ACCESS, "Write a JSON line per request; default: on."
-    )
+    request_log: bool = _access("Print a JSON line per request", True, "on")
 
     @pydantic.field_validator("bundle")
     @classmethod
@@ -172,7 +104,7 @@ def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        UsageError: If a variable is invalid; the message names it and what is accepted.
+        UsageError: If a variable is not valid; the message names all such variables.
     """
     try:
         return Settings()
@@ -182,13 +114,13 @@ def load_settings() -> Settings:
 
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process, read once."""
+    """Return the settings of this process, which are read once."""
     return load_settings()
 
 
 def _explain(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0])
     accepted = Settings.model_fields[name].description
-    # A key must not end up in a log.
+    # A key must not appear in a log.
     value = "" if name == "api_keys" else f"={problem['input']!r}"
     return f"{PREFIX}{name.upper()}{value} is not valid; accepted: {accepted}"

@@ -1,9 +1,11 @@
-"""Markdown for reports: text that appears as written, and tables."""
+"""Text of reports: Markdown that appears as written, tables, and lists in words."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 NOT_MEASURED = "-"
 """The cell of a figure that was not measured."""
@@ -41,3 +43,25 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool
 def bullets(items: Iterable[str]) -> str:
     """Return a list with one line per item."""
     return "\n".join(f"- {escape(item)}" for item in items)
+
+
+def number_ranges(numbers: Iterable[int]) -> str:
+    """Return numbers in words, with the ends of each run of three or more: "0 to 4, 7"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = (f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
+    return ", ".join(shown)
+
+
+def setting_list(settings: Mapping[str, Any]) -> str:
+    """Return settings in one line, nested ones in brackets."""
+    return ", ".join(
+        f"{key} ({setting_list(value)})"
+        if isinstance(value, Mapping)
+        else f"{key} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for key, value in settings.items()
+    )

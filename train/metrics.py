@@ -51,6 +51,20 @@ def risk_coverage_area(probabilities: Tensor, labels: Tensor) -> float:
     return float((wrong.cumsum(dim=0) / torch.arange(1, len(wrong) + 1)).mean())
 
 
+def curve_area(points: Mapping[float, float | None]) -> float | None:
+    """Return the area under a curve by the trapezoid rule, divided by its range: its mean height.
+
+    Args:
+        points: Abscissa to ordinate. With fewer than two points, or a point without an ordinate,
+            the area is None.
+    """
+    abscissas = sorted(points)
+    ordinates = [y for x in abscissas if (y := points[x]) is not None]
+    if len(points) < 2 or len(ordinates) < len(points):
+        return None
+    return float(np.trapezoid(ordinates, abscissas) / (abscissas[-1] - abscissas[0]))
+
+
 def prediction_sets(
     probabilities: Tensor, labels: Tensor, threshold: float | None
 ) -> dict[str, float | None]:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from dimml.nn.fusion import CertaintyFusion, blank_absent, certainty_weights, subset_index
-from train.calibration import EncodedRows, Rule, calibrate, fit_temperature, subset_rows
+from train.calibration import (
+    EncodedRows,
+    Rule,
+    calibrate,
+    conformal_rows,
+    fit_temperature,
+    subset_rows,
+)
+from train.metrics import scores
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Features [N, M, D], 0 where absent, and present [N, M] to logits [N, K] and weights [N, M]."""
@@ -129,3 +137,29 @@ class FusionHeadReadout(Readout):
         weights = certainty_weights(logits, takes_part, self._fusion.fusion_temperature)
         shares = weights[:, :-1] + weights[:, -1:] / present.shape[1]
         return (weights.unsqueeze(-1) * logits).sum(dim=1), shares
+
+
+def cross_validate(
+    readout: Readout, modalities: tuple[str, ...], validation: EncodedRows
+) -> dict[str, float]:
+    """Return accuracy and NLL, means over subsets, on validation rows that calibration did not see.
+
+    Two halves of the rows that calibration may see take turns. The readout is left calibrated on
+    the second half.
+
+    Args:
+        readout: An answer to calibrate.
+        modalities: Names in slot order.
+        validation: The encoded validation split.
+    """
+    fitting = validation.select(~conformal_rows(len(validation.labels)))
+    order = torch.randperm(len(fitting.labels), generator=torch.Generator().manual_seed(1))
+    halves = order.chunk(2)
+    measured = []
+    for fitted, rest in (halves, halves[::-1]):
+        readout.calibrate(modalities, fitting.select(fitted))
+        held_out = fitting.select(rest)
+        for _, rows, mask in subset_rows(modalities, held_out.present):
+            probabilities, _ = readout(held_out.features[rows], mask)
+            measured.append(scores(probabilities, held_out.labels[rows]))
+    return {k: sum(one[k] for one in measured) / len(measured) for k in ("accuracy", "nll")}

@@ -24,22 +24,7 @@ from train.data.splits import train_tokenizer
 
 FEATURES, CLASSES = 256, 10
 RATE, SECONDS = 16_000, 10.03  # 1004 frames of 257 frequencies
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "and",
-    "the",
-    "dog",
-    "sleeps",
-    "on",
-]
+TEXT = "the quick brown fox jumps over a lazy dog and the dog sleeps on"
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ def encoder_cases() -> dict[str, EncoderCase]:
     soundfile.write(sound, noise, RATE, format="WAV")
     pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
     PIL.Image.fromarray(pixels).resize((640, 480)).save(picture, "JPEG")
-    text = " ".join(WORDS[n % len(WORDS)] for n in range(400))
+    text = " ".join([TEXT] * 30)
     audio = build_encoder(kinds["audio"], FEATURES, preset="resnet18", n_mels=None)
     image = build_encoder(kinds["image"], FEATURES, preset="resnet18")
     config = BertConfig(
@@ -128,7 +113,7 @@ def specifications() -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes
     return specs, {
         "audio": {},
         "image": {},
-        "text": {"tokenizer.json": train_tokenizer([" ".join(WORDS)] * 10, 100)},
+        "text": {"tokenizer.json": train_tokenizer([TEXT] * 10, 100)},
     }
 
 

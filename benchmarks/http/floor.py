@@ -22,6 +22,7 @@ from dimml.outputs import PreparedSample, build_predictions
 
 STAGES = ("decode", "preprocess", "encode", "classify", "answer")
 LOAD_SECONDS = 120
+WARM_UP_BATCHES = 8
 
 
 class StageLoop:
@@ -75,7 +76,7 @@ def _run_loop(
         loop = StageLoop(bundle, answers)
         starts = range(0, len(samples) - batch + 1, batch)
         batches = [samples[start : start + batch] for start in starts]
-        for part in batches:
+        for part in batches[:WARM_UP_BATCHES]:
             loop.run(part)
         loop.seconds = dict.fromkeys(STAGES, 0.0)
         # The clocks of all processes start together, after the slowest of them has loaded.

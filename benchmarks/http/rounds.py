@@ -103,9 +103,9 @@ def measure_round(settings: RoundSettings, number: int) -> dict[str, Any]:
 
 def _check(server: Server, started: RunningServer, requests: Sequence[tuple[bytes, Any]]) -> None:
     for body, expected in requests:
-        if found := differences(expected, json.loads(post(started.url, body))):
+        if different := differences(expected, json.loads(post(started.url, body))):
             raise RuntimeError(
-                f"{server.name} does not answer as dimml.Predictor does: {'; '.join(found[:3])}"
+                f"{server.name} does not answer as dimml.Predictor does: {'; '.join(different[:3])}"
             )
 
 

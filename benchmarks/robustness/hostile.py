@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 
 from benchmarks.http.load import CONTENT_TYPE
+from benchmarks.robustness.mutation import images
 
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 Request = tuple[str, dict[str, str], bytes]
@@ -22,7 +23,8 @@ def mixed_requests(samples: Sequence[bytes], generator: random.Random) -> list[R
     flipped = bytearray(good)
     for _ in range(20):
         flipped[generator.randrange(len(flipped))] = generator.randrange(256)
-    image = base64.b64encode(_png(*generator.choice([(8, 8), (60_000, 60_000)]))).decode()
+    png = images()["PNG"]
+    image = base64.b64encode(generator.choice([png, _declare_size(png, 60_000)])).decode()
     multipart = {"Content-Type": CONTENT_TYPE}
     return [
         ("/predict", multipart, good),
@@ -40,18 +42,7 @@ def mixed_requests(samples: Sequence[bytes], generator: random.Random) -> list[R
     ]
 
 
-def _png(width: int, height: int) -> bytes:
-    """Return a grey PNG; one that is 100 pixels wide or more holds no pixels, as a bomb does."""
-    header = _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    rows = (b"\0" + b"\x80" * width) * height if width < 100 else b"\0"
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + header
-        + _png_chunk(b"IDAT", zlib.compress(rows))
-        + _png_chunk(b"IEND")
-    )
-
-
-def _png_chunk(name: bytes, content: bytes = b"") -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(name + content))
-    return struct.pack(">I", len(content)) + name + content + checksum
+def _declare_size(png: bytes, side: int) -> bytes:
+    """Return a PNG whose header declares a square of another size than its pixels have."""
+    header = png[12:16] + struct.pack(">II", side, side) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]

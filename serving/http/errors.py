@@ -1,141 +1,128 @@
-"""Every error that the service answers: its status, its code and its text.
-
-The limits themselves are checked where the data is read: the head of a request in `protocol.py`,
-its body in `messages.py`, its parts in `multipart.py`, and pixels, seconds and characters in
-`dimml.modalities`.
-"""
+"""Every error response of the service: its status, its code and its text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from enum import Enum
+from http import HTTPStatus
+from typing import Literal
 
 import orjson
+import pydantic
 from starlette.responses import Response
 
-from dimml.errors import InputError
+from dimml.errors import InputError, InputErrorCode
 
-Code = Literal[
-    "no_modality",
-    "unreadable",
-    "too_large",
-    "unsupported_type",
-    "unknown_field",
-    "invalid_request",
-    "unauthorized",
-    "not_found",
-    "overloaded",
-    "timeout",
-    "internal",
+ErrorCode = Literal[
+    InputErrorCode, "unauthorized", "not_found", "overloaded", "timeout", "internal"
 ]
 
-RETRY_AFTER_SECONDS = 1
+_HEADERS: dict[ErrorCode, dict[str, str]] = {
+    "unauthorized": {"www-authenticate": "Bearer"},
+    "overloaded": {"retry-after": "1"},
+}
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorStatus:
-    """A status of an error.
+class HttpError(Enum):
+    """The table of errors. Where only a status is known, its first error stands for it.
 
     Attributes:
-        code: The code, where the error does not bring a more specific one.
-        text: The message, where the error does not bring its own; braces hold details.
-        prediction: What the status means for `POST /predict`, for the OpenAPI document; None if
-            `/predict` never answers it.
+        status: HTTP status.
+        code: `error.code` of the body.
+        message: Default text, formatted with `path`, `method` and `timeout`.
     """
 
-    code: Code
-    text: str
-    prediction: str | None = None
+    # Refused by `protocol.py`, before the head of the request is complete.
+    BAD_REQUEST = 400, "invalid_request", "the service does not accept this request"
+    HEAD_TIMEOUT = 408, "timeout", "the headers did not end in time"
+    HEAD_TOO_LARGE = 431, "too_large", "the URL and headers are over their limit"
 
-
-STATUSES: dict[int, ErrorStatus] = {
-    400: ErrorStatus(
-        "invalid_request",
-        "the request was refused",
-        "No modality, or one that cannot be read",
-    ),
-    401: ErrorStatus(
+    # Refused by `admission.py`, before the body is read.
+    KEY_MISSING = (
+        401,
         "unauthorized",
         "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-        "No API key, or one that is not accepted",
-    ),
-    404: ErrorStatus("not_found", "there is nothing at {path}; /openapi.json lists what there is"),
-    405: ErrorStatus(
-        "invalid_request", "{path} does not answer {method}; the Allow header says what it does"
-    ),
-    408: ErrorStatus("timeout", "the headers did not end within {limit:g} s"),
-    413: ErrorStatus(
-        "too_large",
-        "the request is too large",
-        "The body, an image, a recording or a text is over its limit",
-    ),
-    415: ErrorStatus(
-        "unsupported_type",
-        "the Content-Type is not accepted",
-        "A file or body of another type than is accepted",
-    ),
-    422: ErrorStatus("invalid_request", "the request was refused", "A request of the wrong shape"),
-    429: ErrorStatus(
-        "overloaded",
-        "too many requests at once; try again shortly",
-        "Over the rate limit of a key; Retry-After says when to come back",
-    ),
-    431: ErrorStatus("too_large", "the URL and headers are over the limit of {limit:,} bytes"),
-    500: ErrorStatus("internal", "the service failed; its log says why", "The service failed"),
-    503: ErrorStatus(
-        "overloaded",
-        "the service is not able to answer now; try again shortly",
-        "As many requests as may wait do; Retry-After says when to come back",
-    ),
-    504: ErrorStatus("timeout", "no answer within {limit:g} s", "No answer in time"),
-}
+    )
+    KEY_REJECTED = 401, "unauthorized", "this API key is not accepted"
+    REMOTE_CLIENT = (
+        401,
+        "unauthorized",
+        "without API keys, only clients on the service's own machine are answered; the operator "
+        "sets DIMML_API_KEYS, or DIMML_ALLOW_ANONYMOUS=1",
+    )
+    RATE_LIMITED = 429, "overloaded", "too many requests; Retry-After says how long to wait"
+    OVERLOADED = 503, "overloaded", "too many requests are waiting; try again shortly"
 
-STATUS_OF_CODE: dict[str, int] = {
-    "no_modality": 400,
-    "unreadable": 400,
-    "unknown_field": 422,
-    "invalid_request": 422,
-    "unsupported_type": 415,
-    "too_large": 413,
-}
-"""The status of each `InputError`."""
+    # Refused by BentoML's router.
+    NOT_FOUND = 404, "not_found", "there is nothing at {path}; /openapi.json lists all paths"
+    METHOD_NOT_ALLOWED = (
+        405,
+        "invalid_request",
+        "{path} does not accept {method}; the Allow header lists the methods that it accepts",
+    )
 
-# Texts of statuses that have several.
-NOT_HTTP = "not a valid HTTP/1.1 request"
-UPGRADE_WITH_BODY = "this service speaks HTTP/1.1; send the body without an Upgrade header"
-KEY_NOT_ACCEPTED = "this API key is not accepted"
-ONLY_LOCAL_CLIENTS = (
-    "without API keys, only clients on the service's own machine are answered; its operator sets "
-    "DIMML_API_KEYS, or DIMML_ALLOW_ANONYMOUS=1"
-)
-QUEUE_FULL = "as many requests as may wait are waiting; try again shortly"
-RATE_EXCEEDED = "over {rate:g} requests per second; wait {seconds:.1f} s"
+    # Raised as `InputError`, whose codes are the names here, by the parsers and the modality kinds.
+    NO_MODALITY = 400, "no_modality", "the request has no modality"
+    UNREADABLE = 400, "unreadable", "a modality cannot be read"
+    TOO_LARGE = 413, "too_large", "the body, a file or a text is over its limit"
+    UNSUPPORTED_TYPE = 415, "unsupported_type", "the type of the body or file is not accepted"
+    INVALID_REQUEST = 422, "invalid_request", "the request does not have the accepted form"
+    UNKNOWN_FIELD = 422, "unknown_field", "a field or query parameter is unknown"
 
+    # Answered by `middleware.py` in place of a handler.
+    INTERNAL = 500, "internal", "the service failed; its log says why"
+    TIMEOUT = 504, "timeout", "no response within {timeout:g} s"
 
-def error_body(code: str, message: str, field: str | None = None) -> bytes:
-    """Return the body of an error, see `serving.http.messages.ErrorAnswer`."""
-    return orjson.dumps({"error": {"code": code, "message": message, "field": field}})
+    def __init__(self, status: int, code: ErrorCode, message: str) -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+
+    @property
+    def status_line(self) -> bytes:
+        """The first line of an HTTP/1.1 response."""
+        return f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}".encode()
+
+    def body(self, message: str | None = None, field: str | None = None) -> bytes:
+        """Return the JSON body, see `ErrorAnswer`."""
+        problem = {"code": self.code, "message": message or self.message, "field": field}
+        return orjson.dumps({"error": problem})
+
+    def response(
+        self,
+        message: str | None = None,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Return the response, with the headers that its code asks for."""
+        merged = {**_HEADERS.get(self.code, {}), **(headers or {})}
+        return Response(self.body(message, field), self.status, merged, "application/json")
 
 
-def status_body(status: int, text: str | None = None, **details: Any) -> bytes:
-    """Return the body of an error by its status.
+MIN_ERROR_STATUS = HttpError.BAD_REQUEST.status
+_BY_STATUS = {error.status: error for error in reversed(HttpError)}
 
-    Args:
-        status: An unknown status has the text of 400 or 500.
-        text: Replaces the text of the status.
-        details: Values for the braces of the text.
-    """
-    error = STATUSES.get(status) or STATUSES[400 if status < 500 else 500]
-    return error_body(error.code, (text or error.text).format(**details))
+
+class Problem(pydantic.BaseModel):
+    """What was wrong, what is accepted, and the field it is about."""
+
+    code: ErrorCode
+    message: str
+    field: str | None
+
+
+class ErrorAnswer(pydantic.BaseModel):
+    """The body of every error response."""
+
+    error: Problem
+
+
+def find_error(status: int) -> HttpError:
+    """Return the error of a status; a status that is not in the table counts as 400 or 500."""
+    server_failed = status >= HttpError.INTERNAL.status
+    return _BY_STATUS.get(status, HttpError.INTERNAL if server_failed else HttpError.BAD_REQUEST)
 
 
 def input_error_response(error: InputError) -> Response:
     """Return the response to a request that cannot be predicted."""
-    body = error_body(error.code, error.message, error.field)
-    return Response(body, STATUS_OF_CODE[error.code], media_type="application/json")
-
-
-def queue_full_response() -> Response:
-    """Return the response to a request for which the queue has no room."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return Response(status_body(503, QUEUE_FULL), 503, headers, "application/json")
+    return HttpError[error.code.upper()].response(error.message, error.field)

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import bentoml
 import pydantic
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
-from dimml.errors import InputError
 from serving.capacity import get_capacity
-from serving.http.errors import Code
+from serving.http.errors import HttpError
 from serving.http.parsing import RawRequest
 from serving.settings import get_settings
 
@@ -48,20 +48,6 @@ class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
     bundle: str
 
 
-class Problem(pydantic.BaseModel):
-    """What was wrong, what is accepted, and the field concerned."""
-
-    code: Code
-    message: str
-    field: str | None
-
-
-class ErrorAnswer(pydantic.BaseModel):
-    """The body of every answer that is not a success."""
-
-    error: Problem
-
-
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A request whose body has been read.
@@ -87,30 +73,55 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
     # BentoML passes the result of `from_http_request` on as the single positional argument.
     __root_input__: ClassVar[bool] = True
 
-    @classmethod
-    async def from_http_request(
-        cls, request: Request, serde: object
-    ) -> Submission | InputError | None:
-        """Read the body of a request.
+    _unfinished_bytes: ClassVar[int] = 0
+    """Bytes of the bodies that this process is reading."""
 
-        Returns:
-            The request, what is wrong with it, or None if too many bodies are being read.
-        """
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Submission | Response:
+        """Return the request, or the response that refuses it before its content is parsed."""
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
-            return InputError("unsupported_type", "Content-Encoding is not accepted; send as is")
-        limit = get_settings().max_body_bytes
+            return HttpError.UNSUPPORTED_TYPE.response(
+                "Content-Encoding is not accepted; send the body without it"
+            )
         try:
-            body = await _read_body(request, limit)
-        except _TooManyBodiesError:
-            return None
+            body = await cls._read_body(request, get_settings().max_body_bytes)
         except ClientDisconnect:
-            return InputError("invalid_request", "the connection closed before the body's end")
-        if body is None:
-            return InputError("too_large", f"the body is over the limit of {limit:,} bytes")
+            return HttpError.INVALID_REQUEST.response(
+                "the connection closed before the end of the body"
+            )
+        if isinstance(body, Response):
+            return body
         query = request.scope["query_string"].decode("latin-1")
         raw = RawRequest(request.headers.get("content-type", ""), query, body)
         return Submission(raw, request.scope.get(RECORD, {}), request.is_disconnected)
+
+    @classmethod
+    async def _read_body(cls, request: Request, limit: int) -> bytes | Response:
+        """Read the body; a declared length is not trusted."""
+        declared = request.headers.get("content-length", "0")
+        too_large = declared.isdecimal() and int(declared) > limit
+        max_unfinished = get_capacity().queue * limit
+        chunks: list[bytes] = []
+        received = kept = 0
+        try:
+            async for chunk in request.stream():
+                received += len(chunk)
+                too_large = too_large or received > limit
+                if not too_large:
+                    chunks.append(chunk)
+                    kept += len(chunk)
+                    PredictRequest._unfinished_bytes += len(chunk)
+                    if PredictRequest._unfinished_bytes > max_unfinished:
+                        return HttpError.OVERLOADED.response()
+                # A client that is cut off while it sends sees a reset connection, not the response.
+                elif received > 2 * limit:
+                    break
+        finally:
+            PredictRequest._unfinished_bytes -= kept
+        if too_large:
+            return HttpError.TOO_LARGE.response(f"the body is over the limit of {limit:,} bytes")
+        return b"".join(chunks)
 
     @classmethod
     def mime_type(cls) -> str:
@@ -126,43 +137,3 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
     def openapi_components(cls, name: str) -> dict[str, Any]:
         """Return no components, because the schema refers to none."""
         return {}
-
-
-class _TooManyBodiesError(Exception):
-    """The bodies that are being read would take more memory than they may together."""
-
-
-@dataclass
-class _BodiesInProgress:
-    """The bytes of all bodies that this process is reading."""
-
-    bytes: int = 0
-
-
-_IN_PROGRESS = _BodiesInProgress()
-
-
-async def _read_body(request: Request, limit: int) -> bytes | None:
-    """Return the body, or None if it is over the limit; a declared length is not trusted."""
-    declared = request.headers.get("content-length", "0")
-    too_large = declared.isdecimal() and int(declared) > limit
-    max_in_progress = get_capacity().queue * limit
-    chunks: list[bytes] = []
-    received = kept = 0
-    try:
-        async for chunk in request.stream():
-            received += len(chunk)
-            too_large = too_large or received > limit
-            if not too_large:
-                chunks.append(chunk)
-                kept += len(chunk)
-                _IN_PROGRESS.bytes += len(chunk)
-                if _IN_PROGRESS.bytes > max_in_progress:
-                    raise _TooManyBodiesError
-            elif received > 2 * limit:
-                break
-    finally:
-        _IN_PROGRESS.bytes -= kept
-    # Up to twice the limit is read and dropped: a client that is cut off while it sends sees a
-    # reset connection instead of the answer.
-    return None if too_large else b"".join(chunks)

@@ -1,62 +1,69 @@
-"""The outermost layer of every request: admission, time limit, errors, counts and a log line."""
+"""The middleware around BentoML's application: admission, time limit, errors, metrics and log."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dimml.errors import InputError
-from serving.batching import Batcher
-from serving.http.admission import Admission
-from serving.http.errors import RATE_EXCEEDED, RETRY_AFTER_SECONDS, status_body
+from serving.http.admission import Admission, Client, RawHeaders
+from serving.http.errors import MIN_ERROR_STATUS, HttpError, find_error
 from serving.http.messages import RECORD, PredictRequest, Submission
 from serving.http.parsing import printable
 from serving.http.request_log import RequestLog, new_record
 from serving.metrics import LATENCY, REQUESTS
 from serving.settings import Settings
 
-logger = logging.getLogger("bentoml.dimml")
+if TYPE_CHECKING:
+    from serving.batching import Batcher
 
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
-"""Answered to every client at any time, and neither counted nor logged."""
+"""Paths that are answered to everybody at any time, and neither counted nor logged."""
 
-CLOSE_EVERY_REQUESTS = 8
-BUSY_REQUESTS = 3
-"""Requests in flight above which some answers close their connection."""
+PREDICT_PATH = "/predict"
+CLOSE_EVERY = 8
+"""Under load, one response in this many closes its connection."""
 
-PredictHandler = Callable[[Submission | InputError | None], Awaitable[Response]]
-_KEPT_HEADERS = (b"allow", b"retry-after", b"www-authenticate")
+MIN_BUSY_REQUESTS = 4
+"""Requests in flight from which a worker counts as loaded."""
+
+Predict = Callable[[Submission | Response], Awaitable[Response]]
+
+logger = logging.getLogger("bentoml.dimml")
+
+_SHED_REQUESTS = REQUESTS.labels(HttpError.OVERLOADED.status)
+_KEPT_HEADERS = ("allow", "retry-after", "www-authenticate")
 
 
 class ServiceMiddleware:
     """Wraps the application that BentoML builds.
 
-    `POST /predict` does not go through that application: BentoML's router takes a third of the time
-    of a small request. The middleware reads the request with the same `PredictRequest`, and calls
-    the same handler, as BentoML would. The service hands both over when it starts, see `open`.
+    A prediction goes from here directly to the service's handler. BentoML's router calls the same
+    handler, but a request then takes half as long again.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.admission = Admission(settings)
-        self._timeout_seconds = settings.timeout
-        self._rate_limit = settings.rate_limit
-        self._has_log = settings.request_log
-        self._predict: PredictHandler | None = None
-        self._in_flight = 0
-        self._started = 0
+        self._settings = settings
+        self.log: RequestLog | None = None
+        self._predict: Predict | None = None
+        self._requests_in_flight = 0
+        self._requests_admitted = 0
 
-    def open(self, predict: PredictHandler, batcher: Batcher[Any, Any]) -> None:
-        """Take the handler and the queue of predictions from the service, which has started."""
+    def connect(self, predict: Predict, batcher: Batcher[Any, Any]) -> None:
+        """Set the handler of predictions and the queue that they wait in.
+
+        BentoML creates the service as the application starts, after it has built this middleware.
+        """
         self._predict = predict
         self.admission.batcher = batcher
 
@@ -71,169 +78,154 @@ class ServiceMiddleware:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         record = scope[RECORD] = new_record(scope, headers)
-        reply = _Reply(scope, send, self._timeout_seconds)
-        self._in_flight += 1
+        sender = _ResponseSender(scope, send, self._settings.timeout)
+        self._requests_in_flight += 1
         try:
-            if not await self._refuse(scope, headers, reply):
-                await self._run(scope, receive, reply)
+            refusal = self.admission.refuse(headers, scope.get("client"))
+            if refusal is None:
+                await self._run(scope, receive, sender)
+            else:
+                await refusal(scope, receive, sender.send)
         except Exception:
             logger.exception("request %s failed", record["id"])
-            await reply.fail(500)
+            await sender.fail(HttpError.INTERNAL)
         finally:
-            self._in_flight -= 1
-            self._count(reply, record, time.perf_counter() - started)
+            self._requests_in_flight -= 1
+            self._count(sender, record, time.perf_counter() - started)
+
+    def shed(self, method: bytes, url: bytes, headers: RawHeaders, client: Client) -> bytes | None:
+        """Return the id of a prediction that is refused because the queue is full, else None.
+
+        The protocol asks as soon as the head of a request is complete. A task, a scope and a
+        response for each request of a flood would slow down the requests that were accepted.
+        """
+        if method != b"POST" or url.partition(b"?")[0] != PREDICT_PATH.encode():
+            return None
+        header_map = dict(headers)
+        if not self.admission.must_shed(header_map, client):
+            return None
+        scope = {"client": client, "method": "POST", "path": PREDICT_PATH}
+        record = new_record(scope, header_map)
+        _SHED_REQUESTS.inc()
+        if self.log:
+            self.log.add({**record, "status": HttpError.OVERLOADED.status})
+        return str(record["id"]).encode()
 
     async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        log = self.admission.log = RequestLog() if self._has_log else None
+        self.log = RequestLog() if self._settings.request_log else None
         try:
             await self.app(scope, receive, send)
         finally:
-            if log:
-                log.close()
+            if self.log:
+                self.log.close()
 
-    async def _refuse(self, scope: Scope, headers: dict[bytes, bytes], reply: _Reply) -> bool:
-        """Answer a request without a key, or over the rate limit, before its body is read."""
-        client = scope.get("client")
-        key, problem = self.admission.check_key(headers, client)
-        if problem is not None:
-            challenge = [(b"www-authenticate", b"Bearer")]
-            await reply.refuse(401, status_body(401, problem), challenge)
-            return True
-        if (seconds := self.admission.seconds_to_wait(key, client)) > 0:
-            body = status_body(429, RATE_EXCEEDED, rate=self._rate_limit, seconds=seconds)
-            await reply.refuse(429, body, [_retry_after(math.ceil(seconds))])
-            return True
-        return False
-
-    async def _run(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
-        # Workers share one listening socket, so a burst of connections can land on one of them;
-        # clients whose connection closes connect again, perhaps to another worker.
-        self._started += 1
-        is_busy = self._in_flight > BUSY_REQUESTS
-        reply.closes = is_busy and self._started % CLOSE_EVERY_REQUESTS == 0
-        is_prediction = scope["path"] == "/predict" and scope["method"] == "POST"
+    async def _run(self, scope: Scope, receive: Receive, sender: _ResponseSender) -> None:
+        # Workers share one listening socket, and a burst of connections can land on one of them.
+        self._requests_admitted += 1
+        is_busy = self._requests_in_flight >= MIN_BUSY_REQUESTS
+        sender.closes_connection = is_busy and self._requests_admitted % CLOSE_EVERY == 0
         try:
-            async with asyncio.timeout(self._timeout_seconds) as limit:
-                reply.limit = limit
-                if is_prediction and self._predict is not None:
+            async with asyncio.timeout(self._settings.timeout) as time_limit:
+                sender.time_limit = time_limit
+                if self._predict and scope["path"] == PREDICT_PATH and scope["method"] == "POST":
                     request = Request(scope, receive)
                     submission = await PredictRequest.from_http_request(request, None)
                     response = await self._predict(submission)
-                    await response(scope, receive, reply.send)
+                    await response(scope, receive, sender.send)
                 else:
-                    await self.app(scope, receive, reply.send)
+                    await self.app(scope, receive, sender.send)
         except TimeoutError:
-            if not limit.expired():
+            if not time_limit.expired():
                 raise
-            await reply.fail(504)
+            await sender.fail(HttpError.TIMEOUT)
 
-    def _count(self, reply: _Reply, record: dict[str, Any], seconds: float) -> None:
-        if not reply.status:
+    def _count(self, sender: _ResponseSender, record: dict[str, Any], seconds: float) -> None:
+        if not sender.status:
             return
-        REQUESTS.labels(reply.status).inc()
+        REQUESTS.labels(sender.status).inc()
         LATENCY.observe(seconds)
-        if self.admission.log:
-            record["status"] = reply.status
+        if self.log:
+            record["status"] = sender.status
             record["ms"] = round(1000 * seconds, 3)
-            record["bytes_out"] = reply.bytes
-            self.admission.log.add(record)
+            record["bytes_out"] = sender.body_bytes
+            self.log.add(record)
 
 
-class _Reply:
-    """The messages of one answer: successes pass, and errors of other code get our shape."""
+class _ResponseSender:
+    """Sends one response, and replaces the body of an error that another library wrote."""
 
-    def __init__(self, scope: Scope, send: Send, timeout_seconds: float) -> None:
-        self.limit: asyncio.Timeout | None = None
+    def __init__(self, scope: Scope, send: Send, timeout: float) -> None:
+        self.time_limit: asyncio.Timeout | None = None
         self.status = 0
-        self.bytes = 0
-        self.closes = False
+        self.body_bytes = 0
+        self.closes_connection = False
         self._scope = scope
         self._send = send
-        self._timeout_seconds = timeout_seconds
-        self._is_finished = False
-        self._error_start: Message | None = None
-        self._body = b""
+        self._timeout = timeout
+        self._finished = False
+        self._held_start: Message | None = None
+        self._error_body = b""
 
     async def send(self, message: Message) -> None:
         """Take one message of the application."""
-        if self._is_finished:
+        if self._finished:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.status >= 400:
-                # The body decides whether the error has our shape already.
-                self._error_start = message
-                return
-            await self._start(message)
-            return
-        if self._error_start is None:
-            self.bytes += len(message.get("body", b""))
+            # An error waits for its body, which decides its headers.
+            if self.status >= MIN_ERROR_STATUS:
+                self._held_start = message
+            else:
+                await self._start(message)
+        elif self._held_start is None:
+            self.body_bytes += len(message.get("body", b""))
             await self._send(message)
-            return
-        self._body += message.get("body", b"")
-        if not message.get("more_body"):
-            await self._send_error(self._error_start)
+        else:
+            self._error_body += message.get("body", b"")
+            if not message.get("more_body"):
+                await self._send_error(self._held_start)
 
-    async def refuse(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Answer an error without calling the application."""
-        self.status, self._body = status, body
-        all_headers = [*headers, *_content_headers(body)]
-        start = {"type": "http.response.start", "status": status, "headers": all_headers}
-        await self._send_error(start)
-
-    async def fail(self, status: int) -> None:
-        """Answer an error in place of the application, unless its answer has begun."""
-        if self._is_finished or (self.status and self._error_start is None):
+    async def fail(self, error: HttpError) -> None:
+        """Send an error in place of the application's response, unless that has begun."""
+        if self._finished or (self.status and self._held_start is None):
             return
-        self.status, self._body = status, b""
-        await self._send_error({"type": "http.response.start", "status": status, "headers": []})
+        self.status, self._error_body = error.status, b""
+        await self._send_error(
+            {"type": "http.response.start", "status": self.status, "headers": []}
+        )
 
     async def _start(self, message: Message) -> None:
-        if self.limit:
-            # The time limit is for the start of an answer, not for sending all of it.
-            self.limit.reschedule(None)
+        if self.time_limit:
+            # The time limit ends with the first byte of the response.
+            self.time_limit.reschedule(None)
         headers = [*message["headers"], (b"x-request-id", self._scope[RECORD]["id"].encode())]
-        if self.closes:
+        if self.closes_connection:
             headers.append((b"connection", b"close"))
         await self._send({**message, "headers": headers})
 
     async def _send_error(self, start: Message) -> None:
-        self._is_finished = True
-        self.limit = None
-        if not _has_our_shape(self._body):
-            self._body = status_body(
-                self.status,
-                path=printable(self._scope["path"]),
-                method=printable(self._scope["method"]),
-                limit=self._timeout_seconds,
-            )
-            headers = [*_kept_headers(start, self.status), *_content_headers(self._body)]
-            start = {**start, "headers": headers}
-        self.bytes = len(self._body)
+        self._finished = True
+        self.time_limit = None
+        body = self._error_body
+        if not _has_error_code(body):
+            response = self._standard_response(Headers(raw=start["headers"]))
+            body, start = bytes(response.body), {**start, "headers": response.raw_headers}
+        self.body_bytes = len(body)
         await self._start(start)
-        await self._send({"type": "http.response.body", "body": self._body})
+        await self._send({"type": "http.response.body", "body": body})
+
+    def _standard_response(self, headers: Headers) -> Response:
+        error = find_error(self.status)
+        path, method = printable(self._scope["path"]), printable(self._scope["method"])
+        message = error.message.format(path=path, method=method, timeout=self._timeout)
+        kept = {name: headers[name] for name in _KEPT_HEADERS if name in headers}
+        return error.response(message, headers=kept)
 
 
-def _retry_after(seconds: int) -> tuple[bytes, bytes]:
-    return (b"retry-after", str(seconds).encode())
-
-
-def _has_our_shape(body: bytes) -> bool:
+def _has_error_code(body: bytes) -> bool:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
     error = document.get("error") if isinstance(document, dict) else None
     return isinstance(error, dict) and "code" in error
-
-
-def _kept_headers(start: Message, status: int) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in start["headers"] if name.lower() in _KEPT_HEADERS]
-    if status in (429, 503) and b"retry-after" not in dict(kept):
-        kept.append(_retry_after(RETRY_AFTER_SECONDS))
-    return kept
-
-
-def _content_headers(body: bytes) -> list[tuple[bytes, bytes]]:
-    length = (b"content-length", str(len(body)).encode())
-    return [length, (b"content-type", b"application/json")]

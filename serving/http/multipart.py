@@ -66,9 +66,7 @@ def read_parts(content_type: str, body: bytes, max_parts: int, max_part_bytes: i
     """
     boundary = _boundary(content_type)
     if not boundary:
-        raise _invalid(
-            "the Content-Type header has no boundary; let the HTTP client set this header"
-        )
+        raise _invalid("Content-Type: the boundary is missing; let the HTTP client set this header")
     dash_boundary = b"--" + boundary
     start = 2 if body.startswith(b"\r\n") else 0
     if not body.startswith(dash_boundary, start):
@@ -83,13 +81,8 @@ def read_parts(content_type: str, body: bytes, max_parts: int, max_part_bytes: i
     return parts
 
 
-def _read_part(
-    body: bytes, position: int, delimiter: bytes, max_part_bytes: int
-) -> tuple[Part, int]:
-    """Return the part between two delimiters, and the end of the second delimiter.
-
-    `position` is the end of the first delimiter.
-    """
+def _read_part(body: bytes, position: int, delimiter: bytes, max_bytes: int) -> tuple[Part, int]:
+    """Return the part after the delimiter that ends at `position`, and the next delimiter's end."""
     if not body.startswith(b"\r\n", position):
         raise _malformed(body, position, "a boundary is not followed by a line break")
     header_end = body.find(b"\r\n\r\n", position, position + MAX_HEADER_BYTES)
@@ -99,8 +92,8 @@ def _read_part(
     name, filename, content_type = _parse_headers(body[position + 2 : header_end])
     content_start = header_end + 4
     content_end = _find_delimiter(body, content_start, delimiter)
-    if content_end - content_start > max_part_bytes:
-        message = f"over the limit of {max_part_bytes:,} bytes"
+    if content_end - content_start > max_bytes:
+        message = f"over the limit of {max_bytes:,} bytes"
         raise InputError("too_large", message, name[:64])
     part = Part(name, filename, content_type, body[content_start:content_end])
     return part, content_end + len(delimiter)
@@ -150,10 +143,7 @@ def _parse_headers(block: bytes) -> tuple[str, str | None, str]:
         raise _invalid('a part has no `Content-Disposition: form-data; name="..."` header')
     encoding = _decode(headers.get("content-transfer-encoding", b"binary")).strip().lower()
     if encoding not in _IDENTITY_ENCODINGS:
-        raise _invalid(
-            f"Content-Transfer-Encoding {encoding[:64]!r} is not supported; send the bytes as is",
-            name,
-        )
+        raise _invalid(f"transfer encoding {encoding[:64]!r} is not accepted; use binary", name)
     content_type, _ = _parse_options(headers.get("content-type"))
     return name, options.get("filename"), content_type
 

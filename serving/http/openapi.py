@@ -12,8 +12,8 @@ from dimml.modalities import Kind, Limits
 from dimml.modalities.image import FORMATS
 from dimml.predictor import Predictor
 from serving.capacity import Capacity
-from serving.http.errors import STATUSES
-from serving.http.messages import ErrorAnswer, PredictAnswer
+from serving.http.errors import ErrorAnswer, HttpError
+from serving.http.messages import PredictAnswer
 from serving.http.parsing import JSON, MAX_PARTS, MULTIPART, URLENCODED, Fields, ModalityField
 from serving.settings import Settings
 
@@ -25,6 +25,18 @@ INPUTS = {
 """What to send for each kind of modality."""
 
 _REFERENCE = "#/components/schemas/"
+_ON_UNREADABLE = {
+    "name": "on_unreadable",
+    "in": "query",
+    "description": "absent: modalities that cannot be read are left out, and the others answer",
+    "schema": {"enum": ["error", "absent"], "default": "error"},
+}
+_NOT_FROM_PREDICT = (
+    HttpError.NOT_FOUND,
+    HttpError.METHOD_NOT_ALLOWED,
+    HttpError.HEAD_TIMEOUT,
+    HttpError.HEAD_TOO_LARGE,
+)
 
 
 def sample_limits(settings: Settings) -> Limits:
@@ -44,7 +56,7 @@ def request_fields(predictor: Predictor) -> Fields:
     return {
         name: ModalityField(
             is_text=specs[name].kind == "text",
-            most=kind.limits.frames if _takes_frames(kind, specs[name].preprocessing) else 1,
+            most=_max_files(kind, _config(kind, specs[name].preprocessing)),
         )
         for name, kind in predictor.kinds.items()
     }
@@ -77,10 +89,10 @@ def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> di
 
 def _modality(predictor: Predictor, name: str) -> dict[str, Any]:
     spec, kind = predictor.bundle.manifest.modalities[name], predictor.kinds[name]
-    text = INPUTS.get(spec.kind, "a file")
-    if _takes_frames(kind, spec.preprocessing):
-        text += f", or up to {kind.limits.frames} of them, in order"
-    return {"kind": spec.kind, "input": text, "preprocessing": _config(kind, spec.preprocessing)}
+    text, config = INPUTS.get(spec.kind, "a file"), _config(kind, spec.preprocessing)
+    if (max_files := _max_files(kind, config)) > 1:
+        text += f", or up to {max_files} of them, in order"
+    return {"kind": spec.kind, "input": text, "preprocessing": config}
 
 
 def _config(kind: Kind, preprocessing: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +100,8 @@ def _config(kind: Kind, preprocessing: dict[str, Any]) -> dict[str, Any]:
     return kind.Config.model_validate(preprocessing).model_dump(mode="json")
 
 
-def _takes_frames(kind: Kind, preprocessing: dict[str, Any]) -> bool:
-    return _config(kind, preprocessing).get("frames") is not None
+def _max_files(kind: Kind, config: dict[str, Any]) -> int:
+    return 1 if config.get("frames") is None else kind.limits.frames
 
 
 def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
@@ -124,26 +136,22 @@ def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, A
 
 
 def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    messages: dict[int, list[str]] = {}
+    for error in HttpError:
+        if error in _NOT_FROM_PREDICT:
+            continue
+        text = error.message.format(timeout=description["limits"]["timeout_seconds"])
+        messages.setdefault(error.status, []).append(f"`{error.code}`: {text}")
     errors = {
-        str(status): _response(error.prediction, "ErrorAnswer")
-        for status, error in STATUSES.items()
-        if error.prediction
+        str(status): _response("; ".join(texts), "ErrorAnswer")
+        for status, texts in sorted(messages.items())
     }
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",
-        "parameters": [_on_unreadable()],
+        "parameters": [_ON_UNREADABLE],
         "requestBody": {"required": True, "content": _bodies(description, fields)},
         "responses": {"200": _response("The prediction", "PredictAnswer"), **errors},
-    }
-
-
-def _on_unreadable() -> dict[str, Any]:
-    return {
-        "name": "on_unreadable",
-        "in": "query",
-        "description": "absent: modalities that cannot be read are left out, and the others answer",
-        "schema": {"enum": ["error", "absent"], "default": "error"},
     }
 
 

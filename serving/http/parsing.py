@@ -159,9 +159,7 @@ def _text_or_bytes(content: bytes) -> Value:
 def _parse_json(body: bytes, fields: Fields) -> dict[str, Value]:
     try:
         document = json.loads(
-            body.decode("utf-8-sig"),
-            object_pairs_hook=_object_with_unique_keys,
-            parse_constant=_reject_constant,
+            body.decode("utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_reject_nan
         )
     except RecursionError as error:
         raise _invalid("the JSON is nested too deeply; send one flat object") from error
@@ -245,14 +243,14 @@ def _parse_pairs(form: str) -> list[tuple[str, str]]:
         raise _invalid(f"the form or query string has more than {MAX_PARTS} fields") from error
 
 
-def _object_with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
         raise ValueError("an object has the same key twice")
     return document
 
 
-def _reject_constant(constant: str) -> NoReturn:
+def _reject_nan(constant: str) -> NoReturn:
     """Reject NaN and Infinity, which Python's parser accepts beyond the standard."""
     raise ValueError(f"{constant} is not JSON")
 

@@ -7,16 +7,16 @@ sees a request when its head is complete, so only the protocol can limit the hea
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 import uvicorn.config
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from serving.http.admission import Client, Headers
-from serving.http.errors import NOT_HTTP, UPGRADE_WITH_BODY, status_body
+from serving.http.admission import Client, RawHeaders
+from serving.http.errors import HttpError
 from serving.metrics import REQUESTS
 
 MAX_HEAD_BYTES = 65_536
@@ -28,26 +28,43 @@ MAX_PIPELINED_REQUESTS = 16
 HEAD_SECONDS = 10.0
 """The time from a connection, or from an answer, to the end of the next request's head."""
 
-Refuse = Callable[[bytes, bytes, Headers, Client], tuple[Headers, bytes] | None]
-"""From the method, URL, headers and client of a request to headers and body of a 503, or None."""
+Shed = Callable[[bytes, bytes, RawHeaders, Client], bytes | None]
+"""Returns the id of a request to refuse, from its method, URL, headers and client, or None."""
+
+_MALFORMED = "the request is not valid HTTP/1.1"
+_HEAD_TOO_LARGE = f"the URL and headers are over the limit of {MAX_HEAD_BYTES:,} bytes"
+_UPGRADE = "the service speaks HTTP/1.1; send the body without an Upgrade header"
 
 
-def install(refuse: Refuse) -> None:
+@functools.cache
+def _head_and_body(error: HttpError, message: str | None) -> tuple[bytes, bytes]:
+    response = error.response(message)
+    lines = [b"%b: %b" % header for header in response.raw_headers]
+    return b"\r\n".join([error.status_line, *lines]), bytes(response.body)
+
+
+def _response(error: HttpError, message: str | None, *headers: bytes) -> bytes:
+    """Return a whole response, with these header lines beside those of the error."""
+    head, body = _head_and_body(error, message)
+    return b"\r\n".join([head, *headers, b"", body])
+
+
+def install(shed: Shed) -> None:
     """Make the servers that this process starts use `LimitedProtocol`.
 
     BentoML starts uvicorn without an option for the protocol, so uvicorn's table is changed.
 
     Args:
-        refuse: Called when the head of a request ends, see `Admission.refuse_overload`.
+        shed: Called when the head of a request ends, see `ServiceMiddleware.shed`.
     """
-    LimitedProtocol.refuse = staticmethod(refuse)
+    LimitedProtocol.shed = staticmethod(shed)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.http.protocol:LimitedProtocol"
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection: uvicorn's protocol with limits on heads, and errors in our shape."""
 
-    refuse: Refuse = staticmethod(lambda *_: None)
+    shed: Shed = staticmethod(lambda *_: None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,15 +72,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self.ws_protocol_class = None
         self._head_bytes = 0
         self._held_bytes = 0
-        self._status = 400
-        self._bad_request = NOT_HTTP
+        self._error, self._message = HttpError.BAD_REQUEST, _MALFORMED
         self._in_head = False
         self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start waiting for a request."""
         super().connection_made(transport)
         self._wait()
 
@@ -89,11 +104,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.send_400_response("")
             return
         if self._held_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._status = 431
+            self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """Start a head."""
         super().on_message_begin()
         self._head_bytes = self._held_bytes = 0
         self._in_head = True
@@ -101,12 +115,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._wait()
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the URL."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header or a trailer."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
@@ -119,30 +131,27 @@ class LimitedProtocol(HttpToolsProtocol):
             raise HttpParserError(f"more than {MAX_PIPELINED_REQUESTS} pipelined requests")
         if self.parser.should_upgrade() and not self._should_upgrade() and self._has_body():
             # The parser would take the body for data of the other protocol.
-            self._bad_request = UPGRADE_WITH_BODY
-            raise HttpParserError(UPGRADE_WITH_BODY)
+            self._message = _UPGRADE
+            raise HttpParserError(_UPGRADE)
         # A pipelined request is answered in its turn, so it cannot be refused yet.
         is_next = self.cycle is None or self.cycle.response_complete
-        refusal = is_next and self.refuse(
+        request_id = is_next and self.shed(
             self.parser.get_method(), self.url, self.headers, self.client
         )
-        if refusal:
-            self._send_refusal(*refusal)
+        if request_id:
+            self._refuse(request_id)
         else:
             super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
-        """Take the size of a chunk."""
         self._held_bytes = 0
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
         self._held_bytes = 0
         if not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request."""
         self._held_bytes = 0
         if not self._is_refused:
             super().on_message_complete()
@@ -158,14 +167,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer an invalid request, or one over a limit, and close the connection."""
-        limit = MAX_HEAD_BYTES if self._status == 431 else HEAD_SECONDS
-        text = self._bad_request if self._status == 400 else None
-        body = status_body(self._status, text, limit=limit)
-        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        status = f"HTTP/1.1 {self._status} {HTTPStatus(self._status).phrase}\r\n".encode()
-        self.transport.write(status + head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.write(_response(self._error, self._message, b"connection: close"))
         self.transport.close()
-        REQUESTS.labels(self._status).inc()
+        REQUESTS.labels(self._error.status).inc()
         self._drop_running()
 
     def _drop_running(self) -> None:
@@ -190,13 +194,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _send_refusal(self, headers: Headers, body: bytes) -> None:
+    def _refuse(self, request_id: bytes) -> None:
         """Answer at once, and drop the body that still follows."""
         self._is_refused = True
-        kept = () if self._keeps_alive() else ((b"connection", b"close"),)
-        lines = [b"%b: %b\r\n" % header for header in (*headers, *kept)]
-        status = b"HTTP/1.1 503 Service Unavailable\r\n"
-        self.transport.write(b"".join([status, *lines, b"\r\n", body]))
+        headers = [b"x-request-id: " + request_id]
+        if not self._keeps_alive():
+            headers.append(b"connection: close")
+        self.transport.write(_response(HttpError.OVERLOADED, None, *headers))
         if self.flow.write_paused:
             self.flow.pause_reading()
         self._wait()
@@ -208,8 +212,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._held_bytes = 0
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._status = 431
-            raise HttpParserError("the head is too large")
+            self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
+            raise HttpParserError(_HEAD_TOO_LARGE)
 
     def _has_body(self) -> bool:
         headers = dict(self.headers)
@@ -228,6 +232,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_head:
-            self._status = 408
+            self._error = HttpError.HEAD_TIMEOUT
+            self._message = f"the headers did not end within {HEAD_SECONDS:g} s"
             self.send_400_response("")
         self.transport.close()

@@ -29,8 +29,8 @@ def run_concurrently(count: int, act: Callable[[int], Any]) -> list[Any]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; fail after 20 seconds."""
-    deadline = time.monotonic() + 20
+    """Return when the condition holds; fail after 30 seconds."""
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""HTTP, `dimml predict` and `dimml score` give the same answer to the same sample."""
+"""HTTP, `dimml predict` and `dimml score` give the same prediction for the same sample."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ NAMES = ("audio", "image", "text")
 SUBSETS = {subset_name(subset): subset for subset in subsets(NAMES)}
 TEXTS = ("seven", "ça va, zero?", "one two three a b c d e f g h a b c d e f")
 
-Answers = dict[str, Any]
+Document = dict[str, Any]
+"""A prediction as JSON, or a row of scores."""
 
 
 def write_samples(folder: Path) -> dict[str, dict[str, str]]:
-    """A sample for every subset, as paths and text: mono and stereo, grey and transparent."""
+    """Write a sample for every subset of the modalities.
+
+    The recordings are mono and stereo, at two rates; the images are RGB, grey and transparent.
+
+    Returns:
+        Each subset's name and its sample: paths of the audio and the image, and the text.
+    """
     random = np.random.default_rng(0)
     samples = {}
     for number, (key, subset) in enumerate(SUBSETS.items()):
@@ -44,52 +51,54 @@ def write_samples(folder: Path) -> dict[str, dict[str, str]]:
     return samples
 
 
-def dimml(*arguments: object) -> str:
-    """What a `dimml` command writes to standard output."""
-    written = io.StringIO()
-    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(written):
+def run_dimml(*arguments: object) -> str:
+    """Run a `dimml` command in this process and return its standard output."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(output):
         monkeypatch.setattr(sys, "argv", ["dimml", *map(str, arguments), "--providers", "cpu"])
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(SystemExit) as exit_:
             main()
-    assert stopped.value.code == 0
-    return written.getvalue()
+    assert exit_.value.code == 0
+    return output.getvalue()
 
 
-def post(client: TestClient, sample: dict[str, str]) -> Answers:
+def post(client: TestClient, sample: dict[str, str]) -> Document:
     files = {
         name: (None, value) if name == "text" else (Path(value).name, Path(value).read_bytes())
         for name, value in sample.items()
     }
-    answer = client.post("/predict", files=files)
-    assert answer.status_code == 200
-    return dict(answer.json())
+    response = client.post("/predict", files=files)
+    assert response.status_code == 200
+    return dict(response.json())
 
 
-def score(bundle: Path, folder: Path, samples: Sequence[dict[str, str]]) -> list[Answers]:
+def score(bundle: Path, folder: Path, samples: Sequence[dict[str, str]]) -> list[Document]:
+    """Score a table of samples and return the rows of the output."""
     with (folder / "in.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["id", *NAMES])
         writer.writeheader()
         writer.writerows({"id": n, **sample} for n, sample in enumerate(samples))
-    dimml("score", bundle, folder / "in.csv", folder / "out.parquet")
-    rows: list[Answers] = pyarrow.parquet.read_table(folder / "out.parquet").to_pylist()
+    run_dimml("score", bundle, folder / "in.csv", folder / "out.parquet")
+    rows: list[Document] = pyarrow.parquet.read_table(folder / "out.parquet").to_pylist()
     assert [row["id"] for row in rows] == [str(n) for n in range(len(samples))]
     return rows
 
 
-def as_row(answer: Answers) -> Answers:
-    """An answer as a row of scores, without its id."""
-    row = {key: answer[key] for key in ("label", "confidence", "prediction_set", "bundle")}
-    for name, said in answer["modalities"].items():
-        row |= {f"{name}_{key}": said[key] for key in ("present", "label", "confidence", "weight")}
+def as_row(prediction: Document) -> Document:
+    """Return a prediction as a row of scores, without its id."""
+    row = {key: prediction[key] for key in ("label", "confidence", "prediction_set", "bundle")}
+    for name, modality in prediction["modalities"].items():
+        for key in ("present", "label", "confidence", "weight"):
+            row[f"{name}_{key}"] = modality[key]
     return row
 
 
-def assert_same(first: Answers, second: Answers) -> None:
-    """Equal values of equal keys, numbers within 1e-5."""
+def assert_same(first: Document, second: Document) -> None:
+    """Check that two documents have the same keys and values, their numbers within 1e-5."""
     assert set(first) == set(second)
     for key, value in first.items():
-        wanted = pytest.approx(second[key], abs=1e-5) if isinstance(value, float) else second[key]
-        assert value == wanted, key
+        expected = pytest.approx(second[key], abs=1e-5) if isinstance(value, float) else second[key]
+        assert value == expected, key
 
 
 @pytest.fixture(scope="module")
@@ -104,59 +113,60 @@ def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def predicted(tiny_bundle: Path, samples: dict[str, dict[str, str]]) -> dict[str, Answers]:
-    """What `dimml predict --json` answers to each sample, alone."""
+def predictions(tiny_bundle: Path, samples: dict[str, dict[str, str]]) -> dict[str, Document]:
+    """Return the prediction of `dimml predict --json` for each sample alone."""
     return {
         key: json.loads(
-            dimml("predict", tiny_bundle, *(f"--{n}={v}" for n, v in sample.items()), "--json")
+            run_dimml("predict", tiny_bundle, *(f"--{n}={v}" for n, v in sample.items()), "--json")
         )
         for key, sample in samples.items()
     }
 
 
 @pytest.mark.parametrize("key", SUBSETS)
-def test_http_answers_as_predict_does(
+def test_http_agrees_with_predict(
     client: TestClient,
     samples: dict[str, dict[str, str]],
-    predicted: dict[str, Answers],
+    predictions: dict[str, Document],
     key: str,
 ) -> None:
-    answer, wanted = post(client, samples[key]), predicted[key]
-    assert [n for n, said in answer["modalities"].items() if said["present"]] == key.split("+")
-    assert_same(answer.pop("probabilities"), wanted["probabilities"])
-    modalities = answer.pop("modalities")
+    response, expected = post(client, samples[key]), predictions[key]
+    modalities = response.pop("modalities")
+    assert [name for name in modalities if modalities[name]["present"]] == key.split("+")
+    assert_same(response.pop("probabilities"), expected["probabilities"])
     for name in NAMES:
-        assert_same(modalities[name], wanted["modalities"][name])
-    assert_same(answer, {k: v for k, v in wanted.items() if k in answer})
+        assert_same(modalities[name], expected["modalities"][name])
+    assert_same(response, {k: v for k, v in expected.items() if k in response})
 
 
 @pytest.mark.parametrize("key", SUBSETS)
-def test_score_answers_one_row_as_predict_does(
+def test_score_of_one_row_agrees_with_predict(
     tiny_bundle: Path,
     tmp_path: Path,
     samples: dict[str, dict[str, str]],
-    predicted: dict[str, Answers],
+    predictions: dict[str, Document],
     key: str,
 ) -> None:
     [row] = score(tiny_bundle, tmp_path, [samples[key]])
-    wanted = as_row(predicted[key])
-    assert_same({k: row[k] for k in wanted}, wanted)
+    expected = as_row(predictions[key])
+    assert_same({k: row[k] for k in expected}, expected)
     assert row["error_code"] is None
 
 
-def test_score_answers_each_row_of_a_batch_as_predict_does(
+def test_score_of_a_batch_agrees_with_predict(
     tiny_bundle: Path,
     tmp_path: Path,
     samples: dict[str, dict[str, str]],
-    predicted: dict[str, Answers],
+    predictions: dict[str, Document],
 ) -> None:
     order = np.random.default_rng(1).permutation(list(SUBSETS) * 10)
     rows = score(tiny_bundle, tmp_path, [samples[key] for key in order])
     for key, row in zip(order, rows, strict=True):
-        wanted = as_row(predicted[key])
-        assert_same({k: row[k] for k in wanted}, wanted)
+        expected = as_row(predictions[key])
+        assert_same({k: row[k] for k in expected}, expected)
 
 
-def test_the_samples_are_told_apart(predicted: dict[str, Answers]) -> None:
-    confidences = sorted(answer["confidence"] for answer in predicted.values())
+def test_samples_have_different_predictions(predictions: dict[str, Document]) -> None:
+    # Otherwise the comparisons above would not notice swapped rows.
+    confidences = sorted(prediction["confidence"] for prediction in predictions.values())
     assert np.diff(confidences).min() > 1e-5

@@ -1,4 +1,4 @@
-"""The micro-batcher: no timer, nobody fails for a neighbour, nobody computes for nobody."""
+"""The micro-batcher: batches without a timer, isolated failures and cancelled requests."""
 
 from __future__ import annotations
 
@@ -12,45 +12,48 @@ import serving.batching
 from serving.batching import Abandoned, Batcher, QueueFull
 
 
-class Work:
-    """Doubles numbers once it is let go, and remembers its batches."""
+class Doubler:
+    """Doubles numbers once its gate is open, and records its batches.
+
+    A batch that contains 13 fails.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.begun = threading.Event()
+        self.started = threading.Event()
 
     def __call__(self, items: Sequence[int]) -> list[int]:
-        self.begun.set()
+        self.started.set()
         assert self.gate.wait(10)
         if 13 in items:
-            raise RuntimeError("unlucky")
+            raise RuntimeError("13 is not accepted")
         self.batches.append(list(items))
         return [2 * item for item in items]
 
 
-async def busy(work: Work, batcher: Batcher[int, int]) -> asyncio.Task[int]:
-    """Makes the thread busy with an item 0, until the gate is opened."""
+async def block(work: Doubler, batcher: Batcher[int, int]) -> asyncio.Task[int]:
+    """Submit an item 0, which occupies the thread until the gate is opened."""
     work.gate.clear()
-    work.begun.clear()
+    work.started.clear()
     first = asyncio.create_task(batcher.submit(0))
-    await asyncio.to_thread(work.begun.wait, 10)
+    await asyncio.to_thread(work.started.wait, 10)
     return first
 
 
-def test_one_item_is_computed_at_once() -> None:
-    work = Work()
+def test_one_item_is_computed_without_a_delay() -> None:
+    work = Doubler()
     assert asyncio.run(Batcher(work, 4, 10).submit(21)) == 42
     assert work.batches == [[21]]
 
 
-def test_what_waits_is_taken_together_up_to_the_most_and_in_order() -> None:
-    work = Work()
+def test_queued_items_make_full_batches_in_order() -> None:
+    work = Doubler()
 
     async def run() -> list[int]:
         batcher = Batcher(work, 4, 10)
-        first = await busy(work, batcher)
+        first = await block(work, batcher)
         others = [asyncio.create_task(batcher.submit(item)) for item in range(1, 7)]
         await asyncio.sleep(0)
         assert batcher.depth == 6
@@ -61,29 +64,29 @@ def test_what_waits_is_taken_together_up_to_the_most_and_in_order() -> None:
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-def test_one_that_breaks_a_batch_does_not_fail_its_neighbours() -> None:
-    work = Work()
+def test_failing_item_does_not_fail_its_batch() -> None:
+    work = Doubler()
 
     async def run() -> list[int | BaseException]:
         batcher = Batcher(work, 4, 10)
-        first = await busy(work, batcher)
+        first = await block(work, batcher)
         others = [asyncio.create_task(batcher.submit(item)) for item in (1, 13, 3)]
         await asyncio.sleep(0)
         work.gate.set()
         return await asyncio.gather(first, *others, return_exceptions=True)
 
-    zero, one, unlucky, three = asyncio.run(run())
+    zero, one, thirteen, three = asyncio.run(run())
     assert [zero, one, three] == [0, 2, 6]
-    assert isinstance(unlucky, RuntimeError)
+    assert isinstance(thirteen, RuntimeError)
 
 
-def test_a_full_queue_refuses_at_once_and_takes_again_when_it_has_room() -> None:
-    work = Work()
+def test_full_queue_refuses_items_until_it_has_room() -> None:
+    work = Doubler()
 
     async def run() -> int:
         batcher = Batcher(work, 2, 3)
-        first = await busy(work, batcher)
-        # Three may wait beside a batch of two, which has one place left.
+        first = await block(work, batcher)
+        # The running batch has one free place, and three items may wait beside it.
         waiting = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3, 4)]
         await asyncio.sleep(0)
         assert batcher.room == 0
@@ -97,15 +100,15 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_it_has_room() -> None
     assert asyncio.run(run()) == 12
 
 
-def test_while_more_are_refused_than_computed_only_one_may_wait(
+def test_queue_is_short_while_more_items_are_refused_than_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(serving.batching, "SHORT_QUEUE_SECONDS", 60.0)
-    work = Work()
+    work = Doubler()
 
     async def run() -> None:
         batcher = Batcher(work, 2, 3)
-        first = await busy(work, batcher)
+        first = await block(work, batcher)
         waiting = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3, 4)]
         await asyncio.sleep(0)
         batcher.note_refusal()
@@ -115,8 +118,8 @@ def test_while_more_are_refused_than_computed_only_one_may_wait(
         work.gate.set()
         await asyncio.gather(first, *waiting)
         assert batcher.room == 3
-        # What is refused meanwhile does not count: few clients that ask again at once would
-        # otherwise keep it short for ever.
+        # Refusals by a short queue do not count: a few clients that retry at once would otherwise
+        # keep the queue short for ever.
         for _ in range(100):
             batcher.note_refusal()
         monkeypatch.setattr(serving.batching.time, "monotonic", lambda: now + 61)
@@ -128,8 +131,8 @@ def test_while_more_are_refused_than_computed_only_one_may_wait(
     asyncio.run(run())
 
 
-def test_a_few_refusals_leave_the_queue_as_it_is() -> None:
-    work = Work()
+def test_few_refusals_do_not_shorten_the_queue() -> None:
+    work = Doubler()
 
     async def run() -> None:
         batcher = Batcher(work, 2, 3)
@@ -143,12 +146,12 @@ def test_a_few_refusals_leave_the_queue_as_it_is() -> None:
     asyncio.run(run())
 
 
-def test_a_caller_that_was_cancelled_costs_nothing() -> None:
-    work = Work()
+def test_cancelled_item_is_not_computed() -> None:
+    work = Doubler()
 
     async def run() -> None:
         batcher = Batcher(work, 4, 10)
-        first = await busy(work, batcher)
+        first = await block(work, batcher)
         kept, dropped = (asyncio.create_task(batcher.submit(item)) for item in (1, 2))
         await asyncio.sleep(0)
         dropped.cancel()
@@ -160,35 +163,35 @@ def test_a_caller_that_was_cancelled_costs_nothing() -> None:
     assert work.batches == [[0], [1]]
 
 
-def test_a_client_that_left_while_it_waited_long_costs_nothing(
+def test_item_of_a_client_that_left_is_not_computed_after_a_long_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    work = Work()
+    work = Doubler()
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return True
 
-    async def run(patience: float) -> None:
-        monkeypatch.setattr(serving.batching, "CLIENT_CHECK_SECONDS", patience)
+    async def run(seconds: float) -> None:
+        monkeypatch.setattr(serving.batching, "CLIENT_CHECK_SECONDS", seconds)
         batcher = Batcher(work, 4, 10)
-        first = await busy(work, batcher)
-        left = asyncio.create_task(batcher.submit(1, gone))
+        first = await block(work, batcher)
+        waiting = asyncio.create_task(batcher.submit(1, is_gone))
         await asyncio.sleep(0.02)
         work.gate.set()
-        _, outcome = await asyncio.gather(first, left, return_exceptions=True)
-        assert isinstance(outcome, Abandoned) == (patience == 0.01)
+        _, outcome = await asyncio.gather(first, waiting, return_exceptions=True)
+        assert isinstance(outcome, Abandoned) == (seconds == 0.01)
 
     asyncio.run(run(60.0))
     asyncio.run(run(0.01))
     assert work.batches == [[0], [1], [0]]
 
 
-def test_a_result_that_comes_after_its_caller_left_is_dropped() -> None:
-    work = Work()
+def test_result_of_a_cancelled_caller_is_discarded() -> None:
+    work = Doubler()
 
     async def run() -> int:
         batcher = Batcher(work, 4, 10)
-        first = await busy(work, batcher)
+        first = await block(work, batcher)
         first.cancel()
         await asyncio.sleep(0)
         work.gate.set()
@@ -198,12 +201,12 @@ def test_a_result_that_comes_after_its_caller_left_is_dropped() -> None:
 
 
 def test_depth_is_reported_whenever_a_batch_is_taken() -> None:
-    work = Work()
+    work = Doubler()
     depths: list[int] = []
 
     async def run() -> None:
         batcher = Batcher(work, 4, 10, depths.append)
-        first = await busy(work, batcher)
+        first = await block(work, batcher)
         others = [asyncio.create_task(batcher.submit(item)) for item in range(1, 7)]
         await asyncio.sleep(0)
         work.gate.set()

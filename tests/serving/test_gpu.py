@@ -1,4 +1,4 @@
-"""The service on a GPU, over HTTP; skipped, with the reason, where there is none."""
+"""The service on a GPU, over HTTP. Without a GPU these tests are skipped, with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def sample() -> dict[str, Any]:
-    """One of every modality; its random content is the same each time."""
+    """Return a sample of every modality with seeded random content."""
     random = np.random.default_rng(0)
     audio, image = io.BytesIO(), io.BytesIO()
     soundfile.write(audio, 0.1 * random.standard_normal(16_000), 16_000, format="WAV")
@@ -38,23 +38,23 @@ def sample() -> dict[str, Any]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("subset", list(subsets(NAMES)), ids=subset_name)
-def test_every_subset_is_answered_as_on_the_cpu(
+def test_every_subset_has_the_prediction_of_the_cpu(
     server: Any, tiny_bundle: Path, sample: dict[str, Any], subset: tuple[str, ...]
 ) -> None:
-    given = {name: sample[name] for name in subset}
-    files = {name: value for name, value in given.items() if name != "text"}
-    texts = {name: value for name, value in given.items() if name == "text"}
-    answer = server.client.post("/predict", files=files or None, data=texts)
-    assert answer.status_code == 200
-    expected = Predictor.load(tiny_bundle, "cpu").predict(given)
-    assert answer.json()["probabilities"] == pytest.approx(dict(expected.probabilities), abs=1e-3)
-    for name, said in answer.json()["modalities"].items():
-        assert said["present"] == (name in subset)
-        assert said["weight"] == pytest.approx(expected.modalities[name].weight, abs=1e-3)
+    values = {name: sample[name] for name in subset}
+    files = {name: value for name, value in values.items() if name != "text"}
+    texts = {name: value for name, value in values.items() if name == "text"}
+    response = server.client.post("/predict", files=files or None, data=texts)
+    assert response.status_code == 200
+    expected = Predictor.load(tiny_bundle, "cpu").predict(values)
+    assert response.json()["probabilities"] == pytest.approx(dict(expected.probabilities), abs=1e-3)
+    for name, modality in response.json()["modalities"].items():
+        assert modality["present"] == (name in subset)
+        assert modality["weight"] == pytest.approx(expected.modalities[name].weight, abs=1e-3)
 
 
 @pytest.mark.gpu
-def test_the_provider_in_use_is_cuda_wherever_it_is_told(server: Any) -> None:
+def test_bundle_page_and_metrics_name_cuda(server: Any) -> None:
     assert server.client.get("/bundle").json()["provider"] == "cuda"
     metrics = server.client.get("/metrics").text
     assert 'dimml_provider_info{provider="cuda"} 1.0' in metrics
@@ -62,7 +62,7 @@ def test_the_provider_in_use_is_cuda_wherever_it_is_told(server: Any) -> None:
 
 
 @pytest.mark.gpu
-def test_one_worker_for_each_gpu(tiny_bundle: Path, open_server: Any) -> None:
+def test_each_gpu_has_one_worker(tiny_bundle: Path, open_server: Any) -> None:
     with open_server(tiny_bundle, providers="auto", workers="") as server:
         server.wait_until_ready()
         assert len(server.workers) == cuda_devices()

@@ -1,4 +1,4 @@
-"""The stages of a batch."""
+"""The order in which the pipeline decodes and preprocesses the samples of a batch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ REQUESTS = [RawRequest(URLENCODED, "", b"text=" + text) for text in (b"one", b"t
     ],
     ids=["small", "large"],
 )
-def test_large_samples_are_not_all_decoded_before_they_are_made_small(
+def test_large_samples_are_preprocessed_one_after_the_other(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, memory: int, order: list[str]
 ) -> None:
     predictor = Predictor.load(tiny_bundle, providers="cpu")
     kind = predictor.kinds["text"]
     calls: list[str] = []
 
-    def recorded(name: str) -> Any:
+    def record_calls(name: str) -> Any:
         method = getattr(kind, name)
 
         def call(*arguments: Any) -> Any:
@@ -42,7 +42,7 @@ def test_large_samples_are_not_all_decoded_before_they_are_made_small(
         return call
 
     for name in ("decode", "preprocess"):
-        monkeypatch.setattr(kind, name, recorded(name))
+        monkeypatch.setattr(kind, name, record_calls(name))
     monkeypatch.setattr(kind, "memory", lambda _: memory)
     answers = Pipeline(predictor, request_fields(predictor), Settings(), threads=1).answer(REQUESTS)
     assert calls == order
@@ -50,4 +50,4 @@ def test_large_samples_are_not_all_decoded_before_they_are_made_small(
     expected = [predictor.predict({"text": text}) for text in ("one", "two", "three")]
     contents = [answer.content for answer in answers]
     assert all(isinstance(content, Prediction) for content in contents)
-    assert [content.label for content in contents] == [said.label for said in expected]
+    assert [content.label for content in contents] == [prediction.label for prediction in expected]

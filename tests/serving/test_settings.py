@@ -11,12 +11,12 @@ from serving.settings import load_settings
 
 
 @pytest.fixture(autouse=True)
-def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.upper().startswith("DIMML_")]:
         monkeypatch.delenv(name)
 
 
-def test_defaults_need_no_environment() -> None:
+def test_defaults_apply_without_environment_variables() -> None:
     settings = load_settings()
     assert settings.bundle == SOURCE_ROOT / "runs/digits/bundle"
     assert (SOURCE_ROOT / "serving/settings.py").is_file()
@@ -26,7 +26,9 @@ def test_defaults_need_no_environment() -> None:
     assert settings.max_characters == 20_000
 
 
-def test_environment_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_environment_variables_set_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIMML_BUNDLE", "some/bundle")
     monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
@@ -36,7 +38,7 @@ def test_environment_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert (settings.providers, settings.workers) == ("cpu", 3)
 
 
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIMML_BUNDLE", "")
     monkeypatch.setenv("DIMML_WORKERS", "")
     assert load_settings().bundle == SOURCE_ROOT / "runs/digits/bundle"
@@ -46,7 +48,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("variable", "value", "accepted"),
     [
-        ("DIMML_PROVIDERS", "tpu", "auto (CUDA where it can be had), cuda, tensorrt or cpu"),
+        ("DIMML_PROVIDERS", "tpu", "auto (CUDA where available), cuda, tensorrt or cpu"),
         ("DIMML_WORKERS", "0", "1 to 256"),
         ("DIMML_WORKERS", "two", "1 to 256"),
         ("DIMML_THREADS", "-1", "1 to 64"),
@@ -57,17 +59,17 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("DIMML_MAX_CHARACTERS", "0", "characters"),
     ],
 )
-def test_an_invalid_value_is_refused_with_its_name_and_what_is_accepted(
+def test_error_of_an_invalid_value_names_the_variable_and_the_accepted_values(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, accepted: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError) as error:
         load_settings()
-    assert f"{variable}='{value}'" in caught.value.message
-    assert accepted in caught.value.message
+    assert f"{variable}='{value}'" in error.value.message
+    assert accepted in error.value.message
 
 
-def test_all_invalid_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_all_invalid_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIMML_WORKERS", "x")
     monkeypatch.setenv("DIMML_THREADS", "y")
     with pytest.raises(UsageError, match=r"DIMML_WORKERS.*DIMML_THREADS"):

@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 LINE_STYLES = ("-", "--", ":")
 PANEL_COLUMNS = 4
-STYLE: dict[Any, Any] = {
+STYLE: Any = {
     "svg.hashsalt": "dimml",
     # Text stays text, so that it can be searched and read aloud.
     "svg.fonttype": "none",
@@ -164,11 +164,7 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _panels(
-    rows: int,
-    columns: int,
-    size: tuple[float, float],
-    sharex: bool = False,
-    sharey: bool = False,
+    rows: int, columns: int, size: tuple[float, float], **shared: Any
 ) -> tuple[Figure, Any]:
     """Return a figure and its axes, row by row."""
     # Figures of pyplot would stay in memory until they are closed.
@@ -176,8 +172,7 @@ def _panels(
 
     figure = Figure(figsize=size)
     figure.set_layout_engine("constrained", h_pad=0.1)
-    axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
-    return figure, axes.flatten()
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared).flatten()
 
 
 def _line(

@@ -14,7 +14,7 @@ from dimml.bundle import Conformal
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
-from train.calibration import EncodedRows, conformal_rows, subset_rows
+from train.calibration import conformal_rows, subset_rows
 from train.data.cache import Split
 from train.data.corruptions import CorruptionKey, TestSplit
 from train.data.loader import Collate, EpochSampler, SplitDataset
@@ -37,9 +37,7 @@ class EncodedTestSplit:
 
     Attributes:
         modalities: Names in slot order.
-        features: [N, M, D].
-        present: bool [N, M].
-        labels: int64 [N].
+        features, present, labels: [N, M, D], bool [N, M] and int64 [N].
         full: bool [N], the rows that have every modality.
         corrupted: Features [n, D] of one modality of the full rows, corrupted.
     """
@@ -81,32 +79,6 @@ def coverages(recipe: Recipe) -> tuple[float, ...]:
     return tuple(dict.fromkeys((recipe.coverage, HIGH_COVERAGE)))
 
 
-def cross_validate(
-    readout: Readout, modalities: tuple[str, ...], validation: EncodedRows
-) -> dict[str, float]:
-    """Return accuracy and NLL, means over subsets, on validation rows that calibration did not see.
-
-    Two halves of the rows that calibration may see take turns. The readout is left calibrated on
-    the second half.
-
-    Args:
-        readout: An answer to calibrate.
-        modalities: Names in slot order.
-        validation: The encoded validation split.
-    """
-    fitting = validation.select(~conformal_rows(len(validation.labels)))
-    order = torch.randperm(len(fitting.labels), generator=torch.Generator().manual_seed(1))
-    halves = order.chunk(2)
-    measured = []
-    for fitted, rest in (halves, halves[::-1]):
-        readout.calibrate(modalities, fitting.select(fitted))
-        held_out = fitting.select(rest)
-        for _, rows, mask in subset_rows(modalities, held_out.present):
-            probabilities, _ = readout(held_out.features[rows], mask)
-            measured.append(scores(probabilities, held_out.labels[rows]))
-    return {k: sum(one[k] for one in measured) / len(measured) for k in ("accuracy", "nll")}
-
-
 def measure_readout(
     readout: Readout,
     test: EncodedTestSplit,
@@ -125,7 +97,7 @@ def measure_readout(
     """
     held_out = validation_present[conformal_rows(len(validation_present))]
     set_rows = {s: int(rows.sum()) for s, rows, _ in subset_rows(test.modalities, held_out)}
-    subsets: dict[str, dict[str, Any]] = {}
+    subsets: dict[str, Any] = {}
     bins, missing = {}, {}
     for subset, rows, mask in subset_rows(test.modalities, test.present):
         name, labels = subset_name(subset), test.labels[rows]
@@ -137,9 +109,9 @@ def measure_readout(
             "set_rows": set_rows.get(subset, 0),
         }
         for prefix, conformal in zip(("", "high_"), conformals, strict=False):
-            figures = prediction_sets(probabilities, labels, conformal.thresholds.get(name))
-            figures["set_nominal"] = conformal.coverage
-            subsets[name] |= {f"{prefix}{key}": value for key, value in figures.items()}
+            sets = prediction_sets(probabilities, labels, conformal.thresholds.get(name))
+            sets["set_nominal"] = conformal.coverage
+            subsets[name] |= {f"{prefix}{key}": value for key, value in sets.items()}
         bins[name] = reliability(probabilities, labels)
     for rate in MISSING_RATES:
         # The same draw for every rate: a modality that is missing at 10 % is missing at 30 % too.

@@ -20,6 +20,7 @@ WORK = "work"
 DOCUMENT = "compare.json"
 MARKDOWN = "report.md"
 PAGE = "report.html"
+REPORT_FILES = (DOCUMENT, MARKDOWN, PAGE)
 
 CorruptionKey = tuple[str, str, str]
 """Modality, corruption and level."""
@@ -54,8 +55,7 @@ class Result(pydantic.BaseModel):
     Attributes:
         method: Name of the method, variant or reference row.
         seconds: Duration of training, calibration and evaluation together.
-        hyperparameters: The settings, as chosen on validation.
-        validation: Means over subsets, see `train.compare.protocol.cross_validate`.
+        validation: Means over subsets, see `train.readout.cross_validate`.
         subsets, missing, corruption, reliability: See `train.compare.protocol.measure_readout`.
         duc: Sizes of the dimension sets, for a method that has them.
         modalities: Names in slot order.
@@ -91,10 +91,7 @@ class Scope:
 
     Attributes:
         full: Name of the subset of all modalities, which need not be in `subsets`.
-        subsets: Names of the subsets that rows of the test split have.
         rates: Rates of missing modalities as written, ascending.
-        corruptions: Every modality, corruption and level.
-        seeds: Ascending.
     """
 
     full: str

@@ -22,9 +22,7 @@ from dimml.files import locked_folder, write_atomic
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.progress import print_status
 from train.compare.results import (
-    DOCUMENT,
-    MARKDOWN,
-    PAGE,
+    REPORT_FILES,
     RESULTS,
     SETTINGS,
     TRIALS,
@@ -229,6 +227,6 @@ def _claim_folder(folder: Path, shared: Mapping[str, Any], overwrite: bool) -> N
     if _is_other_comparison(folder, shared, overwrite):
         for name in (RESULTS, TRIALS, WORK):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (DOCUMENT, MARKDOWN, PAGE):
+        for name in REPORT_FILES:
             (folder / name).unlink(missing_ok=True)
     write_atomic(folder / SETTINGS, json.dumps(shared, indent=2) + "\n")

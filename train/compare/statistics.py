@@ -1,4 +1,4 @@
-"""Statistics over seeds: means and deviations, paired intervals, areas."""
+"""Statistics over seeds: means and deviations, and paired intervals."""
 
 from __future__ import annotations
 
@@ -64,24 +64,10 @@ def paired(
     if not differences:
         return None
     values = np.array(list(differences.values()))
-    mean = float(values.mean())
-    result = {"seeds": list(differences), "mean": mean, "low": None, "high": None}
+    result: dict[str, Any] = {"seeds": list(differences), "mean": float(values.mean())}
+    result |= {"low": None, "high": None}
     if len(values) > 1 and np.ptp(values) > ROUNDING_ERROR:
         quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE_LEVEL) / 2)
         half = float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
-        result |= {"low": mean - half, "high": mean + half}
+        result |= {"low": result["mean"] - half, "high": result["mean"] + half}
     return result
-
-
-def curve_area(points: Mapping[float, float | None]) -> float | None:
-    """Return the area under a curve by the trapezoid rule, divided by its range: its mean height.
-
-    Args:
-        points: Abscissa to ordinate. With fewer than two points, or a point without an ordinate,
-            the area is None.
-    """
-    abscissas = sorted(points)
-    ordinates = all_or_none(points[x] for x in abscissas)
-    if ordinates is None or len(ordinates) < 2:
-        return None
-    return float(np.trapezoid(ordinates, abscissas) / (abscissas[-1] - abscissas[0]))

@@ -18,12 +18,11 @@ from train.compare.results import (
 )
 from train.compare.statistics import (
     all_or_none,
-    curve_area,
     mean,
     mean_and_deviation,
     paired,
 )
-from train.metrics import expected_ece, pooled_reliability
+from train.metrics import curve_area, expected_ece, pooled_reliability
 
 REFERENCE = "dimml"
 SUBSET_FIGURES = (
@@ -191,15 +190,14 @@ def _differences(ours: Sequence[Result], theirs: Sequence[Result], scope: Scope)
         first, second = ({r.seed: figure(r) for r in results} for results in (ours, theirs))
         return paired(first, second)
 
-    def measure(name: str, result: Result) -> float | None:
-        return run_measures(result, scope)[name]
+    def measure(key: str, result: Result) -> float | None:
+        return run_measures(result, scope)[key]
 
-    def accuracy(subset: str, result: Result) -> float | None:
-        value: float | None = result.subsets.get(subset, {}).get("accuracy")
-        return value
+    def accuracy(subset: str, result: Result) -> Any:
+        return result.subsets.get(subset, {}).get("accuracy")
 
     return {
-        "measures": {name: difference(partial(measure, name)) for name in MEASURES},
+        "measures": {key: difference(partial(measure, key)) for key in MEASURES},
         "subsets": {name: difference(partial(accuracy, name)) for name in scope.subsets},
     }
 

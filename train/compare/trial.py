@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ import torch
 
 from dimml.errors import ManifestError, UsageError
 from dimml.machine import describe_machine
-from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
 from train.calibration import conformal_rows
 from train.compare.protocol import (
     coverages,
-    cross_validate,
     encode_test_split,
     measure_readout,
 )
@@ -28,7 +25,7 @@ from train.data.prepare import prepare
 from train.methods import METHODS
 from train.methods.base import Method, Trial
 from train.module import BEST, encode
-from train.readout import Readout
+from train.readout import Readout, cross_validate
 from train.recipe import Recipe
 from train.run import calibrate_readout
 from train.trainer import BEST_CHECKPOINT, LAST, History, load_checkpoint, train_model
@@ -111,8 +108,9 @@ class TrialRunner:
             conformals = [
                 calibrate_readout(readout, model, validation, c) for c in coverages(recipe)
             ]
-            figures = measure_readout(readout, test, conformals, validation[1], seed)
+            figures = measure_readout(readout, test, conformals, validation.present, seed)
             measured[row] = {"validation": on_validation, **figures}
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         shared = {
             "seed": seed,
             "rows": list(readouts),
@@ -120,14 +118,15 @@ class TrialRunner:
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
             "hyperparameters": _hyperparameters(recipe, built, trained.best),
-            "machine": {
-                **describe_machine(),
-                "device": "cuda" if torch.cuda.is_available() else "cpu",
-            },
+            "machine": {**describe_machine(), "device": device},
         }
-        sizes = _dimension_set_sizes(model) if built.uses_dimensions else None
         documents = {
-            row: {"method": row, **shared, **figures, "duc": sizes if row == name else None}
+            row: {
+                "method": row,
+                **shared,
+                **figures,
+                "duc": built.dimension_sets(model) if row == name else None,
+            }
             for row, figures in measured.items()
         }
         shutil.rmtree(folder, ignore_errors=True)
@@ -175,16 +174,4 @@ def _hyperparameters(recipe: Recipe, method: Method, best: Mapping[str, Any]) ->
         "batch_size": training.batch_size,
         "best_epoch": best["epoch"] + 1,
         "validation_accuracy": best[BEST],
-    }
-
-
-def _dimension_set_sizes(model: MultimodalModel) -> dict[str, Any]:
-    """Return how many dimensions are effective, and how many a student learns from a teacher."""
-    effective = dict(zip(model.modalities, model.effective, strict=True))
-    return {
-        "effective": {name: int(dimensions.sum()) for name, dimensions in effective.items()},
-        "selected": {
-            f"{teacher}->{student}": int((effective[teacher] & ~effective[student]).sum())
-            for teacher, student in permutations(effective, 2)
-        },
     }

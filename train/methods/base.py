@@ -131,6 +131,10 @@ class Method(nn.Module):
         """Return further rows of a comparison, by name, that the same training provides."""
         return {}
 
+    def dimension_sets(self, model: MultimodalModel) -> dict[str, dict[str, int]] | None:
+        """Return the sizes of the sets of feature dimensions, for a method that has such sets."""
+        return None
+
 
 def drop_modalities(
     present: Tensor, rate: float, generator: torch.Generator | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from itertools import permutations
 from typing import Annotated, Any
 
 import pydantic
@@ -137,6 +138,19 @@ class Detached(Method):
         if self.options.fusion_head:
             return FusionHeadReadout(model.fusion, self.fusion_head)
         return FusionReadout(model.fusion, self.options.fusion)
+
+    def dimension_sets(self, model: MultimodalModel) -> dict[str, dict[str, int]] | None:
+        """Return how many dimensions are effective, and how many each pair's student learns."""
+        if not self.uses_dimensions:
+            return None
+        effective = dict(zip(model.modalities, model.effective, strict=True))
+        return {
+            "effective": {name: int(dimensions.sum()) for name, dimensions in effective.items()},
+            "selected": {
+                f"{teacher}->{student}": int((effective[teacher] & ~effective[student]).sum())
+                for teacher, student in permutations(effective, 2)
+            },
+        }
 
     def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         """Return the simplest answers, and an ablation of the fusion that changes one thing each.

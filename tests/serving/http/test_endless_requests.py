@@ -167,8 +167,7 @@ class TestHeadTimeout:
 def test_reading_stops_while_a_client_does_not_read_its_responses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    refusal = [(b"content-length", b"200")], b"x" * 200
-    monkeypatch.setattr(LimitedProtocol, "refuse", staticmethod(lambda *_: refusal))
+    monkeypatch.setattr(LimitedProtocol, "shed", staticmethod(lambda *_: b"x" * 200))
 
     async def act(client: Client) -> None:
         client.writer.write(b"POST /predict HTTP/1.1\r\n\r\n" * 1_000_000)

@@ -1,51 +1,77 @@
-"""The one table of HTTP errors."""
+"""The table of errors decides every status of an error response."""
 
 from __future__ import annotations
 
-import json
+import ast
 from http import HTTPStatus
+from pathlib import Path
 from typing import get_args
 
+import orjson
 import pytest
 
 from dimml.errors import InputError, InputErrorCode
-from serving.http.errors import (
-    STATUS_OF_CODE,
-    STATUSES,
-    Code,
-    input_error_response,
-    status_body,
+from dimml.machine import SOURCE_ROOT
+from serving.http.errors import ErrorCode, HttpError, find_error, input_error_response
+
+ERRORS_FILE = SOURCE_ROOT / "serving/http/errors.py"
+FILES = [*(SOURCE_ROOT / "serving").glob("*.py"), *ERRORS_FILE.parent.glob("*.py")]
+STATUSES = {error.status for error in HttpError}
+
+
+def test_table_has_every_error_code() -> None:
+    assert {error.code for error in HttpError} == set(get_args(ErrorCode))
+
+
+@pytest.mark.parametrize("code", get_args(InputErrorCode))
+def test_input_error_has_the_response_of_its_code(code: InputErrorCode) -> None:
+    response = input_error_response(InputError(code, "broken", "image"))
+    problem = {"code": code, "message": "broken", "field": "image"}
+    assert orjson.loads(response.body) == {"error": problem}
+    assert response.status_code == HttpError[code.upper()].status
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_only_the_table_holds_the_status_of_an_error(path: Path) -> None:
+    literals = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, int)
+    }
+    assert not literals & STATUSES or path == ERRORS_FILE
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, HttpError.BAD_REQUEST),
+        (401, HttpError.KEY_MISSING),
+        (418, HttpError.BAD_REQUEST),
+        (422, HttpError.INVALID_REQUEST),
+        (429, HttpError.RATE_LIMITED),
+        (502, HttpError.INTERNAL),
+        (503, HttpError.OVERLOADED),
+    ],
 )
-
-DETAILS = {"path": "/x", "method": "PUT", "limit": 7, "rate": 2.0, "seconds": 1.0}
-
-
-def test_every_input_error_has_a_status_in_the_table() -> None:
-    assert set(STATUS_OF_CODE) == set(get_args(InputErrorCode))
-    assert set(STATUS_OF_CODE.values()) <= set(STATUSES)
+def test_status_stands_for_its_first_error(status: int, error: HttpError) -> None:
+    assert find_error(status) is error
 
 
-def test_every_code_of_the_contract_is_in_the_table() -> None:
-    codes = {error.code for error in STATUSES.values()} | set(STATUS_OF_CODE)
-    assert codes == set(get_args(Code))
+def test_overloaded_response_says_when_to_retry() -> None:
+    assert HttpError.OVERLOADED.response().headers["retry-after"] == "1"
+    response = HttpError.RATE_LIMITED.response(headers={"retry-after": "7"})
+    assert response.headers.getlist("retry-after") == ["7"]
 
 
-@pytest.mark.parametrize("status", STATUSES)
-def test_every_status_is_one_of_http_and_has_a_text(status: int) -> None:
-    assert 400 <= HTTPStatus(status) < 600
-    error = json.loads(status_body(status, **DETAILS))["error"]
-    assert error["code"] == STATUSES[status].code
-    assert "{" not in error["message"]
-    assert error["field"] is None
+def test_unauthorized_response_names_the_scheme() -> None:
+    assert HttpError.KEY_MISSING.response().headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize(("status", "code"), [(418, "invalid_request"), (502, "internal")])
-def test_unknown_status_has_the_code_of_its_class(status: int, code: str) -> None:
-    assert json.loads(status_body(status))["error"]["code"] == code
+@pytest.mark.parametrize("error", HttpError, ids=lambda error: error.name)
+def test_every_error_has_a_text_for_any_request(error: HttpError) -> None:
+    assert HTTPStatus(error.status)
+    assert "{" not in error.message.format(path="/x", method="PUT", timeout=7)
 
 
-def test_input_error_keeps_its_code_message_and_field() -> None:
-    response = input_error_response(InputError("too_large", "over the limit", "image"))
-    assert response.status_code == 413
-    error = json.loads(response.body)["error"]
-    assert error == {"code": "too_large", "message": "over the limit", "field": "image"}
+def test_status_line_has_the_reason_phrase() -> None:
+    assert HttpError.HEAD_TOO_LARGE.status_line == b"HTTP/1.1 431 Request Header Fields Too Large"

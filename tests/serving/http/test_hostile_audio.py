@@ -1,4 +1,4 @@
-"""Odd and hostile recordings over HTTP: each has the answer that docs/inputs.md gives it."""
+"""Unusual and hostile recordings over HTTP: each has the response that docs/inputs.md states."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from starlette.testclient import TestClient
 
 from dimml.errors import InputError
 from dimml.modalities import Audio, Limits
+from tests.serving.media import patch
 
 FIELD = "audio"
 RATE = 16_000
-SECONDS = 10
-"""The longest recording that the service of these tests takes."""
+MAX_SECONDS = 10
 
-CHANNELS, SAMPLE_RATE, RIFF_SIZE, DATA_SIZE = 22, 24, 4, 40
-"""Offsets in the header of a WAV."""
+RIFF_SIZE, CHANNELS, SAMPLE_RATE, DATA_SIZE = 4, 22, 24, 40
+"""Offsets of fields in the header of a WAV."""
 
 
 def tone(seconds: float = 1.0, rate: int = RATE, channels: int = 1) -> np.ndarray:
@@ -32,31 +32,27 @@ def tone(seconds: float = 1.0, rate: int = RATE, channels: int = 1) -> np.ndarra
 
 
 def encode(
-    form: str, samples: np.ndarray | None = None, rate: int = RATE, sub: str | None = None
+    container: str, samples: np.ndarray | None = None, rate: int = RATE, subtype: str | None = None
 ) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, tone() if samples is None else samples, rate, format=form, subtype=sub)
+    soundfile.write(
+        file, tone() if samples is None else samples, rate, format=container, subtype=subtype
+    )
     return file.getvalue()
 
 
-def silence(form: str, seconds: float, rate: int = 8_000, channels: int = 1) -> bytes:
-    return encode(form, np.zeros((round(seconds * rate), channels), np.float32), rate)
+def silence(container: str, seconds: float, rate: int = 8_000, channels: int = 1) -> bytes:
+    return encode(container, np.zeros((round(seconds * rate), channels), np.float32), rate)
 
 
-def patched(data: bytes, offset: int, layout: str, value: int) -> bytes:
-    replaced = bytearray(data)
-    struct.pack_into(layout, replaced, offset, value)
-    return bytes(replaced)
-
-
-def with_sample(value: float) -> bytes:
+def wav_with_sample(value: float) -> bytes:
     samples = tone().astype(np.float32)
     samples[500] = value
-    return encode("WAV", samples, sub="FLOAT")
+    return encode("WAV", samples, subtype="FLOAT")
 
 
-def flac_claiming(samples: int) -> bytes:
-    """A FLAC whose STREAMINFO declares a number of samples (36 bits)."""
+def flac_of_declared_samples(samples: int) -> bytes:
+    """Return a FLAC whose STREAMINFO declares a number of samples, a field of 36 bits."""
     data = bytearray(encode("FLAC"))
     high, low = divmod(samples, 2**32)
     data[21] = data[21] & 0xF0 | high
@@ -64,8 +60,8 @@ def flac_claiming(samples: int) -> bytes:
     return bytes(data)
 
 
-def id3(size: int) -> bytes:
-    """The header of an ID3 tag of a size, 7 bits a byte."""
+def id3_header(size: int) -> bytes:
+    """Return the header of an ID3 tag, which stores the size in 7 bits of each byte."""
     return b"ID3\4\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
 
 
@@ -74,36 +70,36 @@ CASES: dict[str, Callable[[], bytes]] = {
     "WAV of no samples": lambda: encode("WAV", np.zeros(0)),
     "WAV of 8 channels": lambda: encode("WAV", tone(channels=8)),
     "WAV of 65 channels": lambda: encode("WAV", tone(0.1, channels=65)),
-    "WAV of 64-bit floats": lambda: encode("WAV", sub="DOUBLE"),
-    "WAV of 24 bits": lambda: encode("WAV", sub="PCM_24"),
-    "WAV in A-law": lambda: encode("WAV", sub="ALAW"),
+    "WAV of 64-bit floats": lambda: encode("WAV", subtype="DOUBLE"),
+    "WAV of 24 bits": lambda: encode("WAV", subtype="PCM_24"),
+    "WAV in A-law": lambda: encode("WAV", subtype="ALAW"),
     "FLAC": lambda: encode("FLAC"),
     "OGG Vorbis": lambda: encode("OGG"),
-    "OGG Opus": lambda: encode("OGG", sub="OPUS"),
+    "OGG Opus": lambda: encode("OGG", subtype="OPUS"),
     "MP3": lambda: encode("MP3"),
     "AIFF": lambda: encode("AIFF"),
-    "WAV of 0 Hz": lambda: patched(encode("WAV"), SAMPLE_RATE, "<I", 0),
+    "WAV of 0 Hz": lambda: patch(encode("WAV"), SAMPLE_RATE, "<I", 0),
     "WAV of 1 Hz": lambda: encode("WAV", tone(5, 1), 1),
-    "WAV of 4 GHz": lambda: patched(encode("WAV"), SAMPLE_RATE, "<I", 2**32 - 1),
-    "WAV of 0 channels": lambda: patched(encode("WAV"), CHANNELS, "<H", 0),
-    "WAV with a NaN": lambda: with_sample(np.nan),
-    "WAV with an infinite sample": lambda: with_sample(np.inf),
-    "WAV with a sample of 1e20": lambda: with_sample(1e20),
+    "WAV of 4 GHz": lambda: patch(encode("WAV"), SAMPLE_RATE, "<I", 2**32 - 1),
+    "WAV of 0 channels": lambda: patch(encode("WAV"), CHANNELS, "<H", 0),
+    "WAV with a NaN": lambda: wav_with_sample(np.nan),
+    "WAV with an infinite sample": lambda: wav_with_sample(np.inf),
+    "WAV with a sample of 1e20": lambda: wav_with_sample(1e20),
     "WAV whose samples are shorter than declared": lambda: encode("WAV")[:-1],
-    "WAV whose samples are longer than declared": lambda: patched(
+    "WAV whose samples are longer than declared": lambda: patch(
         encode("WAV"), DATA_SIZE, "<I", 16_000
     ),
-    "WAV whose RIFF size is wrong": lambda: patched(encode("WAV"), RIFF_SIZE, "<I", 7),
-    "FLAC that declares 64 billion samples": lambda: flac_claiming(2**36 - 1),
-    "FLAC that declares fewer samples than it holds": lambda: flac_claiming(100),
+    "WAV whose RIFF size is wrong": lambda: patch(encode("WAV"), RIFF_SIZE, "<I", 7),
+    "FLAC that declares 64 billion samples": lambda: flac_of_declared_samples(2**36 - 1),
+    "FLAC that declares fewer samples than it holds": lambda: flac_of_declared_samples(100),
     "FLAC cut in half": lambda: encode("FLAC")[: len(encode("FLAC")) // 2],
     "OGG cut in half": lambda: encode("OGG")[: len(encode("OGG")) // 2],
     "MP3 cut in half": lambda: encode("MP3")[: len(encode("MP3")) // 2],
-    "MP3 with a tag that declares 256 MB": lambda: id3(2**28 - 1) + encode("MP3"),
-    "WAV too long": lambda: silence("WAV", SECONDS + 1),
-    "FLAC too long": lambda: silence("FLAC", SECONDS + 1),
-    "OGG too long": lambda: silence("OGG", SECONDS + 1),
-    "MP3 too long": lambda: silence("MP3", SECONDS + 1),
+    "MP3 with a tag that declares 256 MB": lambda: id3_header(2**28 - 1) + encode("MP3"),
+    "WAV too long": lambda: silence("WAV", MAX_SECONDS + 1),
+    "FLAC too long": lambda: silence("FLAC", MAX_SECONDS + 1),
+    "OGG too long": lambda: silence("OGG", MAX_SECONDS + 1),
+    "MP3 too long": lambda: silence("MP3", MAX_SECONDS + 1),
     "FLAC of 655,350 Hz over the limit of samples": lambda: silence("FLAC", 2, 655_350),
     "OGG of 8 channels over the limit of samples": lambda: silence("OGG", 3, 48_000, 8),
     "WAV followed by a PDF": lambda: encode("WAV") + b"%PDF-1.7" + bytes(100),
@@ -114,40 +110,40 @@ CASES: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(scope="module")
 def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
-    with open_client(tiny_bundle, max_seconds=SECONDS) as client:
+    with open_client(tiny_bundle, max_seconds=MAX_SECONDS) as client:
         yield client
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_has_its_documented_answer(
+def test_recording_has_its_documented_response(
     client: TestClient, documented_responses: Any, name: str
 ) -> None:
-    answer = client.post("/predict", files={FIELD: ("file", CASES[name]())})
-    error = answer.json().get("error", {"code": None, "field": FIELD})
-    assert (answer.status_code, error["code"]) == documented_responses("Audio")[name]
+    response = client.post("/predict", files={FIELD: ("file", CASES[name]())})
+    error = response.json().get("error", {"code": None, "field": FIELD})
+    assert (response.status_code, error["code"]) == documented_responses("Audio")[name]
     assert error["field"] == FIELD
 
 
-def test_what_is_documented_is_tested(documented_responses: Any) -> None:
+def test_every_documented_recording_is_tested(documented_responses: Any) -> None:
     assert set(documented_responses("Audio")) == set(CASES)
 
 
-@pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3"])
-def test_what_expands_beyond_the_limit_is_stopped_while_it_is_decoded(
-    monkeypatch: pytest.MonkeyPatch, form: str
+@pytest.mark.parametrize("container", ["FLAC", "OGG", "MP3"])
+def test_decoding_stops_once_a_recording_exceeds_the_limit(
+    monkeypatch: pytest.MonkeyPatch, container: str
 ) -> None:
     decoded = 0
     read = soundfile.SoundFile.read
 
-    def counting(self: Any, *arguments: Any, **options: Any) -> np.ndarray:
+    def counting_read(self: Any, *arguments: Any, **options: Any) -> np.ndarray:
         nonlocal decoded
         block = read(self, *arguments, **options)
         decoded += len(block)
         return block
 
-    monkeypatch.setattr(soundfile.SoundFile, "read", counting)
+    monkeypatch.setattr(soundfile.SoundFile, "read", counting_read)
     kind = Audio("audio", {}, limits=Limits(seconds=20))
-    with pytest.raises(InputError) as refused:
-        kind.decode(silence(form, 120))
-    assert refused.value.code == "too_large"
+    with pytest.raises(InputError) as error:
+        kind.decode(silence(container, 120))
+    assert error.value.code == "too_large"
     assert 20 * 8_000 < decoded < 40 * 8_000

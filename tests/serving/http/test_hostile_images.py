@@ -1,4 +1,4 @@
-"""Odd and hostile images over HTTP: each has the answer that docs/inputs.md gives it."""
+"""Unusual and hostile images over HTTP: each has the response that docs/inputs.md states."""
 
 from __future__ import annotations
 
@@ -15,76 +15,75 @@ import PIL.Image
 import pytest
 from starlette.testclient import TestClient
 
+from tests.serving.media import PNG_SIGNATURE, patch, png_chunk
+
 MEBIBYTE = 2**20
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-PICTURE = PIL.Image.fromarray(NOISE)
+IMAGE = PIL.Image.fromarray(NOISE)
 
 
-def encode(form: str, picture: PIL.Image.Image = PICTURE, **options: Any) -> bytes:
+def encode(image_format: str, image: PIL.Image.Image = IMAGE, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    image.save(file, image_format, **options)
     return file.getvalue()
 
 
 def frames(count: int, size: int = 2) -> list[PIL.Image.Image]:
-    """Pictures of which no two that follow each other are equal."""
+    """Return black and white images in turn: a writer would merge equal neighbours."""
     return [PIL.Image.new("L", (size, size), index % 2 * 255) for index in range(count)]
 
 
-def animation(form: str, count: int) -> bytes:
+def animation(image_format: str, count: int) -> bytes:
     first, *others = frames(count)
-    return encode(form, first, save_all=True, append_images=others, duration=1, loop=0)
+    return encode(image_format, first, save_all=True, append_images=others, duration=1, loop=0)
 
 
 def gif(count: int, size: int) -> bytes:
-    """A GIF of one frame repeated."""
+    """Return a GIF that repeats one frame."""
     data = encode("GIF", PIL.Image.new("L", (size, size)))
     start = data.index(b",")
     return data[:start] + data[start:-1] * count + b";"
-
-
-def chunk(name: bytes, content: bytes = b"") -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(name + content))
-    return struct.pack(">I", len(content)) + name + content + checksum
 
 
 def png(
     width: int,
     height: int,
     *between: bytes,
-    held: int | None = None,
+    rows: int | None = None,
     depth: int = 8,
     colour: int = 0,
 ) -> bytes:
-    """A black PNG whose header declares a size, with other chunks before its `held` rows."""
+    """Return a black PNG whose header declares a size.
+
+    Args:
+        width: The declared width.
+        height: The declared height.
+        between: Chunks between the header and the pixels.
+        rows: Rows of pixels that the file holds; by default the declared height.
+        depth: Bits per channel.
+        colour: The colour type: 0 is grey, 2 RGB and 6 RGBA.
+    """
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    row = 1 + width * depth // 8 * {0: 1, 2: 3, 6: 4}[colour]
-    pixels = zlib.compress(bytes(row * (height if held is None else held)), 9)
-    chunks = chunk(b"IHDR", header), *between, chunk(b"IDAT", pixels), chunk(b"IEND")
+    row_bytes = 1 + width * depth // 8 * {0: 1, 2: 3, 6: 4}[colour]
+    pixels = zlib.compress(bytes(row_bytes * (height if rows is None else rows)), 9)
+    chunks = png_chunk(b"IHDR", header), *between, png_chunk(b"IDAT", pixels), png_chunk(b"IEND")
     return PNG_SIGNATURE + b"".join(chunks)
 
 
-def patched(data: bytes, offset: int, layout: str, *values: int) -> bytes:
-    replaced = bytearray(data)
-    struct.pack_into(layout, replaced, offset, *values)
-    return bytes(replaced)
-
-
-def jpeg_of(width: int, height: int) -> bytes:
+def jpeg_of_declared_size(width: int, height: int) -> bytes:
     data = encode("JPEG")
-    return patched(data, data.index(b"\xff\xc0") + 5, ">HH", height, width)
+    return patch(data, data.index(b"\xff\xc0") + 5, ">HH", height, width)
 
 
-def tiff_of(width: int, height: int) -> bytes:
+def tiff_of_declared_size(width: int, height: int) -> bytes:
     data = encode("TIFF")
     for tag, value in ((256, width), (257, height)):
         entry = data.index(struct.pack("<HHI", tag, 4, 1))
-        data = patched(data, entry + 8, "<I", value)
+        data = patch(data, entry + 8, "<I", value)
     return data
 
 
-def jpeg_of_scans(count: int) -> bytes:
+def jpeg_with_repeated_scan(count: int) -> bytes:
     data = encode("JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * count + data[-2:]
@@ -104,34 +103,34 @@ def plain_ppm(size: int, content: bytes) -> bytes:
 CASES: dict[str, Callable[[], bytes]] = {
     "1 x 1 pixel": lambda: png(1, 1),
     "1 x 40,000 pixels": lambda: png(1, 40_000),
-    "CMYK JPEG": lambda: encode("JPEG", PICTURE.convert("CMYK")),
+    "CMYK JPEG": lambda: encode("JPEG", IMAGE.convert("CMYK")),
     "16-bit grey PNG": lambda: png(40, 40, depth=16),
     "16-bit RGBA PNG": lambda: png(40, 40, depth=16, colour=6),
-    "palette PNG with transparency": lambda: encode("PNG", PICTURE.convert("P"), transparency=0),
-    "WebP with alpha": lambda: encode("WEBP", PICTURE.convert("RGBA")),
-    "1-bit TIFF": lambda: encode("TIFF", PICTURE.convert("1")),
-    "float TIFF": lambda: encode("TIFF", PICTURE.convert("F")),
+    "palette PNG with transparency": lambda: encode("PNG", IMAGE.convert("P"), transparency=0),
+    "WebP with alpha": lambda: encode("WEBP", IMAGE.convert("RGBA")),
+    "1-bit TIFF": lambda: encode("TIFF", IMAGE.convert("1")),
+    "float TIFF": lambda: encode("TIFF", IMAGE.convert("F")),
     "PNG of 3,000 frames": lambda: animation("PNG", 3_000),
     "GIF of 3,000 frames": lambda: animation("GIF", 3_000),
     "WebP of 3,000 frames": lambda: animation("WEBP", 3_000),
     "PNG of 39 megapixels in 40 KB": lambda: png(6_000, 6_500),
     "GIF of 36 megapixels in 30 KB": lambda: gif(1, 6_000),
-    "PNG that declares 60,000 x 60,000 pixels": lambda: png(60_000, 60_000, held=1),
-    "JPEG that declares 60,000 x 60,000": lambda: jpeg_of(60_000, 60_000),
-    "TIFF that declares 60,000 x 60,000": lambda: tiff_of(60_000, 60_000),
-    "BMP that declares 60,000 x 60,000": lambda: patched(encode("BMP"), 18, "<ii", 60_000, 60_000),
-    "GIF that declares 60,000 x 60,000": lambda: patched(encode("GIF"), 6, "<HH", 60_000, 60_000),
-    "PNG that declares more rows than it holds": lambda: png(40, 40, held=20),
-    "JPEG that declares more rows than it holds": lambda: jpeg_of(40, 4_000),
-    "TIFF that declares more rows than it holds": lambda: tiff_of(40, 4_000),
-    "BMP that declares more rows than it holds": lambda: patched(encode("BMP"), 22, "<i", 4_000),
+    "PNG that declares 60,000 x 60,000 pixels": lambda: png(60_000, 60_000, rows=1),
+    "JPEG that declares 60,000 x 60,000": lambda: jpeg_of_declared_size(60_000, 60_000),
+    "TIFF that declares 60,000 x 60,000": lambda: tiff_of_declared_size(60_000, 60_000),
+    "BMP that declares 60,000 x 60,000": lambda: patch(encode("BMP"), 18, "<ii", 60_000, 60_000),
+    "GIF that declares 60,000 x 60,000": lambda: patch(encode("GIF"), 6, "<HH", 60_000, 60_000),
+    "PNG that declares more rows than it holds": lambda: png(40, 40, rows=20),
+    "JPEG that declares more rows than it holds": lambda: jpeg_of_declared_size(40, 4_000),
+    "TIFF that declares more rows than it holds": lambda: tiff_of_declared_size(40, 4_000),
+    "BMP that declares more rows than it holds": lambda: patch(encode("BMP"), 22, "<i", 4_000),
     "PNG of 0 x 0 pixels": lambda: png(0, 0),
     "PNG with text that expands to 64 MB": lambda: png(
-        40, 40, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(64 * MEBIBYTE)))
+        40, 40, png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(64 * MEBIBYTE)))
     ),
-    "PNG with broken EXIF": lambda: png(40, 40, chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
-    "PNG of 200,000 unknown chunks": lambda: png(40, 40, chunk(b"abCd") * 200_000),
-    "progressive JPEG of over 100 scans": lambda: jpeg_of_scans(100),
+    "PNG with broken EXIF": lambda: png(40, 40, png_chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")),
+    "PNG of 200,000 unknown chunks": lambda: png(40, 40, png_chunk(b"abCd") * 200_000),
+    "progressive JPEG of over 100 scans": lambda: jpeg_with_repeated_scan(100),
     "plain PPM": lambda: plain_ppm(10, b"7 " * 100),
     "plain PPM over 1 MB": lambda: plain_ppm(600, b"#\n" * 500_000),
     "run-length BMP over 1 MB": lambda: run_length_bmp(1_000_000),
@@ -147,7 +146,7 @@ CLIPS: dict[str, list[Callable[[], bytes]]] = {
     "GIF of 65 frames as a clip": [lambda: gif(65, 2)],
     "GIF of 40 frames of 9 megapixels as a clip": [lambda: gif(40, 3_000)],
     "PNG that declares a billion frames as a clip": [
-        lambda: png(40, 40, chunk(b"acTL", struct.pack(">II", 2**30, 0)))
+        lambda: png(40, 40, png_chunk(b"acTL", struct.pack(">II", 2**30, 0)))
     ],
     "one broken picture in a clip": [lambda: png(4, 4), lambda: png(40, 40)[:45]],
 }
@@ -159,54 +158,54 @@ def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
         yield client
 
 
-def check(answer: Any, field: str, expected: tuple[int, str | None]) -> None:
-    error = answer.json().get("error", {"code": None, "field": field})
-    assert (answer.status_code, error["code"]) == expected
+def assert_response(response: Any, field: str, expected: tuple[int, str | None]) -> None:
+    """Check the status of a response, and the code and the field of its error."""
+    error = response.json().get("error", {"code": None, "field": field})
+    assert (response.status_code, error["code"]) == expected
     assert error["field"] == field
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_has_its_documented_answer(
+def test_image_has_its_documented_response(
     client: TestClient, documented_responses: Any, name: str
 ) -> None:
-    answer = client.post("/predict", files={"image": ("file", CASES[name]())})
-    check(answer, "image", documented_responses("Images")[name])
+    response = client.post("/predict", files={"image": ("file", CASES[name]())})
+    assert_response(response, "image", documented_responses("Images")[name])
 
 
-def test_each_clip_has_its_documented_answer(
+def test_clip_has_its_documented_response(
     frames_bundle: Path, open_client: Any, documented_responses: Any
 ) -> None:
     with open_client(frames_bundle) as client:
-        for name, pictures in CLIPS.items():
-            files = [("clip", ("file", make())) for make in pictures]
-            answer = client.post("/predict", files=files)
-            check(answer, "clip", documented_responses("Images")[name])
+        for name, images in CLIPS.items():
+            files = [("clip", ("file", make())) for make in images]
+            response = client.post("/predict", files=files)
+            assert_response(response, "clip", documented_responses("Images")[name])
 
 
-def test_what_is_documented_is_tested(documented_responses: Any) -> None:
+def test_every_documented_image_is_tested(documented_responses: Any) -> None:
     assert set(documented_responses("Images")) == {*CASES, *CLIPS}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_a_batch_of_large_pictures_takes_the_memory_of_one(
-    tiny_bundle: Path, open_server: Any
-) -> None:
-    picture = png(6_000, 6_500)
+def test_batch_of_large_images_needs_the_memory_of_one(tiny_bundle: Path, open_server: Any) -> None:
+    image = png(6_000, 6_500)
     with open_server(tiny_bundle, workers=1, threads=1) as server:
         server.wait_until_ready()
         [worker] = server.workers
 
-        def ask(_: int) -> int:
-            files = {"image": ("file", picture)}
+        def predict(_: int) -> int:
+            files = {"image": ("file", image)}
             return int(server.client.post("/predict", files=files, timeout=60).status_code)
 
-        assert ask(0) == 200
-        before = peak(worker.pid)
+        assert predict(0) == 200
+        before = peak_memory(worker.pid)
         with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(ask, range(8))) == [200] * 8
-        assert peak(worker.pid) - before < 160 * MEBIBYTE
+            assert list(pool.map(predict, range(8))) == [200] * 8
+        assert peak_memory(worker.pid) - before < 160 * MEBIBYTE
 
 
-def peak(process: int) -> int:
+def peak_memory(process: int) -> int:
+    """Return the largest resident size that a process had, in bytes."""
     status = Path(f"/proc/{process}/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])

@@ -1,31 +1,22 @@
-"""Odd and hostile forms, names and texts: each has the answer that docs/inputs.md gives it."""
+"""Unusual and hostile forms, names and texts: each has the response that docs/inputs.md states."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import pytest
 from starlette.testclient import TestClient
 
-MOST_BYTES = 100_000
-"""Of one part, in the service of these tests."""
+from tests.serving.media import PNG
 
-MOST_CHARACTERS = 20_000
-
-
-def picture() -> bytes:
-    file = io.BytesIO()
-    PIL.Image.linear_gradient("L").resize((40, 40)).save(file, "PNG")
-    return file.getvalue()
+MAX_PART_BYTES = 100_000
+MAX_CHARACTERS = 20_000
 
 
-PNG = picture()
 FIELD = b'Content-Disposition: form-data; name="text"'
 FILE = b'Content-Disposition: form-data; name="image"; filename="%b"'
 
@@ -35,65 +26,65 @@ def body(content: bytes, content_type: str) -> dict[str, Any]:
 
 
 def form(*parts: tuple[bytes, bytes], boundary: bytes = b"xyz") -> dict[str, Any]:
-    """A form of parts given as their header lines and contents."""
-    pieces = [b"--%b\r\n%b\r\n\r\n%b\r\n" % (boundary, head, held) for head, held in parts]
-    return body(b"".join(pieces) + b"--%b--\r\n" % boundary, sent_with(boundary.decode()))
+    """Return a request with a form whose parts have the given header lines and contents."""
+    pieces = [b"--%b\r\n%b\r\n\r\n%b\r\n" % (boundary, head, content) for head, content in parts]
+    return body(b"".join(pieces) + b"--%b--\r\n" % boundary, multipart_type(boundary.decode()))
 
 
-def sent_with(boundary: str) -> str:
+def multipart_type(boundary: str) -> str:
     return f"multipart/form-data; boundary={boundary}"
 
 
-def text(content: str) -> dict[str, Any]:
+def text_form(content: str) -> dict[str, Any]:
     return form((FIELD, content.encode()))
 
 
-def file_named(name: str) -> dict[str, Any]:
+def file_form(name: str) -> dict[str, Any]:
     return form((FILE % name.encode(), PNG))
 
 
-def parts_of(count: int) -> dict[str, Any]:
-    """One text and further parts without content, which count as absent."""
+def form_of_parts(count: int) -> dict[str, Any]:
+    """Return a form of one text and further parts without content, which count as absent."""
     return form((FIELD, b"seven"), *[(FILE % b"", b"")], *[(FIELD, b"")] * (count - 2))
 
 
-def headers_of(count: int) -> dict[str, Any]:
+def part_of_headers(count: int) -> dict[str, Any]:
     return form((b"\r\n".join([FIELD, *[b"X-%d: y" % n for n in range(count - 1)]]), b"seven"))
 
 
-def raw(content: bytes, boundary: str = "xyz") -> dict[str, Any]:
-    return body(content, sent_with(boundary))
+def raw_form(content: bytes, boundary: str = "xyz") -> dict[str, Any]:
+    return body(content, multipart_type(boundary))
 
 
-def as_json(content: object) -> dict[str, Any]:
+def json_body(content: object) -> dict[str, Any]:
     return body(json.dumps(content).encode(), "application/json")
 
 
 PART = b"--xyz\r\n%b\r\n\r\nseven\r\n" % FIELD
-LONG = "b" * 200
+LONG_BOUNDARY = "b" * 200
 NESTED = b"--in\r\n%b\r\n\r\nseven\r\n--in--\r\n" % FIELD
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
-    "null bytes in a text": lambda: text("a\0b"),
-    "emoji": lambda: text("👩‍👩‍👧‍👦 7️⃣ 🏴󠁧󠁢󠁥󠁮󠁧󠁿"),
-    "right-to-left text": lambda: text("\u202eשבע \u0667"),
-    "5,000 combining characters": lambda: text("a" + "\u0301\u0316" * 2_500),
-    "byte order mark and text": lambda: text("\ufeffseven"),
-    "invisible characters alone": lambda: text("\u200b\u2060"),
-    "blanks alone": lambda: text(" \t\r\n\u00a0"),
-    "text of as many characters as allowed": lambda: text("x" * MOST_CHARACTERS),
-    "text of one character more": lambda: text("x" * (MOST_CHARACTERS + 1)),
-    "emoji of as many characters as allowed": lambda: text("🎲" * MOST_CHARACTERS),
+    "null bytes in a text": lambda: text_form("a\0b"),
+    "emoji": lambda: text_form("👩‍👩‍👧‍👦 7️⃣ 🏴󠁧󠁢󠁥󠁮󠁧󠁿"),
+    "right-to-left text": lambda: text_form("\u202eשבע \u0667"),
+    "5,000 combining characters": lambda: text_form("a" + "\u0301\u0316" * 2_500),
+    "byte order mark and text": lambda: text_form("\ufeffseven"),
+    "invisible characters alone": lambda: text_form("\u200b\u2060"),
+    "blanks alone": lambda: text_form(" \t\r\n\u00a0"),
+    "text of as many characters as allowed": lambda: text_form("x" * MAX_CHARACTERS),
+    "text of one character more": lambda: text_form("x" * (MAX_CHARACTERS + 1)),
+    "emoji of as many characters as allowed": lambda: text_form("🎲" * MAX_CHARACTERS),
     "lone surrogate in JSON": lambda: body(b'{"text": "\\ud800"}', "application/json"),
-    "null character in JSON": lambda: as_json({"text": "a\0b"}),
+    "null character in JSON": lambda: json_body({"text": "a\0b"}),
     "lone surrogate in UTF-8": lambda: form((FIELD, b"\xed\xa0\x80")),
-    "file name of 300 characters": lambda: file_named("n" * 300),
-    "file name of 10,000 characters": lambda: file_named("n" * 10_000),
-    "file name that is a path": lambda: file_named("../../etc/passwd"),
-    "file name that is a Windows path": lambda: file_named("C:\\\\a\\\\b.png"),
-    "file name that is a URL": lambda: file_named("http://127.0.0.1:9/a.png"),
-    "file name with a null byte": lambda: file_named("a\0.png"),
-    "file name in Hebrew": lambda: file_named("שבע.png"),
+    "file name of 300 characters": lambda: file_form("n" * 300),
+    "file name of 10,000 characters": lambda: file_form("n" * 10_000),
+    "file name that is a path": lambda: file_form("../../etc/passwd"),
+    "file name that is a Windows path": lambda: file_form("C:\\\\a\\\\b.png"),
+    "file name that is a URL": lambda: file_form("http://127.0.0.1:9/a.png"),
+    "file name with a null byte": lambda: file_form("a\0.png"),
+    "file name in Hebrew": lambda: file_form("שבע.png"),
     "file name not UTF-8": lambda: form((FILE % b"\xff\xfe", PNG)),
     "file name encoded as in RFC 8187": lambda: form(
         (FILE.replace(b'filename="%b"', b"filename*=UTF-8''%e2%82%ac.png"), PNG)
@@ -106,29 +97,29 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "a field and a file of one name": lambda: form(
         (FIELD.replace(b"text", b"image"), b"x"), (FILE % b"a.png", PNG)
     ),
-    "text twice, once empty": lambda: parts_of(3),
-    "17 parts": lambda: parts_of(17),
-    "part over its limit": lambda: form((FILE % b"a.png", PNG + bytes(MOST_BYTES))),
-    "part of 8 headers": lambda: headers_of(8),
-    "part of 9 headers": lambda: headers_of(9),
+    "text twice, once empty": lambda: form_of_parts(3),
+    "17 parts": lambda: form_of_parts(17),
+    "part over its limit": lambda: form((FILE % b"a.png", PNG + bytes(MAX_PART_BYTES))),
+    "part of 8 headers": lambda: part_of_headers(8),
+    "part of 9 headers": lambda: part_of_headers(9),
     "part header of 5,000 bytes": lambda: form((FIELD + b"\r\nX: " + b"y" * 5_000, b"seven")),
     "folded part header": lambda: form((FIELD.replace(b"; ", b";\r\n "), b"seven")),
     "boundary of 70 characters": lambda: form((FIELD, b"seven"), boundary=b"b" * 70),
-    "boundary of 200 characters": lambda: form((FIELD, b"seven"), boundary=LONG.encode()),
-    "quoted boundary": lambda: raw(PART.replace(b"xyz", b"x y") + b"--x y--\r\n", '"x y"'),
+    "boundary of 200 characters": lambda: form((FIELD, b"seven"), boundary=LONG_BOUNDARY.encode()),
+    "quoted boundary": lambda: raw_form(PART.replace(b"xyz", b"x y") + b"--x y--\r\n", '"x y"'),
     "boundary that is missing": lambda: body(PART + b"--xyz--\r\n", "multipart/form-data"),
-    "empty boundary": lambda: raw(b"--\r\n%b\r\n\r\nseven\r\n----\r\n" % FIELD, '""'),
-    "another boundary than declared": lambda: raw(PART + b"--xyz--\r\n", "abc"),
+    "empty boundary": lambda: raw_form(b"--\r\n%b\r\n\r\nseven\r\n----\r\n" % FIELD, '""'),
+    "another boundary than declared": lambda: raw_form(PART + b"--xyz--\r\n", "abc"),
     "boundary inside the content": lambda: form((FIELD, b"a --xyz b"), (FILE % b"", b"")),
     "boundary at a line's start inside the content": lambda: form((FIELD, b"a\r\n--xyzb")),
-    "line feeds alone": lambda: raw((PART + b"--xyz--\r\n").replace(b"\r\n", b"\n")),
-    "preamble": lambda: raw(b"This is a form.\r\n" + PART + b"--xyz--\r\n"),
-    "epilogue": lambda: raw(PART + b"--xyz--\r\nThis was a form."),
+    "line feeds alone": lambda: raw_form((PART + b"--xyz--\r\n").replace(b"\r\n", b"\n")),
+    "preamble": lambda: raw_form(b"This is a form.\r\n" + PART + b"--xyz--\r\n"),
+    "epilogue": lambda: raw_form(PART + b"--xyz--\r\nThis was a form."),
     "nested multipart": lambda: form((FIELD + b"\r\nContent-Type: " + b"multipart/mixed", NESTED)),
     "form sent as multipart/mixed": lambda: body(
         PART + b"--xyz--\r\n", "multipart/mixed; boundary=xyz"
     ),
-    "gzip of a form": lambda: body(gzip.compress(PART + b"--xyz--\r\n"), sent_with("xyz")),
+    "gzip of a form": lambda: body(gzip.compress(PART + b"--xyz--\r\n"), multipart_type("xyz")),
     "gzip declared": lambda: {
         "content": gzip.compress(bytes(10**7)),
         "headers": {"Content-Type": "application/json", "Content-Encoding": "gzip"},
@@ -141,8 +132,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "JSON in UTF-16": lambda: body('{"text": "x"}'.encode("utf-16"), "application/json"),
     "JSON with a byte order mark": lambda: body(b'\xef\xbb\xbf{"text": "x"}', "application/json"),
-    "prototype pollution": lambda: as_json({"__proto__": {"text": "x"}}),
-    "data URL in JSON": lambda: as_json({"image": "data:image/png;base64,AAAA"}),
+    "prototype pollution": lambda: json_body({"__proto__": {"text": "x"}}),
+    "data URL in JSON": lambda: json_body({"image": "data:image/png;base64,AAAA"}),
     "urlencoded plus and percent": lambda: body(
         b"text=a+%e2%82%ac", "application/x-www-form-urlencoded"
     ),
@@ -150,7 +141,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         b"text=a;text=b", "application/x-www-form-urlencoded"
     ),
     "on_unreadable in other case": lambda: {
-        **text("seven"),
+        **text_form("seven"),
         "params": {"ON_UNREADABLE": "absent"},
     },
 }
@@ -158,35 +149,35 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
-    with open_client(tiny_bundle, max_part_bytes=MOST_BYTES) as client:
+    with open_client(tiny_bundle, max_part_bytes=MAX_PART_BYTES) as client:
         yield client
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_has_its_documented_answer(
+def test_request_has_its_documented_response(
     client: TestClient, documented_responses: Any, name: str
 ) -> None:
-    answer = client.post("/predict", **CASES[name]())
-    error = answer.json().get("error", {"code": None, "message": ""})
-    assert (answer.status_code, error["code"]) == documented_responses("Forms and text")[name]
+    response = client.post("/predict", **CASES[name]())
+    error = response.json().get("error", {"code": None, "message": ""})
+    assert (response.status_code, error["code"]) == documented_responses("Forms and text")[name]
     assert len(error["message"]) < 500
 
 
-def test_what_is_documented_is_tested(documented_responses: Any) -> None:
+def test_every_documented_request_is_tested(documented_responses: Any) -> None:
     assert set(documented_responses("Forms and text")) == set(CASES)
 
 
-def test_a_part_over_its_limit_names_its_field_and_the_limit(client: TestClient) -> None:
+def test_error_of_a_part_over_its_limit_names_the_field_and_the_limit(client: TestClient) -> None:
     error = client.post("/predict", **CASES["part over its limit"]()).json()["error"]
     assert error["field"] == "image"
-    assert f"{MOST_BYTES:,} bytes" in error["message"]
+    assert f"{MAX_PART_BYTES:,} bytes" in error["message"]
 
 
 @pytest.mark.parametrize(
-    ("name", "held"), [("boundary inside the content", "a --xyz b"), ("epilogue", "seven")]
+    ("name", "text"), [("boundary inside the content", "a --xyz b"), ("epilogue", "seven")]
 )
-def test_the_text_is_what_stands_between_the_boundaries(
-    client: TestClient, name: str, held: str
+def test_text_is_the_content_between_the_boundaries(
+    client: TestClient, name: str, text: str
 ) -> None:
-    answer = client.post("/predict", **CASES[name]())
-    assert answer.json() == client.post("/predict", data={"text": held}).json()
+    response = client.post("/predict", **CASES[name]())
+    assert response.json() == client.post("/predict", data={"text": text}).json()

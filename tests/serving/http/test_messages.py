@@ -1,4 +1,4 @@
-"""What is read of a request before anything looks at it."""
+"""The limit on the bodies that a worker reads at the same time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from serving.capacity import get_capacity
 from serving.http.messages import PredictRequest, Submission
 from serving.settings import get_settings
 
-LIMIT = 1_000
+MAX_BODY_BYTES = 1_000
 
 
 @pytest.fixture(autouse=True)
-def _one_may_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DIMML_MAX_BODY_BYTES", str(LIMIT))
+def _queue_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("DIMML_MAX_BODY_BYTES", str(MAX_BODY_BYTES))
     monkeypatch.setenv("DIMML_QUEUE", "1")
     monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
     get_settings.cache_clear()
@@ -29,47 +29,51 @@ def _one_may_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Client:
-    """Sends the pieces of a body one by one."""
+    """Sends a body in pieces.
+
+    Attributes:
+        submission: The future parsed request, or None if the service refuses the body.
+    """
 
     def __init__(self) -> None:
         self._pieces: asyncio.Queue[Message] = asyncio.Queue()
         scope = {"type": "http", "headers": [], "query_string": b""}
         request = Request(scope, self._pieces.get)
-        self.answer = asyncio.ensure_future(PredictRequest.from_http_request(request, None))
+        self.submission = asyncio.ensure_future(PredictRequest.from_http_request(request, None))
 
     async def send(self, size: int, *, more: bool = True) -> None:
         await self._pieces.put({"type": "http.request", "body": b"x" * size, "more_body": more})
         await asyncio.sleep(0.01)
 
 
-def test_bodies_that_are_being_read_share_what_may_wait() -> None:
+def test_bodies_being_read_share_one_limit() -> None:
     async def run() -> None:
         slow, second = Client(), Client()
         await slow.send(600)
         await second.send(600)
-        assert second.answer.result() is None
+        assert second.submission.result().status_code == 503
         third = Client()
         await third.send(300, more=False)
         await slow.send(300, more=False)
         for client, size in ((third, 300), (slow, 900)):
-            submission = client.answer.result()
+            submission = client.submission.result()
             assert isinstance(submission, Submission)
             assert len(submission.request.body) == size
         last = Client()
-        await last.send(LIMIT, more=False)
-        assert isinstance(last.answer.result(), Submission)
+        await last.send(MAX_BODY_BYTES, more=False)
+        assert isinstance(last.submission.result(), Submission)
 
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_gives_its_share_back() -> None:
+def test_client_that_leaves_returns_its_share_of_the_limit() -> None:
     async def run() -> None:
         leaving = Client()
         await leaving.send(900)
-        leaving.answer.cancel()
+        leaving.submission.cancel()
         await asyncio.sleep(0.01)
         other = Client()
         await other.send(900, more=False)
-        assert isinstance(other.answer.result(), Submission)
+        assert isinstance(other.submission.result(), Submission)
 
     asyncio.run(run())

@@ -10,9 +10,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.http.errors import error_body
+from serving.batching import Batcher
+from serving.http.errors import HttpError
+from serving.http.messages import Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.settings import get_settings
+from tests.serving.responses import error_of
 
 
 @pytest.fixture(autouse=True)
@@ -23,21 +26,13 @@ def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     get_settings.cache_clear()
 
 
-def ask(app: ASGIApp) -> Any:
+def get(app: ASGIApp) -> Any:
     client = TestClient(
         ServiceMiddleware(app, get_settings()),
         raise_server_exceptions=False,
         client=("127.0.0.1", 1),
     )
     return client.get("/some/path")
-
-
-def error_of(answer: Any) -> dict[str, Any]:
-    assert answer.headers["content-type"] == "application/json"
-    assert set(answer.json()) == {"error"}
-    error = answer.json()["error"]
-    assert set(error) == {"code", "message", "field"}
-    return dict(error)
 
 
 @pytest.mark.parametrize(
@@ -57,53 +52,71 @@ def error_of(answer: Any) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("body", ["no", '{"error": "no"}', '[{"error": "no"}]', ""])
-def test_errors_made_elsewhere_are_put_in_our_shape(status: int, code: str, body: str) -> None:
-    answer = ask(PlainTextResponse(body, status))
-    assert answer.status_code == status
-    assert error_of(answer)["code"] == code
+def test_error_of_another_layer_becomes_a_json_error(status: int, code: str, body: str) -> None:
+    response = get(PlainTextResponse(body, status))
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
 
 
-def test_our_own_errors_and_successes_pass() -> None:
-    body = error_body("unreadable", "broken", "image")
-    answer = ask(Response(body, 400, {"x-mark": "1"}, "application/json"))
-    assert (answer.content, answer.headers["x-mark"]) == (body, "1")
-    assert ask(PlainTextResponse("fine")).text == "fine"
-    assert ask(StreamingResponse(iter([b"a", b"b"]))).text == "ab"
+def test_own_errors_and_successes_are_unchanged() -> None:
+    body = HttpError.UNREADABLE.body("broken", "image")
+    response = get(Response(body, 400, {"x-mark": "1"}, "application/json"))
+    assert (response.content, response.headers["x-mark"]) == (body, "1")
+    assert get(PlainTextResponse("fine")).text == "fine"
+    assert get(StreamingResponse(iter([b"a", b"b"]))).text == "ab"
 
 
-def test_allow_is_kept_and_retry_after_added() -> None:
-    assert ask(PlainTextResponse("no", 405, {"Allow": "POST"})).headers["allow"] == "POST"
-    assert ask(PlainTextResponse("no", 503)).headers["retry-after"] == "1"
-    assert ask(PlainTextResponse("no", 429, {"Retry-After": "7"})).headers["retry-after"] == "7"
+def test_allow_is_kept_and_retry_after_is_added() -> None:
+    assert get(PlainTextResponse("no", 405, {"Allow": "POST"})).headers["allow"] == "POST"
+    assert get(PlainTextResponse("no", 503)).headers["retry-after"] == "1"
+    assert get(PlainTextResponse("no", 429, {"Retry-After": "7"})).headers["retry-after"] == "7"
 
 
-def test_an_exception_is_a_500_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_is_a_500_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("secret")
 
-    answer = ask(broken)
-    assert answer.status_code == 500
-    assert error_of(answer)["code"] == "internal"
-    assert "secret" not in answer.text
+    response = get(broken)
+    assert response.status_code == 500
+    assert error_of(response)["code"] == "internal"
+    assert "secret" not in response.text
 
 
-def test_an_answer_that_takes_too_long_is_a_504() -> None:
+def test_slow_response_is_a_504() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(60)
 
-    answer = ask(slow)
-    assert answer.status_code == 504
-    assert error_of(answer) == {
+    response = get(slow)
+    assert response.status_code == 504
+    assert error_of(response) == {
         "code": "timeout",
-        "message": "no answer within 0.2 s",
+        "message": "no response within 0.2 s",
         "field": None,
     }
 
 
-def test_an_answer_that_has_begun_may_take_its_time() -> None:
+def test_started_response_has_no_timeout() -> None:
     async def slow_body(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await asyncio.sleep(0.4)
         await send({"type": "http.response.body", "body": json.dumps("done").encode()})
 
-    assert ask(slow_body).json() == "done"
+    assert get(slow_body).json() == "done"
+
+
+def test_prediction_goes_to_the_connected_handler() -> None:
+    submissions: list[Submission | Response] = []
+
+    async def predict(submission: Submission | Response) -> Response:
+        submissions.append(submission)
+        return PlainTextResponse("predicted")
+
+    middleware = ServiceMiddleware(PlainTextResponse("routed"), get_settings())
+    client = TestClient(middleware, client=("127.0.0.1", 1))
+    assert client.post("/predict", content=b"{}").text == "routed"
+    middleware.connect(predict, Batcher(list, 1, 1))
+    assert client.post("/predict", content=b"{}").text == "predicted"
+    assert client.get("/predict").text == "routed"
+    [submission] = submissions
+    assert isinstance(submission, Submission)
+    assert submission.request.body == b"{}"

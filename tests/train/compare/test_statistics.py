@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from train.compare.statistics import curve_area, mean_and_deviation, paired
+from train.compare.statistics import mean_and_deviation, paired
+from train.metrics import curve_area
 
 
 def test_deviation_is_that_of_a_sample() -> None:
