@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,13 @@ class TestServer:
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
         workers = children.read_text().split()
         assert len(workers) == 2
+        deadline = time.monotonic() + 30
         for worker in workers:
             maps = Path(f"/proc/{worker}/maps").read_text()
+            # The service is ready with its first worker; the second may still be loading.
+            while "onnxruntime" not in maps and time.monotonic() < deadline:
+                time.sleep(0.1)
+                maps = Path(f"/proc/{worker}/maps").read_text()
             assert "onnxruntime" in maps
             assert "libtorch" not in maps
             assert "numba" not in maps
