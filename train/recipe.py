@@ -15,7 +15,7 @@ from dimml.errors import RecipeError
 from dimml.modalities import KINDS
 from dimml.samples import MAX_MODALITIES
 from train.methods import METHODS, method_class
-from train.methods.dimml import DetachedTraining
+from train.methods.settings import DetachedTraining
 
 Fraction = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
@@ -155,7 +155,8 @@ class Recipe(_Model):
     @pydantic.field_validator("options")
     @classmethod
     def _check_options(cls, value: dict[str, Any], info: pydantic.ValidationInfo) -> dict[str, Any]:
-        if "method" in info.data:
+        # Importing a method imports torch, so it waits until there are options to check.
+        if value and "method" in info.data:
             method_class(info.data["method"]).Options.model_validate(value)
         return value
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dimml.nn.model import MultimodalModel
     from train.methods.base import Method
-    from train.methods.dimml import DetachedTraining
+    from train.methods.settings import DetachedTraining
 
 METHODS: dict[str, str] = {
     "dimml": "train.methods.dimml:Detached",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +12,7 @@ from torch.nn import functional
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
+from train.methods.settings import MethodOptions
 from train.readout import Readout
 
 UNLABELLED = -1
@@ -20,12 +20,6 @@ UNLABELLED = -1
 
 FeatureSource: TypeAlias = Callable[[], EncodedRows]
 """A function that encodes the labelled rows of the training split."""
-
-
-class MethodOptions(pydantic.BaseModel):
-    """Base of the settings of a method. An unknown key is an error."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class Trial(NamedTuple):

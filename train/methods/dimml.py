@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Annotated, Any
+from typing import Any
 
-import pydantic
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +21,8 @@ from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import duc_loss, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows, Rule
-from train.methods.base import UNLABELLED, FeatureSource, Method, MethodOptions, drop_modalities
+from train.methods.base import UNLABELLED, FeatureSource, Method, drop_modalities
+from train.methods.settings import DetachedTraining, MethodOptions
 from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
 
 FUSION_HEAD_EPOCHS = 20
@@ -36,30 +36,6 @@ RULES: dict[str, Rule] = {
     "dimml+pooled": "pooled",
 }
 """Rows of a comparison, and the rule that joins the modalities in each."""
-
-
-class DetachedTraining(MethodOptions):
-    """The settings of the detached method in a recipe's `training`.
-
-    These settings are not among the method's `options` because a comparison trains every method
-    with one recipe. The recipe's `TrainingConfig` inherits them; only this method reads them.
-
-    Attributes:
-        warm_up: Number of epochs before the DUC loss takes part.
-        lambda_shared: Weight of the shared classifier's cross-entropy.
-        lambda_duc: Weight of the DUC loss.
-        duc_temperature: Temperature of the DUC loss.
-        normalize: Whether the DUC loss normalises its vectors.
-        recompute_every: Number of epochs between computations of the effective dimensions; None
-            computes them once.
-    """
-
-    warm_up: pydantic.NonNegativeInt = 8
-    lambda_shared: pydantic.NonNegativeFloat = 1.0
-    lambda_duc: pydantic.NonNegativeFloat = 1.0
-    duc_temperature: pydantic.PositiveFloat = 10.0
-    normalize: bool = False
-    recompute_every: Annotated[int, pydantic.Field(ge=1)] | None = None
 
 
 class DetachedOptions(MethodOptions):

@@ -20,7 +20,8 @@ from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
-from train.methods.base import FeatureSource, Method, MethodOptions
+from train.methods.base import FeatureSource, Method
+from train.methods.settings import MethodOptions
 from train.readout import Readout
 
 

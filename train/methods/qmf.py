@@ -27,7 +27,8 @@ from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import masked_cross_entropy, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
-from train.methods.base import Method, MethodOptions, Trial
+from train.methods.base import Method, Trial
+from train.methods.settings import MethodOptions
 
 MIN_ENERGY = 1e-3
 """The lowest energy of a modality; a lower one is raised to it."""

@@ -19,7 +19,8 @@ from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.losses import modality_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import UNIFORM, EncodedRows, Rule
-from train.methods.base import FeatureSource, Method, MethodOptions
+from train.methods.base import FeatureSource, Method
+from train.methods.settings import MethodOptions
 from train.readout import FusionReadout, Readout
 
 
