@@ -195,7 +195,8 @@ def load_run(folder: Path) -> Run:
     The `data` of its recipe is the path of the table at training time.
 
     Raises:
-        UsageError: If the folder holds no finished run, or the table no longer exists.
+        UsageError: If the folder holds no finished run of this version, or the table no longer
+            exists.
     """
     try:
         document = json.loads((folder / RUN).read_text())
@@ -222,8 +223,13 @@ def load_run(folder: Path) -> Run:
     model, method = build(recipe, kinds, len(document["labels"]), document["backbones"])
     state = load_file(folder / WEIGHTS)
     own = {key: state.pop(key) for key in list(state) if key.startswith(_METHOD)}
-    model.load_state_dict(state)
-    method.load_state_dict({key.removeprefix(_METHOD): value for key, value in own.items()})
+    try:
+        model.load_state_dict(state)
+        method.load_state_dict({key.removeprefix(_METHOD): value for key, value in own.items()})
+    except RuntimeError as error:
+        raise UsageError(
+            f"the weights of the run in {folder} do not fit this version of dimml; train it again"
+        ) from error
     thresholds = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
     return Run(recipe, labels, specs, assets, kinds, model.eval(), method, thresholds, document)

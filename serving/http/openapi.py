@@ -141,9 +141,9 @@ def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
         if error in _NOT_FROM_PREDICT:
             continue
         text = error.message.format(timeout=description["limits"]["timeout_seconds"])
-        messages.setdefault(error.status, []).append(f"`{error.code}`: {text}")
+        messages.setdefault(error.status, []).append(f"`{error.code}`: {text}.")
     errors = {
-        str(status): _response("; ".join(texts), "ErrorAnswer")
+        str(status): _response(" Or ".join(texts), "ErrorAnswer")
         for status, texts in sorted(messages.items())
     }
     return {

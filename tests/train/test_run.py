@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetModel
 
 from dimml import Predictor
@@ -184,6 +184,16 @@ def test_method_without_export_trains_and_has_no_bundle(recipe_file: Path, tmp_p
     with pytest.raises(UsageError, match=r"method joint .*no bundle; train with `method: dimml`"):
         export_run(tmp_path / "run", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_weights_of_another_version_are_rejected(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_run(load_recipe(recipe_file, ["training.epochs=1"]), run, resume=False)
+    weights = load_file(run / "model.safetensors")
+    weights["fusion.old_name"] = weights.pop("fusion.classifier.weight")
+    save_file(weights, run / "model.safetensors")
+    with pytest.raises(UsageError, match="do not fit this version of dimml; train it again"):
+        load_run(run)
 
 
 def test_option_of_another_method_is_rejected(recipe_file: Path) -> None:

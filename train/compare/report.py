@@ -42,10 +42,7 @@ Column = tuple[str, tuple[str, ...], Measure]
 
 
 def write_report(folder: Path) -> Summary:
-    """Write `compare.json`, its Markdown and its page beside the results of a folder.
-
-    Returns:
-        The document of `compare.json`, see `summarise`.
+    """Write `compare.json`, its Markdown and its page beside results, and return the document.
 
     Raises:
         UsageError: If there is no result or one is invalid; nothing is written then.

@@ -136,8 +136,7 @@ def _run_all(recipe: Recipe, plan: ComparisonPlan, folder: Path, overwrite: bool
 
 
 def _unfinished(plan: ComparisonPlan, folder: Path) -> list[tuple[str, int]]:
-    runs = [(run, seed) for seed in plan.seeds for run in plan.runs]
-    return [(run, seed) for run, seed in runs if not _is_finished(folder, run, seed)]
+    return [(r, s) for s in plan.seeds for r in plan.runs if not _is_finished(folder, r, s)]
 
 
 def _is_finished(folder: Path, run: str, seed: int) -> bool:
@@ -195,8 +194,13 @@ def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all results of a folder share; seeds and methods may be added later."""
     from train.data.splits import table_sha256
 
+    # Each training of a comparison uses one device, whatever the recipe says.
+    excluded: Any = {"method": True, "options": True, "data": True, "training": {"devices"}}
+    document = recipe.model_dump(mode="json", exclude=excluded)
+    if recipe.training.precision == "32-true":  # Absent in folders without the setting.
+        del document["training"]["precision"]
     return {
-        "recipe": recipe.model_dump(mode="json", exclude={"method", "options", "data"}),
+        "recipe": document,
         "data": table_sha256(recipe.data),
         "trials": plan.trials,
         "protocol": PROTOCOL,

@@ -118,7 +118,7 @@ class TrialRunner:
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
             "hyperparameters": _hyperparameters(recipe, built, trained.best),
-            "machine": {**describe_machine(), "device": device},
+            "machine": {**describe_machine(), "device": device, "torch": torch.__version__},
         }
         documents = {
             row: {
