@@ -153,3 +153,12 @@ def documented_responses() -> Callable[[str], dict[str, ExpectedResponse]]:
         return {name: (int(status), code or None) for name, status, code in rows}
 
     return read
+
+
+@pytest.fixture
+def restored_environment() -> Iterator[None]:
+    """Restore the environment, in which `serve` sets variables for its workers."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

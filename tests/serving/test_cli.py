@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -31,13 +31,7 @@ app()
 """
 
 
-@pytest.fixture(autouse=True)
-def _environment() -> Iterator[None]:
-    """Restore the environment, in which `serve` sets variables for its workers."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("restored_environment")
 
 
 @pytest.fixture
