@@ -58,7 +58,7 @@ class Kind(ABC):
 
     Config: ClassVar[type[KindConfig]]
     config: Any
-    input_names: ClassVar[tuple[str, ...]]
+    input_names: tuple[str, ...]
 
     def __init__(
         self,

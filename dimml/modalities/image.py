@@ -16,6 +16,7 @@ import pydantic
 
 from dimml.errors import InputError
 from dimml.modalities.base import Arrays, Kind, KindConfig
+from dimml.modalities.resizing import RESAMPLING, ResampleName, resize_image
 
 # Pillow warns about large images, which `limits.pixels` handles, and about damaged metadata. The
 # filter is set once, because `warnings.catch_warnings` is not safe in the threads that decode.
@@ -57,6 +58,9 @@ _DECODE_ERRORS = (
 )
 
 
+Side = Annotated[int, pydantic.Field(ge=1, le=4096)]
+
+
 class ImageConfig(KindConfig):
     """The preprocessing of images.
 
@@ -64,19 +68,25 @@ class ImageConfig(KindConfig):
         size: Height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
         resize: `stretch` to the size, `crop` the middle in its aspect ratio, or `pad` to it.
+        resize_to: With `crop`, the size to which the image is resized before its middle is cut
+            out: an integer is the shorter side, a pair is height and width. None is the smallest
+            size that covers `size`.
+        resample: The filter of the resizing, as Pillow names it.
         mean: Mean of pixel values in 0..1, one per channel or one for all.
         std: Standard deviation of pixel values, one per channel or one for all.
+        channel_order: `rgb` or `bgr`.
         frames: None for one image. T for a list of images or an animation, of which T evenly spaced
             frames are used. The encoder averages their features.
     """
 
-    size: tuple[
-        Annotated[int, pydantic.Field(ge=1, le=4096)], Annotated[int, pydantic.Field(ge=1, le=4096)]
-    ] = (224, 224)
+    size: tuple[Side, Side] = (224, 224)
     channels: Literal[1, 3] = 3
     resize: Literal["stretch", "crop", "pad"] = "crop"
+    resize_to: Side | tuple[Side, Side] | None = None
+    resample: ResampleName = "bicubic"
     mean: tuple[float, ...] = (0.5,)
     std: tuple[Annotated[float, pydantic.Field(gt=0)], ...] = (0.5,)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
     frames: Annotated[int, pydantic.Field(ge=1, le=64)] | None = None
 
     @pydantic.model_validator(mode="after")
@@ -84,6 +94,8 @@ class ImageConfig(KindConfig):
         for key in ("mean", "std"):
             if len(getattr(self, key)) not in (1, self.channels):
                 raise ValueError(f"{key} must hold 1 or {self.channels} values")
+        if self.resize_to is not None and self.resize != "crop":
+            raise ValueError(f"resize_to needs `resize: crop`, but resize is {self.resize}")
         return self
 
 
@@ -154,7 +166,7 @@ class Image(Kind):
             image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
             self._check_effort(image, data)
             # `_flatten` may swap width and height, so both must be large enough.
-            side = REDUCING_GAP * max(self.config.size)
+            side = REDUCING_GAP * self._largest_side()
             image.draft(None, (side, side))
             return self._frames(image)
         except PIL.UnidentifiedImageError as error:
@@ -165,6 +177,12 @@ class Image(Kind):
             raise self._too_many_pixels() from error
         except _DECODE_ERRORS as error:
             raise self.error("unreadable", f"cannot decode the image: {error}") from error
+
+    def _largest_side(self) -> int:
+        """Return the largest side that the image is resized to, before its middle is cut out."""
+        before_crop = self.config.resize_to or 1
+        sides = (before_crop,) if isinstance(before_crop, int) else before_crop
+        return max(*self.config.size, *sides)
 
     def _check_effort(self, image: PIL.Image.Image, data: bytes) -> None:
         """Reject a file that takes much longer to decode than its number of pixels suggests."""
@@ -242,19 +260,16 @@ class Image(Kind):
         return image.convert(self._mode)
 
     def _resize(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        height, width = self.config.size
-        bicubic = PIL.Image.Resampling.BICUBIC
-        if image.size == (width, height):
-            return image
-        if self.config.resize == "crop":
-            return PIL.ImageOps.fit(image, (width, height), bicubic)
-        if self.config.resize == "pad":
-            return _pad(image, width, height)
-        return image.resize((width, height), bicubic)
+        config = self.config
+        return resize_image(
+            image, config.size, config.resize, config.resize_to, RESAMPLING[config.resample]
+        )
 
     def _normalise(self, image: PIL.Image.Image) -> np.ndarray:
         pixels = np.asarray(image, np.float32) / np.float32(255)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if self.config.channel_order == "bgr":
+            pixels = pixels[::-1]
         return np.ascontiguousarray((pixels - self._mean) / self._std)
 
 
@@ -262,18 +277,6 @@ def _evenly_spaced(available: int, count: int) -> list[int]:
     """Return `count` evenly spaced indices of `available` frames, with repeats if too few."""
     # The middle of each of `count` equal parts.
     return [(2 * step + 1) * available // (2 * count) for step in range(count)]
-
-
-def _pad(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-    """Fit an image into a black image. `PIL.ImageOps.pad` fails for very thin images."""
-    scale = min(width / image.width, height / image.height)
-    inner = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
-        PIL.Image.Resampling.BICUBIC,
-    )
-    padded = PIL.Image.new(image.mode, (width, height))
-    padded.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
-    return padded
 
 
 def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -23,9 +23,16 @@ class TextConfig(KindConfig):
 
     Attributes:
         max_length: Maximum number of tokens, including special tokens. More are cut.
+        prompt: Text that is put before every text, such as `query: ` for E5 models.
+        pad_to_max: Whether every text is padded to `max_length`, for models that were trained so.
+            Otherwise a text is padded to the longest text of its batch.
+        pad_id: Token id of the padding.
     """
 
     max_length: Annotated[int, pydantic.Field(ge=2, le=8192)] = 64
+    prompt: Annotated[str, pydantic.Field(max_length=1000)] = ""
+    pad_to_max: bool = False
+    pad_id: pydantic.NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ class Text(Kind):
             )
         try:
             # Equal-looking text can be composed or decomposed, and tokenizers tell the two apart.
-            ids = self._tokenizer.encode(unicodedata.normalize("NFC", text)).ids
+            whole = self.config.prompt + unicodedata.normalize("NFC", text)
+            ids = self._tokenizer.encode(whole).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise self.error("unreadable", "the text is not valid Unicode") from error
         if not ids or not text.strip():
@@ -106,24 +114,27 @@ class Text(Kind):
     def collate(self, items: Sequence[Arrays]) -> Arrays:
         """Pad to the longest text. Padding is masked, so it does not affect predictions."""
         longest = max(len(item["input_ids"]) for item in items)
-        batch = {name: np.zeros((len(items), longest), np.int64) for name in self.input_names}
+        if self.config.pad_to_max:
+            longest = self.config.max_length
+        ids = np.full((len(items), longest), self.config.pad_id, np.int64)
+        mask = np.zeros_like(ids)
         for row, item in enumerate(items):
-            for name in self.input_names:
-                batch[name][row, : len(item[name])] = item[name]
-        return batch
+            ids[row, : len(item["input_ids"])] = item["input_ids"]
+            mask[row, : len(item["input_ids"])] = item["attention_mask"]
+        return {"input_ids": ids, "attention_mask": mask}
 
     def bucket(self, arrays: Arrays) -> tuple[()]:
         return ()
 
     def pad(self, inputs: Arrays) -> Arrays:
         """Pad to a power of two of tokens, at least 16, or to `max_length`."""
-        tokens = next(iter(inputs.values())).shape[1]
-        return _pad_tokens(inputs, min(n for n in self._lengths() if n >= tokens))
+        tokens = inputs["input_ids"].shape[1]
+        return self._pad_tokens(inputs, min(n for n in self._lengths() if n >= tokens))
 
     def warm_inputs(self, size: int) -> list[Arrays]:
         [shortest] = super().warm_inputs(size)
-        tokens = next(iter(shortest.values())).shape[1]
-        return [_pad_tokens(shortest, length) for length in self._lengths() if length >= tokens]
+        tokens = shortest["input_ids"].shape[1]
+        return [self._pad_tokens(shortest, n) for n in self._lengths() if n >= tokens]
 
     def _lengths(self) -> list[int]:
         limit = self.config.max_length
@@ -150,9 +161,9 @@ class Text(Kind):
         except UnicodeDecodeError as error:
             raise self.error("unreadable", f"the text is not UTF-8: {error}") from error
 
-
-def _pad_tokens(inputs: Arrays, tokens: int) -> Arrays:
-    return {
-        name: np.pad(array, ((0, 0), (0, tokens - array.shape[1])))
-        for name, array in inputs.items()
-    }
+    def _pad_tokens(self, inputs: Arrays, tokens: int) -> Arrays:
+        padding = ((0, 0), (0, tokens - inputs["input_ids"].shape[1]))
+        return {
+            "input_ids": np.pad(inputs["input_ids"], padding, constant_values=self.config.pad_id),
+            "attention_mask": np.pad(inputs["attention_mask"], padding),
+        }
