@@ -1,0 +1,1 @@
+"""Pretrained encoders of the Hugging Face Hub: families, front ends, backbones, adapters."""
