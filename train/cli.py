@@ -21,22 +21,38 @@ PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="Name of the data set, such as digits.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    name: Annotated[str, typer.Argument(help="Name of the data set: digits or avmnist.")],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="OUT, the folder to write. For avmnist ROOT OUT: first the folder that holds the "
+            "published files, in fsdd/recordings and mnist."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
 ) -> None:
     """Write a data set: its files and the manifest that names them.
 
     Examples:
         dimml data digits runs/digits/data
+
+        dimml data avmnist downloads/avmnist runs/avmnist/data
     """
     import importlib
 
-    from train.datasets import DATASETS
+    from train.datasets import DATASETS, NEEDS_ROOT
 
     if name not in DATASETS:
         raise UsageError(f"no data set {name!r}; choose one of: {', '.join(DATASETS)}")
-    typer.echo(importlib.import_module(DATASETS[name]).write(out, seed=seed))
+    expected = ["ROOT", "OUT"] if name in NEEDS_ROOT else ["OUT"]
+    paths = folders or []
+    if len(paths) != len(expected):
+        given = " ".join(map(str, paths)) or "no folder"
+        raise UsageError(
+            f"{name} takes {' and '.join(expected)}, but got {given}; call "
+            f"`dimml data {name} {' '.join(expected)}`, see `dimml data --help`"
+        )
+    typer.echo(importlib.import_module(DATASETS[name]).write(*paths, seed=seed))
 
 
 def train(

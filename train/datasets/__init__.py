@@ -1,7 +1,8 @@
 """Data sets that `dimml data` writes as files and a manifest.
 
-`DATASETS` maps each name to the module whose `write(out, ...)` writes the data set. A module is
-imported only to write its data set, because it may need packages that are not installed.
+`DATASETS` maps each name to the module whose `write(out, ...)` writes the data set, or whose
+`write(root, out, ...)` does if the name is in `NEEDS_ROOT`. A module is imported only to write its
+data set, because it may need packages that are not installed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from types import ModuleType
 
 from dimml.errors import UsageError
 
-DATASETS: dict[str, str] = {"digits": "train.datasets.digits"}
+DATASETS: dict[str, str] = {
+    "digits": "train.datasets.digits",
+    "avmnist": "train.datasets.avmnist",
+}
+# Data sets that are made from published files, which the user downloads into a folder, the root.
+NEEDS_ROOT = frozenset({"avmnist"})
 
 
 def require(module: str) -> ModuleType:

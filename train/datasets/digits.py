@@ -8,7 +8,6 @@ source image and no speaker.
 
 from __future__ import annotations
 
-import tempfile
 import unicodedata
 import wave
 from collections.abc import Mapping
@@ -17,18 +16,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
 from dimml.errors import UsageError
 from dimml.progress import track
 from train.datasets import require
+from train.datasets.output import MANIFEST, SPLITS, Cells, check_out, new_data_set, write_manifest
 from train.datasets.speech import Voice, mix, resample, synthesize
 from train.datasets.typos import misspell
 
-SPLITS = ("train", "validation", "test")
 ROWS: Mapping[str, int] = {"train": 4000, "validation": 1500, "test": 1500}
 SOURCE_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 EMPTY_RATE = 0.1
@@ -87,7 +84,6 @@ IMAGE_NOISE = (0.02, 0.25)
 OCCLUSION_RATE = 0.5
 OCCLUSION_PIXELS = (8, 16)
 
-Cells = dict[str, str | None]
 Indices = NDArray[np.int64]
 COLUMNS = ("id", "split", "label", "audio", "image", "text")
 
@@ -109,19 +105,11 @@ def write(out: Path, *, seed: int = 0, rows: Mapping[str, int] = ROWS) -> Path:
     Raises:
         UsageError: If `out` is not empty, a package is missing, or an argument is out of range.
     """
-    _check(out, seed, rows)
-    target = out.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Only a rename within one file system is atomic, so the staging folder is next to the target.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
-        folder = Path(staging) / target.name
-        for modality in ("audio", "image"):
-            (folder / modality).mkdir(parents=True)
-        schema = pa.schema([(column, pa.string()) for column in COLUMNS])
-        table = pa.Table.from_pylist(_write_rows(folder, seed, rows), schema)
-        pq.write_table(table, folder / "manifest.parquet")
-        folder.replace(target)
-    return out / "manifest.parquet"
+    check_out(out, seed)
+    _check_rows(rows)
+    with new_data_set(out, ("audio", "image")) as folder:
+        write_manifest(folder, COLUMNS, _write_rows(folder, seed, rows))
+    return out / MANIFEST
 
 
 def split_sources(seed: int) -> dict[str, dict[int, Indices]]:
@@ -249,10 +237,8 @@ def _save_clip(clip: NDArray[np.float64], path: Path) -> None:
         file.writeframes(np.round(32767 * clip).astype("<i2").tobytes())
 
 
-def _check(out: Path, seed: int, rows: Mapping[str, int]) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already exists; remove it, or choose another folder")
+def _check_rows(rows: Mapping[str, int]) -> None:
     if unknown := sorted(set(rows) - set(SPLITS)):
         raise UsageError(f"unknown split {', '.join(unknown)}; choose from {', '.join(SPLITS)}")
-    if seed < 0 or min(rows.values(), default=0) < 0:
-        raise UsageError("the seed and the number of rows of each split must be 0 or more")
+    if min(rows.values(), default=0) < 0:
+        raise UsageError("the number of rows of each split must be 0 or more")
