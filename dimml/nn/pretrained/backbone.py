@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Backbone(nn.Module):
         self.front_end: AudioFrontEnd | None = None
         if settings.kind == "audio":
             self.front_end = build_front_end(settings.family.front_end, settings.front_end)
-        self.width = _width(settings.config)
+        self.width = _width(model, settings.config)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map the inputs of the kind, in its order, to pooled features [N, width]."""
@@ -100,7 +101,8 @@ class Backbone(nn.Module):
 
     def _pool(self, states: Any) -> Tensor:
         if self.settings.pooling == "pooler":
-            return torch.as_tensor(states.pooler_output).flatten(1)
+            pooled: Tensor = states.pooler_output
+            return pooled.flatten(1)
         hidden: Tensor = states.last_hidden_state
         if self.settings.pooling == "cls":
             return hidden[:, 0]
@@ -123,7 +125,7 @@ def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
     try:
         model, info = loader.from_pretrained(
             folder,
-            config=_config(settings, whole=family.loader == "WhisperModel"),
+            config=_config(settings),
             use_safetensors=True,
             trust_remote_code=False,
             dtype=torch.float32,
@@ -132,32 +134,29 @@ def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RecipeError(f"cannot load the weights of {settings.model}: {error}") from error
-    if family.loader == "WhisperModel":
-        model = model.get_encoder()
     missing = [key for key in info["missing_keys"] if _is_used(key, settings)]
     if missing:
         raise RecipeError(
             f"the weights of {settings.model} lack {len(missing)} tensors of the model "
             f"{settings.model_type}, such as {sorted(missing)[0]}; download the model again"
         )
-    return Backbone(settings, model.eval())
+    return Backbone(settings, getattr(model, family.part) if family.part else model).eval()
 
 
 def build_backbone(settings: PretrainedSettings) -> Backbone:
     """Build a backbone with random weights, without reading a folder or the hub."""
-    config = _config(settings)
-    config._attn_implementation = settings.family.attention
-    loader: Any = getattr(transformers, settings.family.loader)
-    if settings.model_type == "whisper":
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+    family, config = settings.family, _config(settings)
+    config._attn_implementation = family.attention
+    loader: Any = getattr(transformers, family.loader)
+    if family.part:
+        return Backbone(
+            settings, getattr(sys.modules[loader.__module__], family.part_class)(config)
+        )
+    build = loader.from_config if family.loader == "AutoModel" else loader
+    return Backbone(settings, build(config))
 
-        return Backbone(settings, WhisperEncoder(config))
-    if settings.family.loader == "AutoModel":
-        return Backbone(settings, loader.from_config(config))
-    return Backbone(settings, loader(config))
 
-
-def _config(settings: PretrainedSettings, whole: bool = False) -> Any:
+def _config(settings: PretrainedSettings) -> Any:
     config = transformers.AutoConfig.for_model(**settings.config)
     # Randomly masked spectra and skipped layers belong to the pretraining.
     for key, value in {"apply_spec_augment": False, "layerdrop": 0.0}.items():
@@ -196,11 +195,13 @@ def _mean(states: Tensor, frames: Tensor) -> Tensor:
     return (states * used).sum(dim=1) / used.sum(dim=1)
 
 
-def _width(config: Mapping[str, Any]) -> int:
-    for key in ("hidden_sizes", "neck_hidden_sizes"):
+def _width(model: Any, config: Mapping[str, Any]) -> int:
+    if config["model_type"] == "mobilenet_v2":
+        return int(model.conv_1x1.convolution.out_channels)
+    for key in ("neck_hidden_sizes", "hidden_sizes"):
         if config.get(key):
             return int(config[key][-1])
-    for key in ("hidden_dim", "hidden_size", "d_model", "dim"):
+    for key in ("hidden_size", "d_model", "dim", "hidden_dim"):
         if config.get(key):
             return int(config[key])
     raise RecipeError(f"the size of the features of a {config['model_type']} is unknown")

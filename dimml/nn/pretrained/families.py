@@ -5,7 +5,7 @@ The table is keyed by the kind of the modality and by `model_type` of a model's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Pooling = Literal["pooler", "cls", "mean"]
@@ -22,6 +22,8 @@ class Family:
             frames of the recording (`mean`).
         loader: Class of `transformers` that loads the encoder. A model of two towers has a class
             for each.
+        part: Attribute of the loaded model that is the encoder; empty for the model itself.
+        part_class: Class of the part, from the module of `loader`.
         front_end: What stands in front of an audio model, see `dimml.nn.pretrained.front_ends`;
             `pixels` for images and `tokens` for text.
         attention: Implementation of the attention, chosen so that the model can be exported.
@@ -31,21 +33,29 @@ class Family:
 
     pooling: Pooling
     loader: str = "AutoModel"
+    part: str = ""
+    part_class: str = ""
     front_end: str = ""
     attention: Literal["sdpa", "eager"] = "eager"
     sizes: Sizes = "any"
 
 
-_CLIP_IMAGE = Family("pooler", "CLIPVisionModel", "pixels", sizes="fixed")
-_SIGLIP_IMAGE = Family("pooler", "SiglipVisionModel", "pixels", sizes="fixed")
-_VIT = Family("cls", front_end="pixels", sizes="fixed")
-_DINO = Family("cls", front_end="pixels", sizes="patches")
-_CONVOLUTIONS = Family("pooler", front_end="pixels")
-_SWIN = Family("pooler", front_end="pixels", attention="eager")
-_SPEECH = Family("mean", front_end="waveform")
-_TOKENS = Family("mean", front_end="tokens")
-_CLIP_TEXT = Family("pooler", "CLIPTextModel", "tokens")
-_SIGLIP_TEXT = Family("pooler", "SiglipTextModel", "tokens")
+_PIXELS = Family("pooler", front_end="pixels")
+_VIT = Family("cls", front_end="pixels", attention="sdpa", sizes="fixed")
+_CLIP_IMAGE = replace(_VIT, pooling="pooler", loader="CLIPVisionModel")
+_SIGLIP_IMAGE = replace(_VIT, pooling="pooler", loader="SiglipVisionModel")
+_DINO = replace(_VIT, sizes="patches")
+_SPEECH = Family("mean", front_end="waveform", attention="sdpa")
+_CLAP = Family(
+    "pooler",
+    loader="ClapAudioModelWithProjection",
+    part="audio_model",
+    part_class="ClapAudioModel",
+    front_end="clap",
+)
+_TOKENS = Family("mean", front_end="tokens", attention="sdpa")
+_CLIP_TEXT = replace(_TOKENS, pooling="pooler", loader="CLIPTextModel")
+_SIGLIP_TEXT = replace(_TOKENS, pooling="pooler", loader="SiglipTextModel")
 
 FAMILIES: dict[str, dict[str, Family]] = {
     "image": {
@@ -56,38 +66,46 @@ FAMILIES: dict[str, dict[str, Family]] = {
         "dinov2": _DINO,
         "dinov2_with_registers": _DINO,
         "dinov3_vit": _DINO,
-        "dinov3_convnext": _CONVOLUTIONS,
+        "dinov3_convnext": _PIXELS,
         # The pooler of ViT and DeiT has no weights in checkpoints for classification.
         "vit": _VIT,
         "deit": _VIT,
-        "beit": Family("pooler", front_end="pixels", sizes="fixed"),
-        "convnext": _CONVOLUTIONS,
-        "convnextv2": _CONVOLUTIONS,
-        "resnet": _CONVOLUTIONS,
-        "swin": _SWIN,
-        "swinv2": _SWIN,
-        "efficientnet": _CONVOLUTIONS,
-        "mobilenet_v2": _CONVOLUTIONS,
-        "mobilevit": _CONVOLUTIONS,
+        "beit": replace(_VIT, pooling="pooler"),
+        "convnext": _PIXELS,
+        "convnextv2": _PIXELS,
+        "resnet": _PIXELS,
+        # The attention of Swin cannot be exported otherwise.
+        "swin": _PIXELS,
+        "swinv2": _PIXELS,
+        "efficientnet": _PIXELS,
+        "mobilenet_v2": _PIXELS,
+        "mobilevit": _PIXELS,
     },
     "audio": {
-        "whisper": Family("mean", "WhisperModel", "whisper"),
+        "whisper": Family(
+            "mean",
+            loader="WhisperModel",
+            part="encoder",
+            part_class="WhisperEncoder",
+            front_end="whisper",
+            attention="sdpa",
+        ),
         "wav2vec2": _SPEECH,
         "hubert": _SPEECH,
-        "wavlm": _SPEECH,
+        "wavlm": replace(_SPEECH, attention="eager"),
         "data2vec-audio": _SPEECH,
-        "audio-spectrogram-transformer": Family("pooler", front_end="kaldi"),
-        "clap": Family("pooler", "ClapAudioModel", "clap", attention="eager"),
-        "clap_audio_model": Family("pooler", "ClapAudioModel", "clap", attention="eager"),
+        "audio-spectrogram-transformer": Family("pooler", front_end="kaldi", attention="sdpa"),
+        "clap": _CLAP,
+        "clap_audio_model": _CLAP,
     },
     "text": {
         "bert": _TOKENS,
         "roberta": _TOKENS,
         "xlm-roberta": _TOKENS,
-        "mpnet": _TOKENS,
+        "mpnet": replace(_TOKENS, attention="eager"),
         "distilbert": _TOKENS,
         "modernbert": _TOKENS,
-        "deberta-v2": _TOKENS,
+        "deberta-v2": replace(_TOKENS, attention="eager"),
         "clip": _CLIP_TEXT,
         "clip_text_model": _CLIP_TEXT,
         "siglip": _SIGLIP_TEXT,
