@@ -94,7 +94,10 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
         tokens = torch.export.Dim("tokens", min=1, max=kind.config.max_length)
         axes = {name: {0: batch, 1: tokens} for name in inputs}
     elif isinstance(kind, Audio) and kind.config.seconds is None:
-        axes = {name: {0: batch, array.ndim - 1: torch.export.Dim.AUTO} for name, array in inputs.items()}
+        axes = {
+            name: {0: batch, array.ndim - 1: torch.export.Dim.AUTO}
+            for name, array in inputs.items()
+        }
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in kind.input_names
     }

@@ -117,7 +117,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
         spec = ModalitySpec(
             kind=kind,
             graph=f"{name}.onnx",
-            inputs=KINDS[kind].input_names,
+            inputs=KINDS[kind].inputs_of(preprocessing),
             preprocessing=preprocessing,
             encoder="small",
             assets={asset: f"{name}.{asset}" for asset in tokenizer},

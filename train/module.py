@@ -18,6 +18,7 @@ from dimml.samples import subset_name
 from train.calibration import EncodedRows, subset_rows
 from train.data.loader import Batch
 from train.methods.base import Method
+from train.pretrained.tuning import parameter_groups
 from train.recipe import Recipe
 
 _RANK_SEED_STEP = 7_919
@@ -45,11 +46,20 @@ class TrainingModule(lightning.LightningModule):
         self._outputs: list[EncodedRows] = []
         self._absent = torch.zeros(len(model.modalities), dtype=torch.bool)
 
+    @property
+    def gradient_clip(self) -> float | None:
+        """The largest norm of the gradient; None for any."""
+        encoders = [modality.encoder for modality in self.recipe.modalities.values()]
+        tuned = any(encoder.pretrained and not encoder.frozen for encoder in encoders)
+        return self.recipe.training.gradient_clip or (1.0 if tuned else None)
+
     def configure_optimizers(self) -> Any:
-        rate, decay = self.recipe.training.learning_rate, self.recipe.training.weight_decay
-        optimizer = torch.optim.AdamW(self.parameters(), rate, weight_decay=decay, fused=True)
+        groups = parameter_groups(self, self.recipe)
+        decay = self.recipe.training.weight_decay
+        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
+        rates = [group["lr"] for group in groups]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -111,6 +121,7 @@ class TrainingModule(lightning.LightningModule):
         # The method's own steps use the optimizer inside Lightning's wrapper, so that Lightning
         # counts one step per batch.
         terms = self.method.alternate(self.model, rows, optimizer.optimizer)
+        self.clip_gradients(optimizer, self.gradient_clip, "norm")
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()

@@ -20,11 +20,11 @@ from dimml.errors import InterruptedRunError, UsageError
 from dimml.files import locked_folder, write_atomic
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
-from dimml.nn.encoders import backbone_config
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows, conformal, conformal_rows
-from train.data.prepare import build, prepare
+from train.data.prepare import prepare
 from train.data.splits import table_sha256
+from train.encoders import build_model, encoder_documents, join_frozen, run_encoders
 from train.methods import method_class
 from train.methods.base import Method
 from train.module import encode
@@ -172,13 +172,14 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         "modalities": {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         "data": table,
         "best": trained.best,
-        "backbones": _backbones(recipe, model),
+        "pretrained": encoder_documents(prepared),
         "conformal": _calibrate(trained, recipe.coverage).model_dump(mode="json"),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
         "python": platform.python_version(),
         "duration_seconds": round(time.monotonic() - started, 1),
     }
+    join_frozen(model, prepared)
     for name, spec in specs.items():
         for asset, file in spec.assets.items():
             write_atomic(folder / file, prepared.assets[name][asset])
@@ -220,7 +221,8 @@ def load_run(folder: Path) -> Run:
         for name, spec in specs.items()
     }
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
-    model, method = build(recipe, kinds, len(document["labels"]), document["backbones"])
+    encoders = run_encoders(recipe, kinds, document["pretrained"])
+    model, method = build_model(recipe, encoders, len(document["labels"]))
     state = load_file(folder / WEIGHTS)
     own = {key: state.pop(key) for key in list(state) if key.startswith(_METHOD)}
     try:
@@ -233,15 +235,6 @@ def load_run(folder: Path) -> Run:
     thresholds = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
     return Run(recipe, labels, specs, assets, kinds, model.eval(), method, thresholds, document)
-
-
-def _backbones(recipe: Recipe, model: MultimodalModel) -> dict[str, Any]:
-    """Return the configurations of the pretrained backbones, so that a run needs no hub."""
-    return {
-        name: backbone_config(encoder)
-        for (name, modality), encoder in zip(recipe.modalities.items(), model.encoders, strict=True)
-        if modality.encoder.preset == "pretrained"
-    }
 
 
 def _calibrate(trained: TrainedModel, coverage: float) -> Conformal:

@@ -28,9 +28,11 @@ from dimml.machine import available_cores
 from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
 from train.data.loader import RunData
-from train.data.prepare import PreparedData, build
+from train.data.prepare import PreparedData
+from train.encoders import build_model, training_encoders
 from train.methods.base import Method
 from train.module import BEST, TrainingModule, encode
+from train.pretrained.tuning import merge_lora
 from train.recipe import Recipe, TrainingConfig
 
 BEST_CHECKPOINT = "best.ckpt"
@@ -78,9 +80,9 @@ def train_model(
         TrainingError: If training diverges, or the process of another device ends.
     """
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    model, method = build(recipe, prepared.kinds, len(prepared.labels))
+    model, method = build_model(recipe, training_encoders(recipe, prepared), len(prepared.labels))
     unlabelled = method.uses_unlabelled(recipe.training.epochs)
-    data = RunData(recipe, prepared.kinds, prepared.splits, unlabelled)
+    data = RunData(recipe, prepared.stored, prepared.splits, unlabelled)
     module = TrainingModule(model, recipe, method)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first_process():
@@ -88,6 +90,7 @@ def train_model(
             write_atomic(folder / name, text)
     best = fit(module, data, folder, resume)
     module.cpu().eval()
+    merge_lora(model)
     if best and method.finishes:
         method.finish(model, encode(model, data.plain_train_dataloader()))
     return TrainedModel(model, method, data, best)
@@ -118,6 +121,8 @@ def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> di
         strategy=DDPStrategy(find_unused_parameters=True) if config.devices > 1 else "auto",
         use_distributed_sampler=False,
         precision=config.precision,
+        # Lightning clips only where it steps the optimizer; the module does the other cases.
+        gradient_clip_val=None if module.method.alternates else module.gradient_clip,
         max_epochs=config.epochs,
         callbacks=[History(folder), best, _Checkpoint(folder, "last"), *bar],
         enable_progress_bar=bool(bar),

@@ -12,11 +12,11 @@ import PIL.Image
 import soundfile
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from dimml.bundle import ModalitySpec, build_kind
 from dimml.modalities import Arrays, Kind
-from dimml.nn.encoders import SpectrogramEncoder, TextEncoder, build_encoder
+from dimml.nn.encoders import PooledBert, TextEncoder, build_encoder
 from dimml.nn.model import MultimodalModel
 from export.half import halve_graph
 from export.onnx import export_encoder, write_bundle
@@ -81,7 +81,7 @@ def encoder_cases() -> dict[str, EncoderCase]:
         intermediate_size=1536,
         max_position_embeddings=512,
     )
-    words = TextEncoder(BertModel(config, add_pooling_layer=False), FEATURES)
+    words = TextEncoder(PooledBert(config), nn.Linear(config.hidden_size, FEATURES))
     return {
         "audio": EncoderCase(
             "ResNet-18, 257 x 1004", kinds["audio"], audio.eval(), sound.getvalue()
@@ -142,15 +142,15 @@ class HalfEncoder(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module.half()
-        if isinstance(module, SpectrogramEncoder):
-            module.log_mel.float()
+        if isinstance(module, PowerEncoder):
+            module.backbone.log_mel.float()
 
     def forward(self, **inputs: Tensor) -> Tensor:
         module = self.module
-        if isinstance(module, SpectrogramEncoder):
-            picture = module.log_mel(inputs["power"]).unsqueeze(1).half()
-            hidden = module.backbone(pixel_values=picture).last_hidden_state
-            features: Tensor = module.projection(hidden.mean(dim=(2, 3)))
+        if isinstance(module, PowerEncoder):
+            spectrogram = module.backbone
+            picture = spectrogram.log_mel(inputs["power"]).unsqueeze(1).half()
+            features: Tensor = module.head(spectrogram.resnet(picture))
             return features.float()
         halved = {k: v.half() if v.is_floating_point() else v for k, v in inputs.items()}
         return module(**halved).float()  # type: ignore[no-any-return]

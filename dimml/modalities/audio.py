@@ -70,6 +70,11 @@ class Audio(RecordingKind):
 
     Config = AudioConfig
     config: AudioConfig
+    input_names = ("power",)
+
+    @classmethod
+    def inputs_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        return (AudioConfig.model_validate(dict(config)).output,)
 
     def _setup(self, assets: Mapping[str, bytes]) -> None:
         config = self.config

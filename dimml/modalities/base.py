@@ -72,6 +72,11 @@ class Kind(ABC):
         self.config = self.Config.model_validate(dict(config))
         self._setup(assets or {})
 
+    @classmethod
+    def inputs_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the graph inputs for a configuration."""
+        return cls.input_names
+
     @abstractmethod
     def _setup(self, assets: Mapping[str, bytes]) -> None:
         """Precompute the data that every sample needs."""

@@ -19,7 +19,12 @@ def augment(kind: Kind, arrays: Arrays, strength: float, random: np.random.Gener
     changed = {name: array.copy() for name, array in arrays.items()}
     if strength == 0:
         return changed
-    if isinstance(kind, Audio):
+    if "features" in changed:
+        views = changed["features"]
+        changed["features"] = views[[int(random.integers(len(views)))]]
+    elif "waveform" in changed:
+        changed["waveform"] = _shift_and_mute(changed["waveform"], strength, random)
+    elif isinstance(kind, Audio):
         changed["power"] = _mask_spectrogram(changed["power"], strength, random)
     elif isinstance(kind, Image):
         changed["pixels"] = _shift_and_erase(changed["pixels"], strength, random)
@@ -44,6 +49,22 @@ def _mask_spectrogram(
     width = int(random.integers(0, int(frames * 0.2 * strength) + 1))
     start = int(random.integers(0, frames - width + 1))
     changed[:, start : start + width] = floor
+    return changed
+
+
+def _shift_and_mute(
+    samples: np.ndarray, strength: float, random: np.random.Generator
+) -> np.ndarray:
+    """Shift [samples] in time, change the level by up to 6 dB, add noise, and mute a moment."""
+    length = len(samples)
+    reach = int(length * 0.2 * strength)
+    changed = np.roll(samples, int(random.integers(-reach, reach + 1)))
+    changed *= np.float32(10 ** (random.uniform(-6, 6) * strength / 20))
+    noise = 0.02 * strength * random.random() * float(np.abs(samples).max(initial=0.0))
+    changed += (noise * random.standard_normal(length)).astype(np.float32)
+    width = int(random.integers(0, int(length * 0.1 * strength) + 1))
+    start = int(random.integers(0, length - width + 1))
+    changed[start : start + width] = 0.0
     return changed
 
 

@@ -1,15 +1,17 @@
 """The preprocessed samples of a split, decoded once into a memory-mapped Arrow file.
 
 A split may be larger than memory, and a second run on the same data decodes nothing. Each version
-of the data has its own file. Of each split, the `KEPT_VERSIONS` files last used are kept.
+of the data has its own file. Of each split, the `KEPT_VERSIONS` files last used are kept. Instead
+of its samples, a modality with a frozen encoder has its features in the file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,18 @@ from dimml.modalities import Arrays, Kind
 from dimml.progress import track
 from dimml.samples import is_absent
 from dimml.table import Row
+from train.data.features import Features, FrozenEncoder, PendingFeatures
 from train.data.splits import report_unreadable
 from train.methods.base import UNLABELLED
 
-BLOCK_ROWS = 256
+BLOCK_ROWS = 64
 KEPT_VERSIONS = 3
-FORMAT = 2
+FORMAT = 3
 _PROBLEMS = b"problems"
 _DIGEST = b"sha256"
+
+_Item = tuple[dict[str, Arrays | PendingFeatures], list[InputError]]
+"""What could be read of a row by modality, and the errors of the other cells."""
 
 
 class Split:
@@ -42,6 +48,7 @@ class Split:
     Attributes:
         labels: int64 [N], `UNLABELLED` for a row without a label.
         rows: int64 [N], the position of each sample among the rows of the split.
+        modalities: Names in slot order.
         present: bool [N, M].
         problems: One line per cell that cannot be read and counts as absent.
         sha256: The sha256 of the samples.
@@ -55,6 +62,7 @@ class Split:
             np.concatenate([block.column(name).to_numpy() for block in self._blocks])
             for name in ("label", "row")
         )
+        self.modalities = tuple(kinds)
         self.present = np.concatenate([_present(block, kinds) for block in self._blocks])
         self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
 
@@ -83,6 +91,7 @@ def cached_split(
     name: str,
     folder: Path,
     settings: str,
+    frozen: Mapping[str, FrozenEncoder] | None = None,
 ) -> Split:
     """Return the preprocessed samples of a split, and decode them unless their file exists.
 
@@ -94,20 +103,36 @@ def cached_split(
         labels: Class names in order, which include the label of every row.
         name: The name of the split.
         folder: The folder of the files. It may be deleted between runs.
-        settings: Everything else that determines the arrays: the preprocessing and its assets.
+        settings: Everything else that determines the arrays: the preprocessing and its assets, and
+            the frozen encoders.
+        frozen: Modality to frozen encoder, for the modalities of which the split has features.
 
     Raises:
         ManifestError: If no row is readable.
     """
     path = folder / f"{name}-{_key(rows, labels, settings)}.arrow"
+    frozen = frozen or {}
     if not path.exists():
         with made_folder(folder), new_file(path) as part:
-            _write(part, rows, kinds, labels, name)
+            try:
+                _write(part, rows, kinds, labels, name, frozen)
+            finally:
+                # What was encoded before an interruption need not be encoded again.
+                for encoder in frozen.values():
+                    encoder.store.flush()
     path.touch()
     _remove_old(folder, name)
-    split = Split(path, kinds)
+    split = Split(path, stored_kinds(kinds, frozen))
     report_unreadable(name, split.problems)
     return split
+
+
+def stored_kinds(kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]) -> dict[str, Kind]:
+    """Return the kinds of what a split holds: features where the encoder is frozen."""
+    return {
+        name: Features(name, frozen[name].width) if name in frozen else kind
+        for name, kind in kinds.items()
+    }
 
 
 def _write(
@@ -116,20 +141,26 @@ def _write(
     kinds: Mapping[str, Kind],
     labels: Sequence[str],
     name: str,
+    frozen: Mapping[str, FrozenEncoder],
 ) -> None:
     index: dict[str | None, int] = {label: number for number, label in enumerate(labels)}
     index[None] = UNLABELLED
-    schema = _schema(kinds)
-    progress = iter(track(_decoded(rows, kinds), f"decoding {name}", len(rows)))
+    schema = _schema(stored_kinds(kinds, frozen))
+    task = f"{'encoding' if frozen else 'decoding'} {name}"
+    progress = iter(track(_decoded(rows, kinds, frozen), task, len(rows)))
     readable, first = 0, ""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for start in range(0, len(rows), BLOCK_ROWS):
             block, problems = [], []
-            for number, row in enumerate(rows[start : start + BLOCK_ROWS], start):
-                item, errors = next(progress)
+            rows_of_block = rows[start : start + BLOCK_ROWS]
+            items = [next(progress) for _ in rows_of_block]
+            _encode([item for item, _ in items], frozen)
+            for number, (row, (item, errors)) in enumerate(
+                zip(rows_of_block, items, strict=True), start
+            ):
                 problems += [f"{row.id}: {error}" for error in errors]
                 if item:
-                    block.append({"label": index[row.label], "row": number, **item})
+                    block.append({"label": index[row.label], "row": number, **_columns(item)})
             batch = pa.RecordBatch.from_pylist(block, schema)
             digest = hashlib.sha256(batch.serialize()).hexdigest()
             metadata = {_PROBLEMS: json.dumps(problems).encode(), _DIGEST: digest.encode()}
@@ -142,6 +173,26 @@ def _write(
         raise ManifestError(f"no row of the {name} split can be read; the first: {first}")
 
 
+def _encode(
+    items: Sequence[dict[str, Arrays | PendingFeatures]], frozen: Mapping[str, FrozenEncoder]
+) -> None:
+    """Replace the pending features of rows by their arrays."""
+    for name, encoder in frozen.items():
+        present = [item for item in items if name in item]
+        pending = [value for item in present if isinstance(value := item[name], PendingFeatures)]
+        for item, features in zip(present, encoder.encode(pending), strict=True):
+            item[name] = {"features": features}
+
+
+def _columns(item: Mapping[str, Any]) -> dict[str, Any]:
+    columns = {}
+    for name, arrays in item.items():
+        for key, array in arrays.items():
+            columns[f"{name}.{key}"] = array.ravel()
+            columns[f"{name}.{key}.shape"] = array.shape
+    return columns
+
+
 def _remove_old(folder: Path, name: str) -> None:
     # Another process may remove the same file at the same time.
     with suppress(FileNotFoundError):
@@ -151,28 +202,33 @@ def _remove_old(folder: Path, name: str) -> None:
 
 
 def _decoded(
-    rows: Sequence[Row], kinds: Mapping[str, Kind]
-) -> Iterator[tuple[dict[str, Any], list[InputError]]]:
-    # The decoders and numpy release the interpreter lock, so threads run in parallel.
+    rows: Sequence[Row], kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]
+) -> Iterator[_Item]:
+    # The decoders and numpy release the interpreter lock, so threads run in parallel. They decode
+    # one block ahead, while the main thread encodes.
+    waiting: deque[Future[_Item]] = deque()
     with ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(rows), BLOCK_ROWS):
-            yield from pool.map(lambda row: _decode(row, kinds), rows[start : start + BLOCK_ROWS])
+        for row in rows:
+            waiting.append(pool.submit(_decode, row, kinds, frozen))
+            if len(waiting) > BLOCK_ROWS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _decode(row: Row, kinds: Mapping[str, Kind]) -> tuple[dict[str, Any], list[InputError]]:
-    item: dict[str, Any] = {}
+def _decode(row: Row, kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]) -> _Item:
+    item: dict[str, Arrays | PendingFeatures] = {}
     errors = []
     for name, kind in kinds.items():
         if is_absent(value := row.sample[name]):
             continue
         try:
-            arrays = kind.preprocess(kind.decode(value))
+            if name in frozen:
+                item[name] = frozen[name].decode(value)
+            else:
+                item[name] = kind.preprocess(kind.decode(value))
         except InputError as error:
             errors.append(error)
-            continue
-        for key, array in arrays.items():
-            item[f"{name}.{key}"] = array.ravel()
-            item[f"{name}.{key}.shape"] = array.shape
     return item, errors
 
 

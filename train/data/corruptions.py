@@ -110,7 +110,7 @@ class TestSplit:
     """The decoded test split, clean and corrupted.
 
     Attributes:
-        kinds: Modality to kind.
+        kinds: Modality to the kind of what the splits hold.
         clean: The whole split.
         full: bool [N], the rows that have every modality.
         corrupted: One modality of the full rows, corrupted.
@@ -175,11 +175,14 @@ def read_test_split(recipe: Recipe, prepared: PreparedData, cache: Path) -> Test
             f"{', '.join(unknown[:5])}"
         )
     labels, settings = prepared.labels, prepared.settings
-    clean = cached_split(rows, prepared.kinds, labels, "test", cache, settings)
+    frozen = {name: encoder.without_views() for name, encoder in prepared.frozen.items()}
+    clean = cached_split(rows, prepared.kinds, labels, "test", cache, settings, frozen)
     full = clean.present.all(axis=1)
     full_rows = [rows[number] for number in clean.rows[full]]
     corrupted = _corrupted_splits(recipe, prepared, full_rows, cache) if full_rows else {}
-    return TestSplit(prepared.kinds, clean, torch.from_numpy(full), corrupted)
+    for encoder in frozen.values():
+        encoder.release()
+    return TestSplit(prepared.stored, clean, torch.from_numpy(full), corrupted)
 
 
 def _corrupted_splits(
@@ -195,10 +198,16 @@ def _corrupted_splits(
         for level in LEVELS
     )
     for name, kind, corruption, level in keys:
-        corrupted = CorruptedKind(prepared.kinds[name], kind, corruption, level)
+        corrupted = cast(Kind, CorruptedKind(prepared.kinds[name], kind, corruption, level))
         label = f"test.{name}.{corruption}.{level}"
-        kinds = {name: cast(Kind, corrupted)}
-        split = cached_split(rows, kinds, prepared.labels, label, cache, settings)
+        frozen = {
+            n: encoder.without_views(corrupted, label)
+            for n, encoder in prepared.frozen.items()
+            if n == name
+        }
+        split = cached_split(
+            rows, {name: corrupted}, prepared.labels, label, cache, settings, frozen
+        )
         if len(split) != len(rows):
             raise ManifestError(f"{label}: a cell cannot be read after its corruption")
         splits[name, corruption, level] = split

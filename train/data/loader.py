@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dimml.modalities import Arrays, Audio, Kind
+from dimml.modalities import Arrays, Kind
 from dimml.nn.model import EncoderInputs
 from train.data.augment import augment
 from train.data.cache import Split
@@ -121,13 +121,17 @@ class Collate:
 
     Args:
         kinds: Modality to kind.
-        training: Whether batch normalisation sees the batch. It needs at least two samples of one
-            shape, so recordings are cut to the middle part as long as the shortest recording.
+        training: Whether batch normalisation may see the batch. It needs at least two samples.
+        cut: Modalities whose recordings are cut to the middle part as long as the shortest
+            recording, because batch normalisation needs samples of one shape.
     """
 
-    def __init__(self, kinds: Mapping[str, Kind], training: bool) -> None:
+    def __init__(
+        self, kinds: Mapping[str, Kind], training: bool, cut: Collection[str] = ()
+    ) -> None:
         self.kinds = kinds
         self.training = training
+        self.cut = cut
 
     def __call__(self, samples: Sequence[tuple[Mapping[str, Arrays], int]]) -> Batch:
         present = np.zeros((len(samples), len(self.kinds)), bool)
@@ -137,7 +141,7 @@ class Collate:
             if len(rows) < (2 if self.training else 1):
                 continue
             items = [samples[row][0][name] for row in rows]
-            if self.training and isinstance(kind, Audio):
+            if name in self.cut:
                 items = _cut_to_shortest(items)
             present[rows, slot] = True
             inputs[name] = _groups(kind, rows, items)
@@ -175,7 +179,7 @@ class RunData(lightning.LightningDataModule):
 
     Args:
         recipe: The recipe of the run.
-        kinds: Modality to kind.
+        kinds: Modality to the kind of what the splits hold.
         splits: The splits "train" and "validation".
         unlabelled: Whether training sees the rows of the train split that have no label.
     """
@@ -190,6 +194,11 @@ class RunData(lightning.LightningDataModule):
         super().__init__()
         self.recipe, self.kinds = recipe, kinds
         self.unlabelled = unlabelled
+        self._cut = [
+            name
+            for name, modality in recipe.modalities.items()
+            if modality.kind == "audio" and modality.encoder.preset
+        ]
         self.train, self.val = splits["train"], splits["validation"]
 
     def train_dataloader(self) -> Any:
@@ -217,7 +226,7 @@ class RunData(lightning.LightningDataModule):
             SplitDataset(split, self.kinds, strengths, self.recipe.seed, rows),
             batch_size=config.batch_size // devices,
             sampler=EpochSampler(len(rows), self.recipe.seed, training, share),
-            collate_fn=Collate(self.kinds, training),
+            collate_fn=Collate(self.kinds, training, self._cut if training else ()),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,

@@ -1,24 +1,26 @@
-"""What a training starts with: decoded splits, modality specifications, an untrained model."""
+"""What a training starts with: decoded splits, modality specifications, pretrained models."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dimml import __version__
 from dimml.bundle import ModalitySpec, build_kind
 from dimml.errors import ManifestError, RecipeError
 from dimml.modalities import KINDS, Kind
-from dimml.nn.encoders import build_encoder
-from dimml.nn.model import MultimodalModel
+from dimml.modalities.text import TOKENIZER
+from dimml.nn.pretrained.adapter import AdapterName
 from dimml.progress import print_status
 from dimml.table import Row
-from train.data.cache import Split, cached_split
+from train.data.cache import Split, cached_split, stored_kinds
+from train.data.features import FeatureStore, FrozenEncoder
 from train.data.splits import labelled_rows, read_training_splits, train_tokenizer
-from train.methods import build_method
-from train.methods.base import Method
+from train.pretrained import PretrainedModel, read_model
+from train.pretrained.adapters import choose_adapter
 from train.recipe import ModalityConfig, Recipe
 
 
@@ -33,6 +35,9 @@ class PreparedData:
         kinds: Modality to kind.
         splits: The decoded splits "train" and "validation".
         settings: Everything besides the rows that determines the arrays, see `cached_split`.
+        models: Modality to pretrained model, for modalities that have one.
+        frozen: Modality to frozen encoder, for modalities that have one.
+        adapters: Modality to the adapter of its pretrained model.
     """
 
     labels: tuple[str, ...]
@@ -41,6 +46,14 @@ class PreparedData:
     kinds: Mapping[str, Kind]
     splits: Mapping[str, Split]
     settings: str
+    models: Mapping[str, PretrainedModel]
+    frozen: Mapping[str, FrozenEncoder]
+    adapters: Mapping[str, AdapterName]
+
+    @property
+    def stored(self) -> dict[str, Kind]:
+        """The kinds of what the splits hold: features where the encoder is frozen."""
+        return stored_kinds(self.kinds, self.frozen)
 
 
 def prepare(recipe: Recipe, cache: Path) -> PreparedData:
@@ -50,46 +63,72 @@ def prepare(recipe: Recipe, cache: Path) -> PreparedData:
         UsageError: If the recipe or its data cannot be used.
     """
     names = {name: modality.kind for name, modality in recipe.modalities.items()}
+    models = {
+        name: read_model(name, modality)
+        for name, modality in recipe.modalities.items()
+        if modality.encoder.pretrained
+    }
     rows = read_training_splits(recipe.data, names)
     labels = tuple(sorted({row.label for row in rows["train"] if row.label is not None}))
     _report_unlabelled(rows["train"])
-    specs, assets = _specifications(recipe, rows["train"])
+    specs, assets = _specifications(recipe, rows["train"], models)
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
     settings = json.dumps([spec.model_dump(mode="json") for spec in specs.values()]) + repr(assets)
+    frozen = _frozen_encoders(recipe, kinds, models, cache)
+    settings += repr([(name, *encoder.identity) for name, encoder in frozen.items()])
+    plain = {name: encoder.without_views() for name, encoder in frozen.items()}
     splits = {
-        split: cached_split(split_rows, kinds, labels, split, cache, settings)
+        split: cached_split(
+            split_rows,
+            kinds,
+            labels,
+            split,
+            cache,
+            settings,
+            frozen if split == "train" else plain,
+        )
         for split, split_rows in rows.items()
     }
+    for encoder in frozen.values():
+        encoder.release()
     _check_readable(splits["train"], labels, list(kinds))
-    return PreparedData(labels, specs, assets, kinds, splits, settings)
+    adapters = {name: _adapter(recipe, name, splits, len(labels)) for name in models}
+    return PreparedData(labels, specs, assets, kinds, splits, settings, models, frozen, adapters)
 
 
-def build(
+def _frozen_encoders(
     recipe: Recipe,
     kinds: Mapping[str, Kind],
-    classes: int,
-    backbones: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[MultimodalModel, Method]:
-    """Build an untrained model and its method, initialised by torch's current seed.
-
-    Args:
-        recipe: The recipe of the run.
-        kinds: Modality to kind.
-        classes: K.
-        backbones: Configurations of the pretrained backbones of a finished run, whose weights come
-            from the run.
-    """
-    encoders = [
-        build_encoder(
-            kind,
-            recipe.feature_dim,
-            **recipe.modalities[name].encoder.model_dump(),
-            backbone=(backbones or {}).get(name),
+    models: Mapping[str, PretrainedModel],
+    cache: Path,
+) -> dict[str, FrozenEncoder]:
+    encoders = {}
+    for name, model in models.items():
+        config = recipe.modalities[name]
+        if not config.encoder.frozen:
+            continue
+        identity = hashlib.sha256(
+            json.dumps([__version__, model.identity(), dict(model.preprocessing)]).encode()
+            + repr(model.assets).encode()
+        ).hexdigest()[:16]
+        folder = cache / f"features-{model.folder.name[:40]}-{identity}"
+        encoders[name] = FrozenEncoder(
+            kinds[name],
+            model,
+            FeatureStore(folder),
+            views=config.encoder.views or 1,
+            strength=config.augment,
         )
-        for name, kind in kinds.items()
-    ]
-    model = MultimodalModel(list(kinds), encoders, recipe.feature_dim, classes)
-    return model, build_method(recipe.method, recipe.options, recipe.training, model)
+    return encoders
+
+
+def _adapter(recipe: Recipe, name: str, splits: Mapping[str, Split], classes: int) -> AdapterName:
+    encoder = recipe.modalities[name].encoder
+    if encoder.adapter in ("linear", "mlp"):
+        return encoder.adapter
+    if not encoder.frozen:
+        return "linear"
+    return choose_adapter(name, splits, recipe.feature_dim, classes)
 
 
 def _report_unlabelled(rows: Sequence[Row]) -> None:
@@ -122,22 +161,27 @@ def _check_readable(train: Split, labels: Sequence[str], modalities: Sequence[st
 
 
 def _specifications(
-    recipe: Recipe, rows: Sequence[Row]
+    recipe: Recipe, rows: Sequence[Row], models: Mapping[str, PretrainedModel]
 ) -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes]]]:
     specs: dict[str, ModalitySpec] = {}
     assets: dict[str, dict[str, bytes]] = {}
     for name, config in recipe.modalities.items():
-        kind = KINDS[config.kind]
-        assets[name] = {}
-        if config.kind == "text":
-            texts = [row.sample[name] for row in rows if isinstance(row.sample[name], str)]
-            assets[name] = {"tokenizer.json": _tokenizer(name, config, texts)}
+        model = models.get(name)
+        if model is not None:
+            preprocessing, assets[name] = dict(model.preprocessing), dict(model.assets)
+        else:
+            Config = KINDS[config.kind].Config  # noqa: N806
+            preprocessing = Config.model_validate(config.preprocessing).model_dump(mode="json")
+            assets[name] = {}
+            if config.kind == "text":
+                texts = [row.sample[name] for row in rows if isinstance(row.sample[name], str)]
+                assets[name] = {TOKENIZER: _tokenizer(name, config, texts)}
         specs[name] = ModalitySpec(
             kind=config.kind,
             graph=f"{name}.onnx",
-            inputs=kind.input_names,
-            preprocessing=kind.Config.model_validate(config.preprocessing).model_dump(mode="json"),
-            encoder=config.encoder.preset,
+            inputs=KINDS[config.kind].inputs_of(preprocessing),
+            preprocessing=preprocessing,
+            encoder=model.settings.model if model else str(config.encoder.preset),
             assets={asset: f"{name}.{asset}" for asset in assets[name]},
         )
     return specs, assets

@@ -32,8 +32,8 @@ def audio_preprocessing(folder: ModelFolder, config: Mapping[str, Any], family: 
     import transformers
 
     try:
-        extractor: Any = transformers.AutoFeatureExtractor.from_pretrained(folder.path)
-        settings: dict[str, Any] = extractor.to_dict()
+        load: Any = transformers.AutoFeatureExtractor.from_pretrained
+        settings: dict[str, Any] = load(folder.path).to_dict()
         return _READERS[family.front_end](settings, config)
     except (OSError, ValueError, ImportError, TypeError) as error:
         raise RecipeError(

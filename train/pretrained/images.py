@@ -92,9 +92,8 @@ def _read_processor(folder: ModelFolder) -> dict[str, Any]:
         # Its class needs torchvision; it resizes, scales and normalises as this base class does.
         return {"do_normalize": True, "rescale_factor": 1 / 255, **own}
     try:
-        processor: Any = transformers.AutoImageProcessor.from_pretrained(
-            folder.path, use_fast=False
-        )
+        load: Any = transformers.AutoImageProcessor.from_pretrained
+        processor: Any = load(folder.path, use_fast=False)
     except (OSError, ValueError, ImportError, TypeError) as error:
         raise RecipeError(
             f"the image processor of {folder.model} cannot be read: {error}"

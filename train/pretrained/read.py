@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class PretrainedModel:
     preprocessing: Mapping[str, Any]
     assets: Mapping[str, bytes]
     folder: Path
+
+    def identity(self) -> str:
+        """Return a digest of the settings and of the weights."""
+        digest = hashlib.sha256(self.settings.model_dump_json(exclude={"model"}).encode())
+        for path in sorted(self.folder.glob("model*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def load(self) -> Backbone:
         """Load the backbone with its weights, see `load_backbone`."""

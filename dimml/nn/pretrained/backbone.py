@@ -67,11 +67,24 @@ class Backbone(nn.Module):
     def __init__(self, settings: PretrainedSettings, model: nn.Module) -> None:
         super().__init__()
         self.settings = settings
-        self.model = model
+        self.model: nn.Module = model
         self.front_end: AudioFrontEnd | None = None
         if settings.kind == "audio":
             self.front_end = build_front_end(settings.family.front_end, settings.front_end)
-        self.width = _width(model, settings.config)
+        self.width = pooled_width(settings)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode; frozen layers and batch normalisations always stay in eval mode.
+
+        Batch statistics of a small data set would spoil those of the pretraining.
+        """
+        super().train(mode)
+        for module in self.model.modules():
+            weights = list(module.parameters())
+            frozen = bool(weights) and not any(weight.requires_grad for weight in weights)
+            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map the inputs of the kind, in its order, to pooled features [N, width]."""
@@ -109,6 +122,10 @@ class Backbone(nn.Module):
         return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)
 
 
+MAX_GRAPH_BYTES = 2**31 - 2**24
+"""A graph is one file of at most 2 GiB; this leaves room for what is not weights."""
+
+
 def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
     """Load a backbone with its weights.
 
@@ -121,6 +138,7 @@ def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
     """
     family = settings.family
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
     loader: Any = getattr(transformers, family.loader)
     try:
         model, info = loader.from_pretrained(
@@ -140,7 +158,14 @@ def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
             f"the weights of {settings.model} lack {len(missing)} tensors of the model "
             f"{settings.model_type}, such as {sorted(missing)[0]}; download the model again"
         )
-    return Backbone(settings, getattr(model, family.part) if family.part else model).eval()
+    backbone = Backbone(settings, getattr(model, family.part) if family.part else model).eval()
+    size = sum(4 * weight.numel() for weight in backbone.parameters())
+    if size > MAX_GRAPH_BYTES:
+        raise RecipeError(
+            f"{settings.model} has {size / 1e9:.1f} GB of weights, but a graph holds at most 2 GB; "
+            "choose a smaller model of the family"
+        )
+    return backbone
 
 
 def build_backbone(settings: PretrainedSettings) -> Backbone:
@@ -195,13 +220,28 @@ def _mean(states: Tensor, frames: Tensor) -> Tensor:
     return (states * used).sum(dim=1) / used.sum(dim=1)
 
 
-def _width(model: Any, config: Mapping[str, Any]) -> int:
-    if config["model_type"] == "mobilenet_v2":
-        return int(model.conv_1x1.convolution.out_channels)
+def pooled_width(settings: PretrainedSettings) -> int:
+    """Return the size of the pooled features of a model.
+
+    Raises:
+        RecipeError: If its configuration does not tell.
+    """
+    config = settings.config
+    if settings.model_type == "mobilenet_v2":
+        return _mobilenet_width(config)
     for key in ("neck_hidden_sizes", "hidden_sizes"):
         if config.get(key):
             return int(config[key][-1])
     for key in ("hidden_size", "d_model", "dim", "hidden_dim"):
         if config.get(key):
             return int(config[key])
-    raise RecipeError(f"the size of the features of a {config['model_type']} is unknown")
+    raise RecipeError(f"the size of the features of a {settings.model_type} is unknown")
+
+
+def _mobilenet_width(config: Mapping[str, Any]) -> int:
+    from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import apply_depth_multiplier
+
+    if config["finegrained_output"] and config["depth_multiplier"] < 1.0:
+        return 1280
+    model: Any = transformers.AutoConfig.for_model(**config)
+    return int(apply_depth_multiplier(model, 1280))

@@ -1,0 +1,263 @@
+"""Features of frozen encoders: computed once per content, kept on disk, and read in training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import torch
+
+from dimml.files import made_folder, new_file
+from dimml.machine import available_cores
+from dimml.modalities import Arrays, Kind, KindConfig
+from dimml.nn.encoders import pool_frames
+from dimml.nn.pretrained.backbone import Backbone, pooled_width
+from train.data.augment import augment
+from train.pretrained import PretrainedModel
+
+BATCH_SIZE = 32
+FLUSH_VECTORS = 512
+FLUSH_SECONDS = 30.0
+"""A store writes a file after this many vectors or seconds; a stopped run loses no more."""
+
+
+class Features(Kind):
+    """A modality whose values are the features of a frozen encoder, float32 [views, width].
+
+    Graph input: `features`, float32 [N, width], the first view of each sample.
+    """
+
+    Config = KindConfig
+    input_names = ("features",)
+
+    def __init__(self, name: str, width: int) -> None:
+        self.width = width
+        super().__init__(name, {})
+
+    def _setup(self, assets: Mapping[str, bytes]) -> None:
+        """Do nothing: features need no preprocessing."""
+
+    def decode(self, value: Any) -> np.ndarray:
+        """Return features [views, width] as they are."""
+        return np.asarray(value, np.float32)
+
+    def preprocess(self, raw: np.ndarray) -> Arrays:
+        """Return features [views, width] under the name of the graph input."""
+        return {"features": raw}
+
+    def warnings(self, raw: np.ndarray) -> tuple[str, ...]:
+        return ()
+
+    def example(self) -> np.ndarray:
+        return np.zeros((1, self.width), np.float32)
+
+    def bucket(self, arrays: Arrays) -> tuple[()]:
+        return ()
+
+    def collate(self, items: Sequence[Arrays]) -> Arrays:
+        return {"features": np.stack([item["features"][0] for item in items])}
+
+
+class FeatureStore:
+    """Vectors on disk, found by the digest of what they were computed from.
+
+    The vectors lie in memory-mapped Arrow files, so memory holds only the digests. Processes may
+    share a folder: each writes files of its own.
+
+    Args:
+        folder: The folder of the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._index: dict[bytes, tuple[int, int]] = {}
+        self._files: list[np.ndarray] = []
+        self._pending: dict[bytes, np.ndarray] = {}
+        self._flushed = time.monotonic()
+        for path in sorted(folder.glob("*.arrow")):
+            self._read(path)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._index or key in self._pending
+
+    def __getitem__(self, key: bytes) -> np.ndarray:
+        """Return the vector [width] of a digest."""
+        if key in self._pending:
+            return self._pending[key]
+        file, row = self._index[key]
+        vector: np.ndarray = self._files[file][row]
+        return vector
+
+    def add(self, key: bytes, vector: np.ndarray) -> None:
+        """Keep a vector, and write a file if enough vectors or seconds have passed."""
+        self._pending[key] = vector
+        waited = time.monotonic() - self._flushed
+        if len(self._pending) >= FLUSH_VECTORS or waited > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the vectors that are not on disk yet."""
+        self._flushed = time.monotonic()
+        if not self._pending:
+            return
+        keys, vectors = list(self._pending), np.stack(list(self._pending.values()))
+        table = pa.table(
+            {
+                "key": pa.array(keys, pa.binary(len(keys[0]))),
+                "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
+            }
+        )
+        path = self.folder / f"{keys[0].hex()[:16]}-{os.getpid()}.arrow"
+        with (
+            made_folder(self.folder),
+            new_file(path) as part,
+            pa.OSFile(str(part), "wb") as file,
+            pa.ipc.new_file(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+        self._pending.clear()
+        self._read(path)
+
+    def _read(self, path: Path) -> None:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+        vectors = table["vector"].combine_chunks()
+        if isinstance(vectors, pa.ChunkedArray):
+            vectors = vectors.chunk(0)
+        width = vectors.type.list_size
+        number = len(self._files)
+        self._files.append(vectors.flatten().to_numpy().reshape(-1, width))
+        for row, key in enumerate(table["key"].to_pylist()):
+            self._index[key] = number, row
+
+
+@dataclass
+class PendingFeatures:
+    """A value on its way through a frozen encoder.
+
+    Attributes:
+        keys: The digest of each view.
+        views: The preprocessed arrays of each view; None if the store has all of them.
+    """
+
+    keys: list[bytes]
+    views: list[Arrays] | None
+
+
+@dataclass
+class FrozenEncoder:
+    """The frozen backbone of a modality, and the store of its features.
+
+    Attributes:
+        kind: The modality, which decodes and preprocesses the values.
+        model: The pretrained model, which is loaded when the first value is not in the store.
+        store: The store, used by this model and preprocessing only.
+        views: Views of each value; the first is the value as it is.
+        strength: Augmentation strength of the other views.
+        salt: Distinguishes values that are changed after they are read.
+    """
+
+    kind: Kind
+    model: PretrainedModel
+    store: FeatureStore
+    views: int = 1
+    strength: float = 0.0
+    salt: str = ""
+    _loaded: list[Backbone] = field(default_factory=list)
+
+    @property
+    def identity(self) -> tuple[str, int, float]:
+        """What the features depend on besides the values."""
+        return self.store.folder.name, self.views, self.strength if self.views > 1 else 0.0
+
+    @property
+    def width(self) -> int:
+        """Size of the features."""
+        return pooled_width(self.model.settings)
+
+    def without_views(self, kind: Kind | None = None, salt: str = "") -> FrozenEncoder:
+        """Return this encoder for values that are not augmented, or changed by another kind."""
+        return replace(self, kind=kind or self.kind, views=1, salt=salt)
+
+    def decode(self, value: Any) -> PendingFeatures:
+        """Decode and preprocess a value, unless the store has its features.
+
+        Raises:
+            InputError: If the value cannot be read.
+        """
+        content = self._content(value)
+        parts = [
+            f"{self.salt}\0{view}\0{self.strength if view else 0}" for view in range(self.views)
+        ]
+        keys = [hashlib.sha256(part.encode() + b"\0" + content).digest()[:16] for part in parts]
+        if all(key in self.store for key in keys):
+            return PendingFeatures(keys, None)
+        plain = self.kind.preprocess(self.kind.decode(value))
+        views = [plain]
+        for key in keys[1:]:
+            random = np.random.default_rng(list(key))
+            views.append(augment(self.kind, plain, self.strength, random))
+        return PendingFeatures(keys, views)
+
+    def encode(self, values: Sequence[PendingFeatures]) -> list[np.ndarray]:
+        """Return the features [views, width] of each value."""
+        missing: dict[bytes, Arrays] = {}
+        for value in values:
+            for key, arrays in zip(value.keys, value.views or (), strict=False):
+                if key not in self.store:
+                    missing[key] = arrays
+        groups: dict[object, list[bytes]] = defaultdict(list)
+        # Texts of about equal length share a batch, so that little of it is padding.
+        for key in sorted(missing, key=lambda key: missing[key][self.kind.input_names[0]].size):
+            groups[self.kind.bucket(missing[key])].append(key)
+        for keys in groups.values():
+            for start in range(0, len(keys), BATCH_SIZE):
+                batch = keys[start : start + BATCH_SIZE]
+                vectors = self._run(self.kind.collate([missing[key] for key in batch]))
+                for key, vector in zip(batch, vectors, strict=True):
+                    self.store.add(key, vector)
+        return [np.stack([self.store[key] for key in value.keys]) for value in values]
+
+    def release(self) -> None:
+        """Free the memory of the backbone, which is loaded again if it is needed."""
+        self._loaded.clear()
+
+    def _content(self, value: Any) -> bytes:
+        """Return a digest of the content of a value, wherever it is stored."""
+        if isinstance(value, list | tuple):
+            return hashlib.sha256(b"".join(self._content(part) for part in value)).digest()
+        if isinstance(value, str):
+            return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+        return hashlib.sha256(self.kind.read_bytes(value)).digest()
+
+    @torch.inference_mode()
+    def _run(self, inputs: Arrays) -> np.ndarray:
+        if not self._loaded:
+            self._loaded.append(_on_device(self.model.load()))
+        [backbone] = self._loaded
+        device = next(backbone.parameters()).device
+        values = [torch.from_numpy(inputs[name]).to(device) for name in self.kind.input_names]
+        if self.model.settings.kind == "image":
+            return pool_frames(backbone, values[0]).cpu().numpy()
+        vectors: np.ndarray = backbone(*values).cpu().numpy()
+        return vectors
+
+
+def _on_device(backbone: Backbone) -> Backbone:
+    """Move a backbone to the GPU if there is one; on a CPU, use every core and a fast layout."""
+    if torch.cuda.is_available():
+        return backbone.cuda()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(available_cores())
+    if backbone.settings.kind == "image":
+        convert: Any = backbone.to
+        convert(memory_format=torch.channels_last)
+    return backbone
