@@ -14,6 +14,7 @@ from dimml.errors import TrainingError
 from dimml.nn.dimensions import effective_dimensions
 from dimml.nn.fusion import blank_absent
 from dimml.nn.model import MultimodalModel
+from dimml.nn.pretrained.backbone import Backbone
 from dimml.samples import subset_name
 from train.calibration import EncodedRows, subset_rows
 from train.data.loader import Batch
@@ -49,8 +50,7 @@ class TrainingModule(lightning.LightningModule):
     @property
     def gradient_clip(self) -> float | None:
         """The largest norm of the gradient; None for any."""
-        encoders = [modality.encoder for modality in self.recipe.modalities.values()]
-        tuned = any(encoder.pretrained and not encoder.frozen for encoder in encoders)
+        tuned = any(isinstance(module, Backbone) for module in self.model.modules())
         return self.recipe.training.gradient_clip or (1.0 if tuned else None)
 
     def configure_optimizers(self) -> Any:

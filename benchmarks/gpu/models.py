@@ -16,7 +16,7 @@ from transformers import BertConfig
 
 from dimml.bundle import ModalitySpec, build_kind
 from dimml.modalities import Arrays, Kind
-from dimml.nn.encoders import PooledBert, TextEncoder, build_encoder
+from dimml.nn.encoders import PooledBert, PowerEncoder, TextEncoder, build_encoder
 from dimml.nn.model import MultimodalModel
 from export.half import halve_graph
 from export.onnx import export_encoder, write_bundle

@@ -100,7 +100,7 @@ def test_parity_check_accepts_an_exported_model(exported: Exported) -> None:
 
 PERTURBED: dict[str, tuple[Callable[[MultimodalModel], torch.Tensor], str]] = {
     "a weight of the image encoder": (
-        lambda model: model.get_parameter("encoders.0.projection.weight")[0],
+        lambda model: model.get_parameter("encoders.0.head.weight")[0],
         "image, batch 1",
     ),
     "statistics of its batch normalisation": (
@@ -108,7 +108,7 @@ PERTURBED: dict[str, tuple[Callable[[MultimodalModel], torch.Tensor], str]] = {
         "image, batch 1",
     ),
     "a weight of the text encoder": (
-        lambda model: model.get_parameter("encoders.1.projection.bias")[:1],
+        lambda model: model.get_parameter("encoders.1.head.bias")[:1],
         "text, batch 1",
     ),
     "the bias of the classifier": (
@@ -150,7 +150,7 @@ def test_parity_check_compares_every_sample(exported: Exported) -> None:
     # Only the fourth text has this token, so the batches of one and two cannot show the change.
     token = int(exported.samples["text"][3]["input_ids"][1])
     embedding = exported.model.get_parameter(
-        "encoders.1.backbone.embeddings.word_embeddings.weight"
+        "encoders.1.backbone.model.embeddings.word_embeddings.weight"
     )
     with shifted(embedding[token, :1], 1.0), pytest.raises(ParityError, match="text, batch 7"):
         check(exported)
@@ -167,7 +167,7 @@ class TestNothingIsLeft:
         def tamper(encoder: Any, kind: Kind, path: Path) -> None:
             export_encoder(encoder, kind, path)
             with torch.no_grad():
-                encoder.projection.bias += 0.05
+                encoder.head.bias += 0.05
 
         monkeypatch.setattr("export.onnx.export_encoder", tamper)
 
@@ -178,7 +178,7 @@ class TestNothingIsLeft:
             assert (folder / "image.onnx").is_file()
             parity_check(exported.model, exported.kinds, exported.samples)(folder, manifest)
 
-        biases = [encoder.projection.bias for encoder in exported.model.encoders]
+        biases = [encoder.head.bias for encoder in exported.model.encoders]
         with (
             shifted(biases[0], 0),
             shifted(biases[1], 0),

@@ -166,7 +166,10 @@ class TestSet:
         ("modalities={}", "modalities: Dictionary should have at least 1 item"),
         ("modalities=[text]", "modalities: Input should be a valid dictionary"),
         ("modalities.note=video", "modalities.note.kind: Input should be 'audio', 'image' or"),
-        ("modalities.front.encoder=huge", "modalities.front.encoder.preset: Input should be 'sm"),
+        (
+            "modalities.front.encoder.preset=huge",
+            "modalities.front.encoder.preset: Input should be 'sm",
+        ),
         ("modalities.front.preprocessing=4", "front.preprocessing: Input should be a valid dict"),
         ("modalities.front.preprocessing.size=4", "front.preprocessing.size: Input should be a"),
         ("modalities.front.preprocessing.channels=2", "front.preprocessing.channels: Input shoul"),

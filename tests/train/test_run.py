@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import ResNetConfig, ResNetModel
 
 from dimml import Predictor
 from dimml.errors import ParityError, RecipeError, UsageError
 from export.bundle import export_run
+from tests.pretrained_folders import write_folder
 from train.evaluate import evaluate_bundle
 from train.recipe import load_recipe
 from train.run import load_run, train_run
@@ -103,12 +103,12 @@ def test_recordings_of_any_length_train_and_predict(calls_recipe: Path, tmp_path
 def test_run_with_pretrained_weights_exports_without_the_original_weights(
     recipe_file: Path, tmp_path: Path
 ) -> None:
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
-    ResNetModel(config).save_pretrained(tmp_path / "weights")
-    encoder = f"modalities.front.encoder={{preset: pretrained, pretrained: {tmp_path}/weights}}"
-    recipe = load_recipe(recipe_file, ["training.epochs=1", encoder])
+    weights = write_folder(tmp_path / "weights", "image", "resnet")
+    front = ["preprocessing={}", f"encoder={weights}"]
+    settings = ["training.epochs=1", *(f"modalities.front.{setting}" for setting in front)]
+    recipe = load_recipe(recipe_file, settings)
     train_run(recipe, tmp_path / "run", resume=False)
-    shutil.rmtree(tmp_path / "weights")
+    shutil.rmtree(weights)
     export_run(tmp_path / "run", tmp_path / "bundle")
 
     prediction = Predictor.load(tmp_path / "bundle", "cpu").predict(

@@ -226,6 +226,12 @@ class FrozenEncoder:
                     self.store.add(key, vector)
         return [np.stack([self.store[key] for key in value.keys]) for value in values]
 
+    def warm(self) -> Backbone:
+        """Load the backbone, unless it is loaded, and return it."""
+        if not self._loaded:
+            self._loaded.append(_on_device(self.model.load()))
+        return self._loaded[0]
+
     def release(self) -> None:
         """Free the memory of the backbone, which is loaded again if it is needed."""
         self._loaded.clear()
@@ -240,9 +246,7 @@ class FrozenEncoder:
 
     @torch.inference_mode()
     def _run(self, inputs: Arrays) -> np.ndarray:
-        if not self._loaded:
-            self._loaded.append(_on_device(self.model.load()))
-        [backbone] = self._loaded
+        backbone = self.warm()
         device = next(backbone.parameters()).device
         values = [torch.from_numpy(inputs[name]).to(device) for name in self.kind.input_names]
         if self.model.settings.kind == "image":

@@ -11,7 +11,8 @@ from dimml.errors import RecipeError
 from dimml.nn.encoders import Encoder
 from dimml.nn.model import MultimodalModel
 from dimml.nn.pretrained.backbone import Backbone
-from train.recipe import EncoderConfig, Recipe
+from train.encoder_config import EncoderConfig
+from train.recipe import Recipe
 
 TUNED_BLOCKS = 2
 LORA_DROPOUT = 0.05
@@ -56,9 +57,9 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """
     rates: dict[nn.Parameter, float] = {}
     model: Any = module.model
-    for modality, encoder in zip(recipe.modalities.values(), model.encoders, strict=True):
+    for name, encoder in zip(model.modalities, model.encoders, strict=True):
         if isinstance(encoder, Encoder) and isinstance(encoder.backbone, Backbone):
-            rates |= _backbone_rates(encoder.backbone, modality.encoder)
+            rates |= _backbone_rates(encoder.backbone, recipe.modalities[name].encoder)
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:

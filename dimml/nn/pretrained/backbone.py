@@ -138,7 +138,8 @@ def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
     """
     family = settings.family
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar: Any = transformers.utils.logging.disable_progress_bar
+    disable_progress_bar()
     loader: Any = getattr(transformers, family.loader)
     try:
         model, info = loader.from_pretrained(

@@ -105,7 +105,7 @@ def test_recordings_of_a_training_batch_are_cut_to_the_shortest_and_not_padded(
     split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
     samples = [SplitDataset(split, {}, {}, 0)[key] for key in EpochSampler(4, 0, shuffle=False)]
 
-    [group] = Collate(kinds(), training=True)(samples).inputs["call"]
+    [group] = Collate(kinds(), training=True, cut=["call"])(samples).inputs["call"]
     assert group.rows.tolist() == [0, 1, 2, 3]
     assert group.inputs["power"].shape[2] == split[0]["call"]["power"].shape[1]
 
