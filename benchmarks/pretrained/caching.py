@@ -182,8 +182,8 @@ def report(document: dict[str, Any]) -> str:
             "# Encoding rows with frozen models",
             "",
             "Rows per second: median (least to greatest) of the rounds. The ratio is dimml's speed "
-            "over that of the bare PyTorch loop. `python -m benchmarks.pretrained.caching` measures "
-            "again and says what is run.",
+            "over that of the bare PyTorch loop. `python -m benchmarks.pretrained.caching --help` "
+            "says what is run.",
             "",
             table(header, rows),
             "",
