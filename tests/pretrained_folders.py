@@ -10,20 +10,19 @@ from typing import Any
 import torch
 import transformers as t
 
-VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 LAYERS = {**VISION, "intermediate_size": 48}
 SPEECH = {
     **LAYERS,
-    "conv_dim": (16, 16, 16),
-    "conv_kernel": (10, 3, 2),
-    "conv_stride": (5, 4, 4),
-    "num_feat_extract_layers": 3,
+    "conv_dim": (16, 16),
+    "conv_kernel": (10, 8),
+    "conv_stride": (5, 16),
+    "num_feat_extract_layers": 2,
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 2,
 }
 STAGES = {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}
 SWIN = {"image_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
-NORMS = (torch.nn.LayerNorm, torch.nn.BatchNorm2d)
 WORDS = ["zero", "one", "two", "three", "query", "red", "blue", "was", "it", ":", "##s"]
 
 IMAGE_MODELS: dict[str, Callable[[], Any]] = {
@@ -92,7 +91,7 @@ AUDIO_MODELS: dict[str, Callable[[], Any]] = {
     "whisper": lambda: t.WhisperModel(
         t.WhisperConfig(
             d_model=32,
-            encoder_layers=2,
+            encoder_layers=1,
             encoder_attention_heads=2,
             encoder_ffn_dim=48,
             decoder_layers=1,
@@ -117,9 +116,9 @@ AUDIO_MODELS: dict[str, Callable[[], Any]] = {
             text_config={**LAYERS, "vocab_size": 40},
             audio_config={
                 "patch_embeds_hidden_size": 16,
-                "depths": [1, 1, 1, 1],
-                "num_attention_heads": [2, 2, 2, 2],
-                "hidden_size": 128,
+                "depths": [1, 1],
+                "num_attention_heads": [2, 2],
+                "hidden_size": 32,
                 "enable_fusion": False,
             },
         )
@@ -138,7 +137,7 @@ TEXT_MODELS: dict[str, Callable[[], Any]] = {
     ),
     "distilbert": lambda: t.DistilBertModel(
         t.DistilBertConfig(
-            dim=32, n_layers=2, n_heads=2, hidden_dim=48, vocab_size=40, max_position_embeddings=32
+            dim=32, n_layers=1, n_heads=2, hidden_dim=48, vocab_size=40, max_position_embeddings=32
         )
     ),
     "modernbert": lambda: t.ModernBertModel(
