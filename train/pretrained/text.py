@@ -68,13 +68,14 @@ def sentence_pooling(folder: ModelFolder, default: Pooling) -> Pooling:
         RecipeError: If the pooling is neither that of the first token nor the mean.
     """
     document = folder.read_json("1_Pooling/config.json")
+    if not document:
+        return default
     modes = [key for key, value in document.items() if key.startswith("pooling_mode_") and value]
-    if not document or "pooling_mode_mean_tokens" in modes:
-        return "mean" if document else default
-    if "pooling_mode_cls_token" in modes or document.get("pooling_mode") == "cls":
-        return "cls"
-    if document.get("pooling_mode") == "mean":
+    # Several modes are several vectors, joined to one.
+    if modes == ["pooling_mode_mean_tokens"] or document.get("pooling_mode") == "mean":
         return "mean"
+    if modes == ["pooling_mode_cls_token"] or document.get("pooling_mode") == "cls":
+        return "cls"
     raise RecipeError(
         f"{folder.model} pools its tokens by {', '.join(modes) or document}; set `encoder.pooling` "
         "to mean or cls, or choose another model"
