@@ -37,12 +37,14 @@ class PretrainedModel:
         preprocessing: Configuration of the kind.
         assets: Asset name of the kind to content.
         folder: The folder of the weights.
+        modality: Name of the modality.
     """
 
     settings: PretrainedSettings
     preprocessing: Mapping[str, Any]
     assets: Mapping[str, bytes]
     folder: Path
+    modality: str
 
     def identity(self) -> str:
         """Return a digest of the settings and of the weights."""
@@ -54,7 +56,10 @@ class PretrainedModel:
 
     def load(self) -> Backbone:
         """Load the backbone with its weights, see `load_backbone`."""
-        return load_backbone(self.settings, self.folder)
+        try:
+            return load_backbone(self.settings, self.folder)
+        except RecipeError as error:
+            raise RecipeError(f"modalities.{self.modality}: {error}") from error
 
 
 def read_model(name: str, modality: ModalityConfig) -> PretrainedModel:
@@ -110,7 +115,7 @@ def _read(name: str, modality: ModalityConfig) -> PretrainedModel:
         pooling=pooling,
         masked=not merged.model_dump().get("pad_to_max", False),
     )
-    return PretrainedModel(settings, merged.model_dump(mode="json"), assets, folder.path)
+    return PretrainedModel(settings, merged.model_dump(mode="json"), assets, folder.path, name)
 
 
 def _read_config(folder: ModelFolder, kind: str) -> dict[str, Any]:
