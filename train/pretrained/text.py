@@ -15,6 +15,7 @@ REQUIRED = ("pad_id", "pad_to_max")
 MAX_TOKENS = 512
 """The default length of models that read more. The time of attention grows with its square."""
 
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "mpnet", "camembert", "data2vec-text", "longformer"}
 """Types whose first position is that of the padding token plus one."""
 
@@ -101,6 +102,12 @@ def check_tokens(max_length: int, config: Mapping[str, Any]) -> None:
 def _read_tokenizer(folder: ModelFolder) -> Any:
     import transformers
 
+    # Without a vocabulary, `transformers` builds a tokenizer to which every word is unknown.
+    if not any(file for pattern in _VOCABULARIES for file in folder.path.glob(pattern)):
+        raise RecipeError(
+            f"{folder.model} has no tokenizer.json, nor another vocabulary; a model needs the "
+            "tokenizer it was trained with"
+        )
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder.path)
     # Tokenizer classes raise many types of error for missing or damaged files.
