@@ -21,7 +21,7 @@ SPEECH = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 2,
 }
-STAGES = {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}
+STAGES = {"hidden_sizes": [16, 40], "depths": [1, 1]}
 SWIN = {"image_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 WORDS = ["zero", "one", "two", "three", "query", "red", "blue", "was", "it", ":", "##s"]
 
@@ -56,8 +56,8 @@ IMAGE_MODELS: dict[str, Callable[[], Any]] = {
     "beit": lambda: t.BeitForImageClassification(
         t.BeitConfig(**LAYERS, image_size=32, patch_size=8)
     ),
-    "convnext": lambda: t.ConvNextModel(t.ConvNextConfig(**STAGES)),
-    "convnextv2": lambda: t.ConvNextV2Model(t.ConvNextV2Config(**STAGES)),
+    "convnext": lambda: t.ConvNextModel(t.ConvNextConfig(**STAGES, num_stages=2)),
+    "convnextv2": lambda: t.ConvNextV2Model(t.ConvNextV2Config(**STAGES, num_stages=2)),
     "resnet": lambda: t.ResNetModel(t.ResNetConfig(embedding_size=16, **STAGES)),
     "swin": lambda: t.SwinModel(t.SwinConfig(**SWIN)),
     "swinv2": lambda: t.Swinv2Model(t.Swinv2Config(**SWIN)),
@@ -248,7 +248,7 @@ def write_folder(folder: Path, kind: str, model_type: str) -> Path:
     """Write a model with random weights, its processor and its tokenizer."""
     torch.manual_seed(0)
     model = MODELS[kind][model_type]().eval()
-    _randomize_norms(model)
+    _randomize(model)
     model.save_pretrained(folder, safe_serialization=True)
     if kind == "image":
         name, settings = IMAGE_PROCESSORS[model_type]
@@ -286,13 +286,15 @@ def write_tokenizer(folder: Path, pad_to_max: bool = False) -> None:
     fast.save_pretrained(folder)
 
 
-def _randomize_norms(model: torch.nn.Module) -> None:
-    """Give normalisations weights other than 1 and 0, so that leaving one out is noticed."""
+def _randomize(model: torch.nn.Module) -> None:
+    """Give a model weights with which every layer matters to the output.
+
+    At first, normalisations change nothing, and convolutions make their input vanish.
+    """
     for module in model.modules():
-        if (
-            isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d)
-            and module.weight is not None
-        ):
-            torch.nn.init.normal_(module.weight, 1.0, 0.2)
-            if module.bias is not None:
-                torch.nn.init.normal_(module.bias, 0.0, 0.2)
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d):
+            for parameter, mean in ((module.weight, 1.0), (module.bias, 0.0)):
+                if parameter is not None:
+                    torch.nn.init.normal_(parameter, mean, 0.2)
