@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from tokenizers import models, pre_tokenizers, trainers
 
 OpenClient = Callable[..., AbstractContextManager[TestClient]]
+PretrainedFolder = Callable[[str, str], Path]
 
 LABELS = ("zero", "one", "two", "three")
 IMAGE = {"size": [32, 32], "channels": 3}
@@ -64,6 +65,23 @@ def any_length_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("bundles") / "any_length",
         {"audio": ("audio", {"seconds": None}), "text": ("text", {"max_length": 16})},
     )
+
+
+@pytest.fixture(scope="session")
+def pretrained_folder(tmp_path_factory: pytest.TempPathFactory) -> PretrainedFolder:
+    """Return a function that writes a miniature of a pretrained model once, and gives its folder.
+
+    Tests that change a folder copy it first.
+    """
+    from tests.pretrained_folders import write_folder
+
+    parent = tmp_path_factory.mktemp("pretrained")
+
+    def written(kind: str, model_type: str) -> Path:
+        folder = parent / f"{kind}-{model_type}"
+        return folder if folder.exists() else write_folder(folder, kind, model_type)
+
+    return written
 
 
 @pytest.fixture(scope="session")

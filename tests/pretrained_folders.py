@@ -10,20 +10,19 @@ from typing import Any
 import torch
 import transformers as t
 
-VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 LAYERS = {**VISION, "intermediate_size": 48}
 SPEECH = {
     **LAYERS,
-    "conv_dim": (16, 16, 16),
-    "conv_kernel": (10, 3, 2),
-    "conv_stride": (5, 4, 4),
-    "num_feat_extract_layers": 3,
+    "conv_dim": (16, 16),
+    "conv_kernel": (10, 8),
+    "conv_stride": (5, 16),
+    "num_feat_extract_layers": 2,
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 2,
 }
-STAGES = {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}
+STAGES = {"hidden_sizes": [16, 40], "depths": [1, 1]}
 SWIN = {"image_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
-NORMS = (torch.nn.LayerNorm, torch.nn.BatchNorm2d)
 WORDS = ["zero", "one", "two", "three", "query", "red", "blue", "was", "it", ":", "##s"]
 
 IMAGE_MODELS: dict[str, Callable[[], Any]] = {
@@ -57,8 +56,8 @@ IMAGE_MODELS: dict[str, Callable[[], Any]] = {
     "beit": lambda: t.BeitForImageClassification(
         t.BeitConfig(**LAYERS, image_size=32, patch_size=8)
     ),
-    "convnext": lambda: t.ConvNextModel(t.ConvNextConfig(**STAGES)),
-    "convnextv2": lambda: t.ConvNextV2Model(t.ConvNextV2Config(**STAGES)),
+    "convnext": lambda: t.ConvNextModel(t.ConvNextConfig(**STAGES, num_stages=2)),
+    "convnextv2": lambda: t.ConvNextV2Model(t.ConvNextV2Config(**STAGES, num_stages=2)),
     "resnet": lambda: t.ResNetModel(t.ResNetConfig(embedding_size=16, **STAGES)),
     "swin": lambda: t.SwinModel(t.SwinConfig(**SWIN)),
     "swinv2": lambda: t.Swinv2Model(t.Swinv2Config(**SWIN)),
@@ -92,7 +91,7 @@ AUDIO_MODELS: dict[str, Callable[[], Any]] = {
     "whisper": lambda: t.WhisperModel(
         t.WhisperConfig(
             d_model=32,
-            encoder_layers=2,
+            encoder_layers=1,
             encoder_attention_heads=2,
             encoder_ffn_dim=48,
             decoder_layers=1,
@@ -117,9 +116,9 @@ AUDIO_MODELS: dict[str, Callable[[], Any]] = {
             text_config={**LAYERS, "vocab_size": 40},
             audio_config={
                 "patch_embeds_hidden_size": 16,
-                "depths": [1, 1, 1, 1],
-                "num_attention_heads": [2, 2, 2, 2],
-                "hidden_size": 128,
+                "depths": [1, 1],
+                "num_attention_heads": [2, 2],
+                "hidden_size": 32,
                 "enable_fusion": False,
             },
         )
@@ -138,7 +137,7 @@ TEXT_MODELS: dict[str, Callable[[], Any]] = {
     ),
     "distilbert": lambda: t.DistilBertModel(
         t.DistilBertConfig(
-            dim=32, n_layers=2, n_heads=2, hidden_dim=48, vocab_size=40, max_position_embeddings=32
+            dim=32, n_layers=1, n_heads=2, hidden_dim=48, vocab_size=40, max_position_embeddings=32
         )
     ),
     "modernbert": lambda: t.ModernBertModel(
@@ -249,7 +248,7 @@ def write_folder(folder: Path, kind: str, model_type: str) -> Path:
     """Write a model with random weights, its processor and its tokenizer."""
     torch.manual_seed(0)
     model = MODELS[kind][model_type]().eval()
-    _randomize_norms(model)
+    _randomize(model)
     model.save_pretrained(folder, safe_serialization=True)
     if kind == "image":
         name, settings = IMAGE_PROCESSORS[model_type]
@@ -287,13 +286,15 @@ def write_tokenizer(folder: Path, pad_to_max: bool = False) -> None:
     fast.save_pretrained(folder)
 
 
-def _randomize_norms(model: torch.nn.Module) -> None:
-    """Give normalisations weights other than 1 and 0, so that leaving one out is noticed."""
+def _randomize(model: torch.nn.Module) -> None:
+    """Give a model weights with which every layer matters to the output.
+
+    At first, normalisations change nothing, and convolutions make their input vanish.
+    """
     for module in model.modules():
-        if (
-            isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d)
-            and module.weight is not None
-        ):
-            torch.nn.init.normal_(module.weight, 1.0, 0.2)
-            if module.bias is not None:
-                torch.nn.init.normal_(module.bias, 0.0, 0.2)
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm2d):
+            for parameter, mean in ((module.weight, 1.0), (module.bias, 0.0)):
+                if parameter is not None:
+                    torch.nn.init.normal_(parameter, mean, 0.2)

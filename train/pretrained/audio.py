@@ -35,7 +35,7 @@ def audio_preprocessing(folder: ModelFolder, config: Mapping[str, Any], family: 
         load: Any = transformers.AutoFeatureExtractor.from_pretrained
         settings: dict[str, Any] = load(folder.path).to_dict()
         return _READERS[family.front_end](settings, config)
-    except (OSError, ValueError, ImportError, TypeError) as error:
+    except (OSError, ValueError, ImportError, TypeError, AttributeError) as error:
         raise RecipeError(
             f"the feature extractor of {folder.model} cannot be read: {error}"
         ) from error

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS, KindConfig
 from dimml.modalities.text import TOKENIZER
@@ -35,12 +37,14 @@ class PretrainedModel:
         preprocessing: Configuration of the kind.
         assets: Asset name of the kind to content.
         folder: The folder of the weights.
+        modality: Name of the modality.
     """
 
     settings: PretrainedSettings
     preprocessing: Mapping[str, Any]
     assets: Mapping[str, bytes]
     folder: Path
+    modality: str
 
     def identity(self) -> str:
         """Return a digest of the settings and of the weights."""
@@ -52,7 +56,10 @@ class PretrainedModel:
 
     def load(self) -> Backbone:
         """Load the backbone with its weights, see `load_backbone`."""
-        return load_backbone(self.settings, self.folder)
+        try:
+            return load_backbone(self.settings, self.folder)
+        except RecipeError as error:
+            raise RecipeError(f"modalities.{self.modality}: {error}") from error
 
 
 def read_model(name: str, modality: ModalityConfig) -> PretrainedModel:
@@ -65,6 +72,12 @@ def read_model(name: str, modality: ModalityConfig) -> PretrainedModel:
         return _read(name, modality)
     except RecipeError as error:
         raise RecipeError(f"modalities.{name}: {error}") from error
+    # The files of a model hold whatever its author wrote: numbers as text, lists for mappings.
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise RecipeError(
+            f"modalities.{name}: the files of {modality.encoder.pretrained} hold a value of the "
+            f"wrong type: {error}; download the model again"
+        ) from error
 
 
 def _read(name: str, modality: ModalityConfig) -> PretrainedModel:
@@ -102,7 +115,7 @@ def _read(name: str, modality: ModalityConfig) -> PretrainedModel:
         pooling=pooling,
         masked=not merged.model_dump().get("pad_to_max", False),
     )
-    return PretrainedModel(settings, merged.model_dump(mode="json"), assets, folder.path)
+    return PretrainedModel(settings, merged.model_dump(mode="json"), assets, folder.path, name)
 
 
 def _read_config(folder: ModelFolder, kind: str) -> dict[str, Any]:
@@ -114,22 +127,23 @@ def _read_config(folder: ModelFolder, kind: str) -> dict[str, Any]:
         raise RecipeError(f"{folder.model} needs code from its own folder, which is not run")
     try:
         config: Any = transformers.AutoConfig.from_pretrained(folder.path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # Configuration classes raise many types of error for wrong values.
+    except Exception as error:
         raise RecipeError(f"the config.json of {folder.model} cannot be read: {error}") from error
     if config.model_type == "siglip2":
         raise RecipeError(
             f"{folder.model} reads images of any shape (NaFlex); choose a SigLIP2 of fixed "
             "resolution, such as google/siglip2-base-patch16-224"
         )
-    tower = getattr(config, _TOWERS[kind], None)
-    if tower is not None and config.model_type not in FAMILIES[kind]:
-        raise RecipeError(f"{folder.model} is a {config.model_type} of several towers, unsupported")
     other = [k for k, families in FAMILIES.items() if config.model_type in families]
     if other and kind not in other:
         raise RecipeError(
             f"{folder.model} is a {config.model_type}, a model of {' and '.join(other)}, but the "
             f"modality is of kind {kind}"
         )
+    tower = getattr(config, _TOWERS[kind], None)
+    if tower is not None and config.model_type not in FAMILIES[kind]:
+        raise RecipeError(f"{folder.model} is a {config.model_type} of several towers, unsupported")
     document: dict[str, Any] = (tower or config).to_dict()
     return {k: v for k, v in document.items() if k not in ("transformers_version", "architectures")}
 
@@ -148,18 +162,25 @@ def _assume(name: str, kind: str, folder: ModelFolder, config: Mapping[str, Any]
 def _merge(name: str, kind: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> KindConfig:
     """Return the model's preprocessing with what the recipe sets explicitly, and report that."""
     Config = KINDS[kind].Config  # noqa: N806
-    defaults = Config.model_validate(own)
-    merged = Config.model_validate({**_without_conflicts(own, recipe), **recipe})
-    for key in recipe:
-        before, after = getattr(defaults, key), getattr(merged, key)
-        if before == after:
-            continue
-        if key in _REQUIRED[kind]:
+    defaults, alone = Config.model_validate(own), Config.model_validate(recipe)
+    for key in _REQUIRED[kind]:
+        before, after = getattr(defaults, key), getattr(alone, key)
+        if key in recipe and before != after:
             raise RecipeError(
                 f"preprocessing.{key} is {after}, but the model was trained with {before}; leave "
                 "it out"
             )
-        print_status(f"{name}: {key} is {after}, as the recipe says; the model's own is {before}")
+    try:
+        merged = Config.model_validate({**_without_conflicts(own, recipe), **recipe})
+    except pydantic.ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"the preprocessing does not fit that of the model: {reason}") from error
+    for key in recipe:
+        before, after = getattr(defaults, key), getattr(merged, key)
+        if before != after:
+            print_status(
+                f"{name}: {key} is {after}, as the recipe says; the model's own is {before}"
+            )
     return merged
 
 

@@ -15,6 +15,7 @@ REQUIRED = ("pad_id", "pad_to_max")
 MAX_TOKENS = 512
 """The default length of models that read more. The time of attention grows with its square."""
 
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "mpnet", "camembert", "data2vec-text", "longformer"}
 """Types whose first position is that of the padding token plus one."""
 
@@ -68,13 +69,14 @@ def sentence_pooling(folder: ModelFolder, default: Pooling) -> Pooling:
         RecipeError: If the pooling is neither that of the first token nor the mean.
     """
     document = folder.read_json("1_Pooling/config.json")
+    if not document:
+        return default
     modes = [key for key, value in document.items() if key.startswith("pooling_mode_") and value]
-    if not document or "pooling_mode_mean_tokens" in modes:
-        return "mean" if document else default
-    if "pooling_mode_cls_token" in modes or document.get("pooling_mode") == "cls":
-        return "cls"
-    if document.get("pooling_mode") == "mean":
+    # Several modes are several vectors, joined to one.
+    if modes == ["pooling_mode_mean_tokens"] or document.get("pooling_mode") == "mean":
         return "mean"
+    if modes == ["pooling_mode_cls_token"] or document.get("pooling_mode") == "cls":
+        return "cls"
     raise RecipeError(
         f"{folder.model} pools its tokens by {', '.join(modes) or document}; set `encoder.pooling` "
         "to mean or cls, or choose another model"
@@ -100,6 +102,12 @@ def check_tokens(max_length: int, config: Mapping[str, Any]) -> None:
 def _read_tokenizer(folder: ModelFolder) -> Any:
     import transformers
 
+    # Without a vocabulary, `transformers` builds a tokenizer to which every word is unknown.
+    if not any(file for pattern in _VOCABULARIES for file in folder.path.glob(pattern)):
+        raise RecipeError(
+            f"{folder.model} has no tokenizer.json, nor another vocabulary; a model needs the "
+            "tokenizer it was trained with"
+        )
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder.path)
     # Tokenizer classes raise many types of error for missing or damaged files.

@@ -150,14 +150,17 @@ def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
             dtype=torch.float32,
             attn_implementation=family.attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RecipeError(f"cannot load the weights of {settings.model}: {error}") from error
-    missing = [key for key in info["missing_keys"] if _is_used(key, settings)]
+    other_shape = [key for key, *_ in info["mismatched_keys"]]
+    missing = {key for key in [*info["missing_keys"], *other_shape] if _is_used(key, settings)}
     if missing:
         raise RecipeError(
             f"the weights of {settings.model} lack {len(missing)} tensors of the model "
-            f"{settings.model_type}, such as {sorted(missing)[0]}; download the model again"
+            f"{settings.model_type}, or have them in another shape, such as {min(missing)}; "
+            "download the model again"
         )
     backbone = Backbone(settings, getattr(model, family.part) if family.part else model).eval()
     size = sum(4 * weight.numel() for weight in backbone.parameters())
@@ -193,8 +196,10 @@ def _config(settings: PretrainedSettings) -> Any:
 
 def _is_used(key: str, settings: PretrainedSettings) -> bool:
     """Return whether the pooled features depend on a weight."""
-    unused = ("decoder.", "masked_spec_embed", "mask_token", "projection.")
-    if any(part in key for part in unused):
+    if not key.startswith(settings.family.part):
+        return False
+    # Only the pretraining masks parts of the input.
+    if "mask_token" in key or "masked_spec_embed" in key:
         return False
     return settings.pooling == "pooler" or "pooler." not in key
 

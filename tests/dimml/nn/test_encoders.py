@@ -1,20 +1,17 @@
-"""Encoders: shapes of each kind and preset, frames, padding, and pretrained weights."""
+"""Encoders: shapes of each kind and preset, frames, padding, and how they are put together."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, PreTrainedModel, ResNetConfig, ResNetModel
 
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS, Kind
-from dimml.nn.encoders import ImageEncoder, SpectrogramEncoder, TextEncoder, build_encoder
+from dimml.nn.encoders import Encoder, ImageEncoder, build_encoder, join_encoder
 
 DIM = 16
 WORDS = 20
@@ -48,39 +45,6 @@ def random_inputs(kind: str, samples: int, **config: Any) -> dict[str, Tensor]:
 def encode(encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     features: Tensor = encoder.eval()(**inputs)
     return features
-
-
-def tiny_resnet(channels: int = 3) -> PreTrainedModel:
-    torch.manual_seed(0)
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]}
-    return ResNetModel(ResNetConfig(num_channels=channels, layer_type="basic", **sizes))
-
-
-def tiny_bert(vocab_size: int = WORDS) -> PreTrainedModel:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return BertModel(
-        BertConfig(vocab_size=vocab_size, intermediate_size=8, max_position_embeddings=16, **sizes)
-    )
-
-
-def pretrained(kind: Kind, folder: Path) -> nn.Module:
-    return build_encoder(kind, DIM, preset="pretrained", pretrained=str(folder))
-
-
-@pytest.fixture(scope="module")
-def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("resnet")
-    tiny_resnet().save_pretrained(folder)
-    assert (folder / "model.safetensors").is_file()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bert")
-    tiny_bert().save_pretrained(folder)
-    return folder
 
 
 class TestFromScratch:
@@ -123,13 +87,15 @@ class TestFromScratch:
     @pytest.mark.parametrize(
         ("kind", "presets"),
         [
-            ("audio", "small, resnet18, pretrained"),
-            ("image", "small, resnet18, pretrained"),
-            ("text", "small, pretrained"),
+            ("audio", "small, resnet18"),
+            ("image", "small, resnet18"),
+            ("text", "small"),
         ],
     )
     def test_unknown_preset_error_lists_the_presets(self, kind: str, presets: str) -> None:
-        message = f"{kind}: no encoder preset 'huge'; choose one of: {presets}"
+        message = (
+            f"{kind}: no encoder preset 'huge'; choose one of: {presets}; or give a pretrained"
+        )
         with pytest.raises(RecipeError, match=message):
             build_encoder(kind_of(kind), DIM, preset="huge")
 
@@ -159,90 +125,46 @@ def test_padding_does_not_change_text_features(padding_id: int) -> None:
     assert not torch.allclose(unmasked, plain, atol=1e-3)
 
 
-class TestPretrained:
-    def test_image_encoder_loads_pretrained_weights(self, resnet: Path) -> None:
-        encoder = pretrained(kind_of("image"), resnet)
-        assert isinstance(encoder, ImageEncoder)
-        inputs = random_inputs("image", 2)
-        features = encode(encoder, inputs)
-        pooled = tiny_resnet().eval()(inputs["pixels"]).last_hidden_state.mean(dim=(2, 3))
-        assert features.shape == (2, DIM)
-        torch.testing.assert_close(features, encoder.projection(pooled), atol=1e-5, rtol=1e-5)
-
-    def test_text_encoder_loads_pretrained_weights(self, bert: Path) -> None:
-        encoder = pretrained(kind_of("text"), bert)
-        assert isinstance(encoder, TextEncoder)
-        inputs = random_inputs("text", 2)
-        pooled = tiny_bert().eval()(**inputs).last_hidden_state.mean(dim=1)
-        torch.testing.assert_close(
-            encode(encoder, inputs), encoder.projection(pooled), atol=1e-5, rtol=1e-5
-        )
-
-    def test_spectrogram_goes_through_a_colour_backbone(self, resnet: Path) -> None:
-        encoder = pretrained(kind_of("audio"), resnet)
-        assert isinstance(encoder, SpectrogramEncoder)
-        inputs = random_inputs("audio", 2)
-        grey = encoder.log_mel(inputs["power"]).unsqueeze(1)
-        pooled = tiny_resnet().eval()(torch.cat([grey] * 3, 1)).last_hidden_state.mean(dim=(2, 3))
-        torch.testing.assert_close(
-            encode(encoder, inputs), encoder.projection(pooled), atol=1e-5, rtol=1e-5
-        )
-
-    def test_half_precision_weights_are_loaded_as_float32(self, tmp_path: Path) -> None:
-        tiny_resnet().half().save_pretrained(tmp_path)
-        encoder = pretrained(kind_of("image"), tmp_path)
-        assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
-        assert encode(encoder, random_inputs("image", 1)).dtype == torch.float32
-
-    def test_pretrained_encoder_is_in_training_mode(self, resnet: Path) -> None:
-        assert all(module.training for module in pretrained(kind_of("image"), resnet).modules())
+@pytest.mark.parametrize(
+    ("kind", "preset", "config"),
+    [
+        ("audio", "small", {}),
+        ("image", "small", {}),
+        ("image", "resnet18", {"frames": 2}),
+        ("text", "small", {}),
+    ],
+)
+def test_encoder_is_a_backbone_and_a_head(kind: str, preset: str, config: dict[str, Any]) -> None:
+    encoder = build_encoder(kind_of(kind, **config), DIM, preset=preset)
+    assert isinstance(encoder, Encoder)
+    assert {name for name, _ in encoder.named_children()} == {"backbone", "head"}
+    assert isinstance(encoder.head, nn.Linear)
+    assert encoder.head.in_features == encoder.backbone.width
+    assert all(module.training for module in encoder.modules())
 
 
-class TestRefusedWeights:
-    def test_pretrained_folder_that_does_not_exist_is_rejected(self, tmp_path: Path) -> None:
-        with pytest.raises(RecipeError, match=r"image: cannot load '.*nowhere' as a hub id or a"):
-            pretrained(kind_of("image"), tmp_path / "nowhere")
+@pytest.mark.parametrize(
+    ("kind", "config", "inputs"),
+    [
+        ("audio", {}, ["power"]),
+        ("audio", {"output": "waveform"}, ["waveform"]),
+        ("image", {}, ["pixels"]),
+        ("text", {}, ["input_ids", "attention_mask"]),
+    ],
+)
+def test_joined_encoder_takes_the_inputs_of_its_kind(
+    kind: str, config: dict[str, Any], inputs: list[str]
+) -> None:
+    class Sum(nn.Module):
+        def forward(self, *values: Tensor) -> Tensor:
+            return torch.stack([value.flatten(1).sum(dim=1) for value in values], dim=1)
 
-    def test_pretrained_without_a_name_is_rejected(self) -> None:
-        with pytest.raises(RecipeError, match="needs `pretrained: <hub id or folder>`"):
-            build_encoder(kind_of("image"), DIM, preset="pretrained")
+    encoder = join_encoder(kind_of(kind, **config), Sum(), nn.Identity())
+    values = {name: torch.rand(3, 4, 5, 6) for name in inputs}
+    expected = torch.stack([value.flatten(1).sum(dim=1) for value in values.values()], dim=1)
+    assert torch.equal(encode(encoder, values), expected)
 
-    def test_pickled_weights_are_rejected(self, tmp_path: Path) -> None:
-        model = tiny_resnet()
-        model.config.save_pretrained(tmp_path)
-        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-        with pytest.raises(RecipeError, match=r"no file named model\.safetensors"):
-            pretrained(kind_of("image"), tmp_path)
 
-    def test_damaged_weights_are_rejected(self, resnet: Path, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_bytes((resnet / "config.json").read_bytes())
-        (tmp_path / "model.safetensors").write_bytes(b"junk" * 20)
-        with pytest.raises(RecipeError, match="image: cannot load"):
-            pretrained(kind_of("image"), tmp_path)
-
-    def test_code_of_a_pretrained_model_is_not_run(self, tmp_path: Path) -> None:
-        names = {"AutoConfig": "code.Config", "AutoModel": "code.Model"}
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": names}))
-        (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-        with pytest.raises(RecipeError, match="trust_remote_code"):
-            pretrained(kind_of("image"), tmp_path)
-        assert not (tmp_path / "ran").exists()
-
-    @pytest.mark.parametrize(
-        ("kind", "folder", "input_name"),
-        [("image", "bert", "input_ids"), ("text", "resnet", "pixel_values")],
-    )
-    def test_pretrained_model_of_another_input_is_rejected(
-        self, request: pytest.FixtureRequest, kind: str, folder: str, input_name: str
-    ) -> None:
-        with pytest.raises(RecipeError, match=f"reads {input_name}; choose a model"):
-            pretrained(kind_of(kind), request.getfixturevalue(folder))
-
-    def test_pretrained_model_with_too_few_tokens_is_rejected(self, tmp_path: Path) -> None:
-        tiny_bert(vocab_size=WORDS - 1).save_pretrained(tmp_path)
-        with pytest.raises(RecipeError, match=r"has 20 tokens .* has 19; set `tokenizer`"):
-            pretrained(kind_of("text"), tmp_path)
-
-    def test_pretrained_model_with_too_few_positions_is_rejected(self, bert: Path) -> None:
-        with pytest.raises(RecipeError, match=r"max_length is 17 .* reads at most 16 tokens"):
-            pretrained(kind_of("text", max_length=17), bert)
+def test_preset_needs_a_power_spectrogram() -> None:
+    with pytest.raises(RecipeError, match="audio: the preset small needs `output: power`"):
+        build_encoder(kind_of("audio", output="waveform"), DIM)
