@@ -66,7 +66,8 @@ class ModalitySpec(_Model):
         graph: File of the encoder graph.
         inputs: Names of the inputs of the graph.
         preprocessing: Configuration of the kind.
-        encoder: Preset that the encoder was built from.
+        encoder: Preset or pretrained model that the encoder was built from.
+        pretrained: Whether that is a pretrained model.
         assets: Asset name of the kind to file.
     """
 
@@ -75,6 +76,7 @@ class ModalitySpec(_Model):
     inputs: tuple[str, ...]
     preprocessing: dict[str, Any]
     encoder: str
+    pretrained: bool = False
     assets: dict[str, FileName] = {}
 
 

@@ -12,7 +12,11 @@ from google.protobuf.message import DecodeError, Message
 from dimml.errors import BundleError
 
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
-"""Operator domains of the ONNX standard. `dimml export` uses no others."""
+"""Operator domains of the ONNX standard."""
+
+RUNTIME_DOMAIN = "com.microsoft"
+RUNTIME_OPERATORS = ("MatMulNBits",)
+"""Operators of onnxruntime itself that `dimml export` uses: products with 8-bit weights."""
 
 _MESSAGES_WITH_DOMAIN = (onnx.OperatorSetIdProto, onnx.NodeProto, onnx.FunctionProto)
 
@@ -59,7 +63,15 @@ def _message_problem(message: Any) -> str | None:
             return f"stores its tensor {message.name!r} outside the file (external data)"
         return None
     domain = message.domain if isinstance(message, _MESSAGES_WITH_DOMAIN) else ""
-    if domain in STANDARD_DOMAINS:
+    if domain in STANDARD_DOMAINS or _is_runtime_operator(message, domain):
         return None
     accepted = ", ".join(filter(None, STANDARD_DOMAINS))
     return f"needs operators of the domain {domain!r}; accepted are only those of {accepted}"
+
+
+def _is_runtime_operator(message: Any, domain: str) -> bool:
+    if domain != RUNTIME_DOMAIN:
+        return False
+    # An import alone adds nothing: each node that uses it is checked.
+    imported = isinstance(message, onnx.OperatorSetIdProto)
+    return imported or getattr(message, "op_type", "") in RUNTIME_OPERATORS

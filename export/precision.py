@@ -19,12 +19,20 @@ from dimml.predictor import Predictor
 from dimml.runtime.providers import choose_provider
 from dimml.table import Row
 from export.half import halve_graph
-from export.quantize import CalibrationSamples, quantize_graph
+from export.quantize import (
+    CalibrationSamples,
+    is_transformer,
+    quantize_graph,
+    quantize_weights,
+)
 from train.evaluate import answer_subsets
 from train.markdown import table
 
 MAX_DROP = 0.005
 """The largest validation accuracy that a subset may lose: half a point."""
+
+_ROUNDING = 1e-9
+"""Accuracies are quotients, so a drop of exactly `MAX_DROP` may round to slightly more."""
 
 
 def convert_bundle(
@@ -44,6 +52,8 @@ def convert_bundle(
             of int8.
         validation: Rows to compare on.
 
+    An encoder that loses more than `MAX_DROP` alone stays in fp32, if another does not.
+
     Returns:
         The comparison, which the manifest keeps as `provenance["quantization"]`.
 
@@ -60,6 +70,9 @@ def convert_bundle(
         if precision == "fp16":
             halve_graph(source / graph, folder / graph)
             continue
+        if bundle.manifest.modalities[name].pretrained and is_transformer(source / graph):
+            quantize_weights(source / graph, folder / graph)
+            continue
         reader = CalibrationSamples(kind, calibration)
         quantize_graph(source / graph, folder / graph, reader)
         counts[name] = reader.count
@@ -68,11 +81,19 @@ def convert_bundle(
     # way, so it is measured on a GPU if there is one.
     provider = choose_provider("auto") if precision == "fp16" else "cpu"
     measured = compare_bundles(source, folder, precision, validation, provider)
+    kept = inaccurate_modalities(measured, precision, list(manifest.modalities))
+    if 0 < len(kept) < len(manifest.modalities):
+        for name in kept:
+            graph = manifest.modalities[name].graph
+            shutil.copy(source / graph, folder / graph)
+        manifest = _write_manifest(folder, manifest, precision, manifest.provenance)
+        measured = compare_bundles(source, folder, precision, validation, provider)
     check_accuracy(measured, precision, list(manifest.modalities))
     report = {
         "split": "validation",
         "provider": provider,
         "calibration_samples": counts,
+        "kept_in_fp32": kept,
         "bytes": {
             spec.graph: {
                 m.precision: m.files[spec.graph].bytes for m in (bundle.manifest, manifest)
@@ -141,19 +162,30 @@ def check_accuracy(
             "cannot be compared with fp32; nothing was written; export with --precision fp32"
         )
 
-    def drop(subset: str) -> float:
-        row = measured[subset]
-        # A NaN probability is no prediction, so the subset loses all of its accuracy.
-        return float(row["fp32"] - row[precision]) if np.isfinite(row["max_difference"]) else 1.0
-
-    worst = max(measured, key=drop)
-    # Accuracies are quotients, so a drop of exactly `MAX_DROP` may round to slightly more.
-    if drop(worst) > MAX_DROP + 1e-9:
+    drops = {subset: _drop(row, precision) for subset, row in measured.items()}
+    worst = max(drops, key=lambda subset: drops[subset])
+    if drops[worst] > MAX_DROP + _ROUNDING:
         raise PrecisionError(
-            f"{worst}: {precision} loses {100 * drop(worst):.2f} points of validation accuracy "
+            f"{worst}: {precision} loses {100 * drops[worst]:.2f} points of validation accuracy "
             f"({measured[worst]['fp32']:.4f} to {measured[worst][precision]:.4f}), over the limit "
             f"of {100 * MAX_DROP:g}; nothing was written; export with --precision fp32"
         )
+
+
+def inaccurate_modalities(
+    measured: dict[str, dict[str, Any]], precision: str, modalities: Sequence[str]
+) -> list[str]:
+    """Return the modalities that lose more than `MAX_DROP` when they are alone."""
+    return [
+        name
+        for name in modalities
+        if name in measured and _drop(measured[name], precision) > MAX_DROP + _ROUNDING
+    ]
+
+
+def _drop(row: dict[str, Any], precision: str) -> float:
+    # A NaN probability is no prediction, so the subset loses all of its accuracy.
+    return float(row["fp32"] - row[precision]) if np.isfinite(row["max_difference"]) else 1.0
 
 
 def report_text(report: dict[str, Any], precision: str) -> str:
@@ -169,6 +201,10 @@ def report_text(report: dict[str, Any], precision: str) -> str:
         f"{graph}: {size['fp32'] / 1e6:.2f} MB in fp32, {size[precision] / 1e6:.2f} MB in "
         f"{precision}"
         for graph, size in report["bytes"].items()
+    ]
+    lines += [
+        f"{name} stays in fp32: in {precision} it loses more than {100 * MAX_DROP:g} points."
+        for name in report["kept_in_fp32"]
     ]
     lines.append(f"Measured on the {report['provider'].upper()}.")
     return "\n".join(lines)

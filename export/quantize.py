@@ -1,11 +1,15 @@
 """Encoders in 8-bit integers.
 
-Weights are quantised per channel and activations per tensor, statically, with ranges taken from
-training samples.
+In `quantize_graph`, weights are quantised per channel and activations per tensor, statically, with
+ranges taken from training samples. Pretrained transformers have activations that are too uneven
+for that; `quantize_weights` quantises their weights in blocks, and the activations per row when
+they are computed.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from itertools import islice
@@ -13,6 +17,7 @@ from pathlib import Path
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from dimml.errors import PrecisionError
@@ -24,7 +29,7 @@ from export.samples import readable_samples
 
 CALIBRATION_SAMPLES = 256
 
-OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool"]
+OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "MaxPool"]
 """The operators that are faster in 8 bits. Sums, normalisations and softmax are not, and the
 outliers in a transformer's sums would leave only a few steps to all other values of the tensor."""
 
@@ -61,6 +66,48 @@ def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -
     model = onnx.load(target)
     _remove_unused_domains(model)
     onnx.save(model, target)
+
+
+WEIGHT_BLOCK = 128
+INT8_ACTIVATIONS = 4
+"""The accuracy level of `MatMulNBits` that computes in 8 bits."""
+
+
+def quantize_weights(source: Path, target: Path) -> None:
+    """Convert the products with constant weights of one encoder to 8 bits.
+
+    The scale of an activation comes from its own row, so an answer does not depend on the rest of
+    the batch.
+
+    Args:
+        source: The fp32 graph.
+        target: The file to write.
+    """
+    model = onnx.load(source)
+    quantizer = MatMulNBitsQuantizer(
+        model,
+        bits=8,
+        block_size=WEIGHT_BLOCK,
+        is_symmetric=True,
+        accuracy_level=INT8_ACTIVATIONS,
+        nodes_to_exclude=_float_nodes(model.graph),
+    )
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
+    quantizer.process()
+    result = quantizer.model.model
+    _remove_unused_domains(result)
+    onnx.save(result, target)
+
+
+def is_transformer(path: Path) -> bool:
+    """Return whether most weights of a graph belong to matrix products."""
+    graph = onnx.load(path).graph
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    weights = {"Conv": 0, "MatMul": 0}
+    for node in graph.node:
+        if node.op_type in weights:
+            weights[node.op_type] += sizes.get(node.input[1], 0)
+    return weights["MatMul"] > weights["Conv"]
 
 
 class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]

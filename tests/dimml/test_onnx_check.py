@@ -136,7 +136,7 @@ class TestExternalData:
 
 
 class TestDomains:
-    @pytest.mark.parametrize("domain", ["com.microsoft", "com.example", "ai.onnx.training"])
+    @pytest.mark.parametrize("domain", ["com.example", "ai.onnx.training"])
     def test_import_of_another_domain_is_rejected(self, tmp_path: Path, domain: str) -> None:
         model = build_model()
         model.opset_import.append(helper.make_opsetid(domain, 1))
@@ -151,6 +151,19 @@ class TestDomains:
         nodes = {"graph": model.graph, "branch": branch, "function": model.functions[0]}
         nodes[where].node[0].domain = "com.example"
         assert "'com.example'" in check_error(save(tmp_path, model))
+
+    @pytest.mark.parametrize(("operator", "accepted"), [("MatMulNBits", True), ("Gelu", False)])
+    def test_only_listed_operators_of_the_runtime_pass(
+        self, tmp_path: Path, operator: str, accepted: bool
+    ) -> None:
+        model = build_model()
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        node = model.graph.node[0]
+        node.domain, node.op_type = "com.microsoft", operator
+        if accepted:
+            check_graph(save(tmp_path, model))
+        else:
+            assert "'com.microsoft'" in check_error(save(tmp_path, model))
 
     def test_function_of_another_domain_is_rejected(self, tmp_path: Path) -> None:
         model = build_model()

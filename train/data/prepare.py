@@ -182,6 +182,7 @@ def _specifications(
             inputs=KINDS[config.kind].inputs_of(preprocessing),
             preprocessing=preprocessing,
             encoder=model.settings.model if model else str(config.encoder.preset),
+            pretrained=model is not None,
             assets={asset: f"{name}.{asset}" for asset in assets[name]},
         )
     return specs, assets
