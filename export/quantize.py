@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from dimml.errors import PrecisionError
@@ -84,7 +84,7 @@ def quantize_weights(source: Path, target: Path) -> None:
         target: The file to write.
     """
     model = onnx.load(source)
-    quantizer = MatMulNBitsQuantizer(
+    quantizer = _weight_quantizer()(
         model,
         bits=8,
         block_size=WEIGHT_BLOCK,
@@ -92,11 +92,21 @@ def quantize_weights(source: Path, target: Path) -> None:
         accuracy_level=INT8_ACTIVATIONS,
         nodes_to_exclude=_float_nodes(model.graph),
     )
-    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
     quantizer.process()
     result = quantizer.model.model
     _remove_unused_domains(result)
     onnx.save(result, target)
+
+
+def _weight_quantizer() -> Any:
+    """Import the quantizer, whose module makes every library print its messages."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    return MatMulNBitsQuantizer
 
 
 def is_transformer(path: Path) -> bool:

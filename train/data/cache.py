@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from dimml import __version__
-from dimml.errors import InputError, ManifestError
+from dimml.errors import InputError, InterruptedRunError, ManifestError
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind
@@ -116,8 +116,14 @@ def cached_split(
         with made_folder(folder), new_file(path) as part:
             try:
                 _write(part, rows, kinds, labels, name, frozen)
+            except KeyboardInterrupt:
+                if not frozen:
+                    raise
+                raise InterruptedRunError(
+                    "stopped; run the same command again to continue (the features that were "
+                    "encoded are kept)"
+                ) from None
             finally:
-                # What was encoded before an interruption need not be encoded again.
                 for encoder in frozen.values():
                     encoder.store.flush()
     path.touch()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ from train.data.augment import augment
 from train.pretrained import PretrainedModel
 
 BATCH_SIZE = 32
+KEPT_STORES = 3
 FLUSH_VECTORS = 512
 FLUSH_SECONDS = 30.0
 """A store writes a file after this many vectors or seconds; a stopped run loses no more."""
@@ -137,6 +140,25 @@ class FeatureStore:
         self._files.append(vectors.flatten().to_numpy().reshape(-1, width))
         for row, key in enumerate(table["key"].to_pylist()):
             self._index[key] = number, row
+
+
+def open_store(cache: Path, model: str, identity: str) -> FeatureStore:
+    """Open the store of a model and its preprocessing; remove stores that were not used lately.
+
+    Args:
+        cache: The folder of all stores.
+        model: Name of the model. Of its stores, the `KEPT_STORES` that were used last are kept.
+        identity: A digest of everything that determines the features besides the values.
+    """
+    prefix = "features-" + re.sub(r"[^A-Za-z0-9_.-]", "_", model)[-60:]
+    folder = cache / f"{prefix}-{identity}"
+    store = FeatureStore(folder)
+    with made_folder(folder):
+        folder.touch()
+        stores = sorted(cache.glob(f"{prefix}-*"), key=lambda path: path.stat().st_mtime_ns)
+        for old in stores[:-KEPT_STORES]:
+            shutil.rmtree(old, ignore_errors=True)
+    return store
 
 
 @dataclass

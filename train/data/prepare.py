@@ -17,7 +17,7 @@ from dimml.nn.pretrained.adapter import AdapterName
 from dimml.progress import print_status
 from dimml.table import Row
 from train.data.cache import Split, cached_split, stored_kinds
-from train.data.features import FeatureStore, FrozenEncoder
+from train.data.features import FrozenEncoder, open_store
 from train.data.splits import labelled_rows, read_training_splits, train_tokenizer
 from train.pretrained import PretrainedModel, read_model
 from train.pretrained.adapters import choose_adapter
@@ -111,11 +111,10 @@ def _frozen_encoders(
             json.dumps([__version__, model.identity(), dict(model.preprocessing)]).encode()
             + repr(model.assets).encode()
         ).hexdigest()[:16]
-        folder = cache / f"features-{model.folder.name[:40]}-{identity}"
         encoders[name] = FrozenEncoder(
             kinds[name],
             model,
-            FeatureStore(folder),
+            open_store(cache, model.settings.model, identity),
             views=config.encoder.views or 1,
             strength=config.augment,
         )

@@ -78,8 +78,8 @@ def _download(model: str, revision: str | None) -> ModelFolder:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RecipeError(
-            f"there is no folder {model!r} here, and the hub gives no such model: {reason}; check "
-            "the name and the network, or download the model and give its folder"
+            f"there is no preset or folder {model!r} here, and the hub gives no such model: "
+            f"{reason}; check the name and the network, or download the model and give its folder"
         ) from error
     return ModelFolder(Path(path), model, Path(path).name)
 
