@@ -69,13 +69,12 @@ def convert_bundle(
         graph = bundle.manifest.modalities[name].graph
         if precision == "fp16":
             halve_graph(source / graph, folder / graph)
-            continue
-        if bundle.manifest.modalities[name].pretrained and is_transformer(source / graph):
+        elif bundle.manifest.modalities[name].pretrained and is_transformer(source / graph):
             quantize_weights(source / graph, folder / graph)
-            continue
-        reader = CalibrationSamples(kind, calibration)
-        quantize_graph(source / graph, folder / graph, reader)
-        counts[name] = reader.count
+        else:
+            reader = CalibrationSamples(kind, calibration)
+            quantize_graph(source / graph, folder / graph, reader)
+            counts[name] = reader.count
     manifest = _write_manifest(folder, bundle.manifest, precision, bundle.manifest.provenance)
     # int8 is the same on every machine. float16 is meant for GPUs, which round sums in their own
     # way, so it is measured on a GPU if there is one.
@@ -83,10 +82,7 @@ def convert_bundle(
     measured = compare_bundles(source, folder, precision, validation, provider)
     kept = inaccurate_modalities(measured, precision, list(manifest.modalities))
     if 0 < len(kept) < len(manifest.modalities):
-        for name in kept:
-            graph = manifest.modalities[name].graph
-            shutil.copy(source / graph, folder / graph)
-        manifest = _write_manifest(folder, manifest, precision, manifest.provenance)
+        manifest = _restore_fp32(source, folder, manifest, kept)
         measured = compare_bundles(source, folder, precision, validation, provider)
     check_accuracy(measured, precision, list(manifest.modalities))
     report = {
@@ -104,6 +100,14 @@ def convert_bundle(
     }
     _write_manifest(folder, manifest, precision, {**manifest.provenance, "quantization": report})
     return report
+
+
+def _restore_fp32(source: Path, folder: Path, manifest: Manifest, names: Sequence[str]) -> Manifest:
+    """Put the fp32 graphs of these modalities back, and return the new manifest."""
+    for name in names:
+        graph = manifest.modalities[name].graph
+        shutil.copy(source / graph, folder / graph)
+    return _write_manifest(folder, manifest, manifest.precision, manifest.provenance)
 
 
 def compare_bundles(
