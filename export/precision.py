@@ -64,17 +64,7 @@ def convert_bundle(
     bundle = Bundle.load(source)
     for name in bundle.manifest.files:
         shutil.copy(source / name, folder / name)
-    counts = {}
-    for name, kind in bundle.kinds().items():
-        graph = bundle.manifest.modalities[name].graph
-        if precision == "fp16":
-            halve_graph(source / graph, folder / graph)
-        elif bundle.manifest.modalities[name].pretrained and is_transformer(source / graph):
-            quantize_weights(source / graph, folder / graph)
-        else:
-            reader = CalibrationSamples(kind, calibration)
-            quantize_graph(source / graph, folder / graph, reader)
-            counts[name] = reader.count
+    counts = _convert_graphs(bundle, folder, precision, calibration)
     manifest = _write_manifest(folder, bundle.manifest, precision, bundle.manifest.provenance)
     # int8 is the same on every machine. float16 is meant for GPUs, which round sums in their own
     # way, so it is measured on a GPU if there is one.
@@ -100,6 +90,24 @@ def convert_bundle(
     }
     _write_manifest(folder, manifest, precision, {**manifest.provenance, "quantization": report})
     return report
+
+
+def _convert_graphs(
+    bundle: Bundle, folder: Path, precision: str, calibration: Sequence[Row]
+) -> dict[str, int]:
+    """Write the encoders in another precision; return how many samples calibrated each."""
+    counts = {}
+    for name, kind in bundle.kinds().items():
+        graph = bundle.manifest.modalities[name].graph
+        if precision == "fp16":
+            halve_graph(bundle.path / graph, folder / graph)
+        elif bundle.manifest.modalities[name].pretrained and is_transformer(bundle.path / graph):
+            quantize_weights(bundle.path / graph, folder / graph)
+        else:
+            reader = CalibrationSamples(kind, calibration)
+            quantize_graph(bundle.path / graph, folder / graph, reader)
+            counts[name] = reader.count
+    return counts
 
 
 def _restore_fp32(source: Path, folder: Path, manifest: Manifest, names: Sequence[str]) -> Manifest:
