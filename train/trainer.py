@@ -279,6 +279,8 @@ def _silence_warnings() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*exists and is not empty.*",
+        # Frozen layers stay in eval mode on purpose.
+        ".*in eval mode at the start of training.*",
         # Lightning's own use of torch.
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",
         ".*all_gather.* is deprecated",
