@@ -62,6 +62,8 @@ class ResumableMeasurements:
             "failed": {},
             **(json.loads(path.read_text()) if path.exists() else {}),
         }
+        if options.note:
+            self.document["note"] = options.note
 
     def save(self, finished: bool = False) -> None:
         """Write the figures, and the report if all are measured."""
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=600.0, help="exit with 3 after this time, to be resumed"
     )
+    parser.add_argument("--note", help="a sentence about the installation, for the report")
     options = parser.parse_args()
     try:
         if options.device == "cuda":
@@ -121,6 +124,8 @@ def measure_encoder(bench: ResumableMeasurements, case: EncoderCase, folder: Pat
             if key in bench.document["encoders"]:
                 continue
             bench.check_time()
+            # After 8 compilations of one `forward`, `torch.compile` would silently run eager.
+            torch.compiler.reset()
             roofline.allow_tf32(precision == "tf32")
             seconds = time_in_turn(
                 dict(_working_runs(bench, case, folder, precision, size, key)), bench.seconds
