@@ -25,7 +25,7 @@ def markdown(document: Document) -> str:
         " ".join(filter(None, (machine, document.get("note")))),
         _encoders(document["encoders"]),
         *(_whole(document["whole"]) if "whole" in document else ()),
-        *(f"{key}: {reason}" for key, reason in document["failed"].items()),
+        *(f"{key}: {' '.join(reason.split())}" for key, reason in document["failed"].items()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -34,24 +34,35 @@ def _encoders(cells: Mapping[str, Any]) -> str:
     head = ["encoder", "precision", "batch", *(f"{name}, ms" for name in RUNTIMES)]
     head += ["best of dimml over eager", "over compiled", "of the roofline"]
     rows = []
-    for key, cell in cells.items():
-        ms = cell["ms"]
-        ours = min((ms[name] for name in (BOUND, GRAPHS) if name in ms), default=float("nan"))
+    for key in sorted(cells, key=_order):
+        least, ms = cells[key]["least_ms"], cells[key]["ms"]
+        ours = min((ms[name] for name in (BOUND, GRAPHS) if name in ms), default=None)
         shown = [f"{ms[name]:.3f}" if name in ms else "failed" for name in RUNTIMES]
-        over = [f"{ms[name] / ours:.2f}" if name in ms else "" for name in (EAGER, COMPILED)]
-        rows.append([*key.split(" | "), *shown, *over, f"{cell['least_ms'] / ours:.0%}"])
+        others = [ms.get(name) for name in (EAGER, COMPILED)]
+        over = [f"{other / ours:.2f}" if ours and other else "" for other in others]
+        rows.append([*key.split(" | "), *shown, *over, f"{least / ours:.0%}" if ours else ""])
     return table(head, rows)
+
+
+def _order(key: str) -> tuple[str, int, int]:
+    encoder, precision, batch = key.split(" | ")
+    return encoder, PRECISIONS.index(precision), int(batch)
 
 
 def _whole(whole: Mapping[str, Any]) -> tuple[str, str, str]:
     names = list(dict.fromkeys(name for cell in whole["ms"].values() for name in cell))
     rows = [[size, *(f"{cell[name]:.3f}" for name in names)] for size, cell in whole["ms"].items()]
     host = whole["host_ms_per_sample"]
+    fastest = max(
+        1000 * int(size) / cell[name]
+        for size, cell in whole["ms"].items()
+        for name in (BOUND, GRAPHS)
+        if name in cell
+    )
     return (
         "From arrays to answers, three modalities, fp32:",
         table(["batch", *(f"{name}, ms" for name in names)], rows),
         f"Before that, one core of the host decodes a sample in {host['decode']:.2f} ms and "
-        f"preprocesses it in {host['preprocess']:.2f} ms. At "
-        f"{whole['samples_per_second']:,.0f} samples/s, a GPU needs "
-        f"{whole['host_cores_per_gpu']:.1f} cores.",
+        f"preprocesses it in {host['preprocess']:.2f} ms. At dimml's {fastest:,.0f} samples/s, a "
+        f"GPU needs {fastest * sum(host.values()) / 1000:.1f} cores.",
     )
