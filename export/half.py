@@ -13,14 +13,16 @@ def halve_graph(source: Path, target: Path) -> None:
     """Convert one encoder to float16; its inputs and features stay float32.
 
     The layers before a logarithm stay float32 too, because the power spectrogram spans ten powers
-    of ten and float16 only nine.
+    of ten and float16 only nine. So do means: on a GPU, onnxruntime divides a float16 sum by a
+    float16 count, and both overflow above 65504.
 
     Args:
         source: The fp32 graph.
         target: The file to write.
     """
     whole = onnx.load(source)
-    kept = nodes_before_logarithms(whole.graph)
+    means = [node.name for node in whole.graph.node if node.op_type == "ReduceMean"]
+    kept = [*nodes_before_logarithms(whole.graph), *means]
     half = OnnxModel(convert_float_to_float16(whole, keep_io_types=True, node_block_list=kept))
     _undo_round_trips(half, onnx.load(source).graph)
     half.prune_graph(allow_remove_graph_inputs=False)

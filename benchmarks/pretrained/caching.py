@@ -174,8 +174,12 @@ def report(document: dict[str, Any]) -> str:
                 f"{Spread.of(case['ratio']):.2f}",
             ]
         )
-    memory = document["memory"]
-    peaks = ", ".join(f"{count} rows {mib:.0f} MiB" for count, mib in memory["peak_mib"].items())
+    memory = []
+    if "memory" in document:
+        peaks = ", ".join(
+            f"{count} rows {mib:.0f} MiB" for count, mib in document["memory"]["peak_mib"].items()
+        )
+        memory = [f"Peak memory of the process with {document['memory']['model']}: {peaks}.", ""]
     header = ["model", "architecture of", "dimml", "bare PyTorch", "bare onnxruntime", "ratio"]
     return "\n".join(
         [
@@ -187,8 +191,7 @@ def report(document: dict[str, Any]) -> str:
             "",
             table(header, rows),
             "",
-            f"Peak memory of the process with {memory['model']}: {peaks}.",
-            "",
+            *memory,
             f"{document['device']}; {machine_line(document['machine'])}",
             "",
         ]
@@ -213,16 +216,20 @@ def main() -> None:
         encode_rows(model, kind, make_values(CASES[name].kind, int(count), 0), options.folder)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # noqa: T201
         return
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    measured: dict[str, Any] = {}
+    figures: dict[str, Any] = {"device": device, "models": measured}
+    folders = {} if options.results is None else {"folder": options.results}
     with tempfile.TemporaryDirectory(prefix="dimml-caching-") as scratch:
         folder = Path(scratch)
         names = options.models.split(",")
-        measured = {name: measure(name, options.rows, options.rounds, folder) for name in names}
+        for name in names:
+            measured[name] = measure(name, options.rows, options.rounds, folder)
+            # A failure later on must not lose these figures.
+            write_result(options.name, figures, report, **folders)
         counts = (options.rows, 4 * options.rows)
         peaks = {count: peak_memory_mib(names[0], count, folder) for count in counts}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    memory = {"model": names[0], "peak_mib": peaks}
-    figures = {"device": device, "models": measured, "memory": memory}
-    folders = {} if options.results is None else {"folder": options.results}
+    figures["memory"] = {"model": names[0], "peak_mib": peaks}
     document = write_result(options.name, figures, report, **folders)
     print_status(report(document))
 

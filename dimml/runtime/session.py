@@ -58,6 +58,8 @@ class Graph:
         # The threads of several sessions in one process would spin on the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors only
+        # The providers use the default logger, which warns of each CUDA session.
+        onnxruntime.set_default_logger_severity(3)
         # By default the file name decides, and nothing here checks onnxruntime's own format.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         gpu = gpu or GpuOptions()

@@ -13,9 +13,13 @@ import soundfile
 
 from dimml.bundle import Bundle
 from dimml.errors import PrecisionError
+from dimml.modalities import KINDS
+from dimml.nn.encoders import build_encoder
 from dimml.predictor import Predictor
 from dimml.runtime.session import Graph
 from dimml.table import Row
+from export.half import halve_graph
+from export.onnx import export_encoder
 from export.precision import check_accuracy, convert_bundle
 
 TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
@@ -84,6 +88,49 @@ def test_fp16_features_equal_fp32_for_any_loudness(tiny_bundle: Path, fp16: Path
     power = 10.0 ** np.random.default_rng(0).uniform(-9, 7, (4, bands, frames))
     features = [graph.run({"power": power.astype(np.float32)})[0] for graph in graphs]
     np.testing.assert_allclose(*features, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return the fp32 and the fp16 graph of an encoder whose spectrogram has 128 657 numbers."""
+    kind = KINDS["audio"]("audio", {"seconds": 8.0})
+    encoder = build_encoder(kind, 8, preset="small", n_mels=None)
+    fp32, fp16 = (
+        tmp_path_factory.mktemp("recording") / f"{name}.onnx" for name in ("fp32", "fp16")
+    )
+    export_encoder(encoder.eval(), kind, fp32)
+    halve_graph(fp32, fp16)
+    return fp32, fp16
+
+
+def test_means_stay_float32(recording: tuple[Path, Path]) -> None:
+    graph = onnx.shape_inference.infer_shapes(onnx.load(recording[1])).graph
+    types = {value.name: TYPES.get(value.type.tensor_type.elem_type) for value in graph.value_info}
+    means = [node for node in graph.node if node.op_type == "ReduceMean"]
+    assert len(means) == 3
+    assert {types[name] for node in means for name in (node.input[0], *node.output)} == {"float32"}
+
+
+@pytest.mark.gpu
+def test_fp16_features_of_a_long_recording_on_cuda(recording: tuple[Path, Path]) -> None:
+    fp32, fp16 = recording
+    expected = Graph(fp32, "cpu")
+    bands, frames = expected.inputs["power"][1:]
+    assert bands * frames > 2**16
+    power = 10.0 ** np.random.default_rng(0).uniform(-9, 1, (2, bands, frames))
+    inputs = {"power": power.astype(np.float32)}
+    [features], [reference] = Graph(fp16, "cuda").run(inputs), expected.run(inputs)
+    np.testing.assert_allclose(features, reference, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_fp16_bundle_on_cuda_predicts_like_fp32(tiny_bundle: Path, fp16: Path) -> None:
+    samples = [row.sample for row in rows_of(8, seed=2)]
+    halved = Predictor.load(fp16, "cuda").predict_many(samples)
+    for one, other in zip(
+        halved, Predictor.load(tiny_bundle, "cpu").predict_many(samples), strict=True
+    ):
+        assert one.probabilities == pytest.approx(dict(other.probabilities), abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["audio", "image", "text"])
