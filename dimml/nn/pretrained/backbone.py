@@ -108,9 +108,7 @@ class Backbone(nn.Module):
         if self.settings.pooling != "mean":
             return self._pool(states)
         hidden = states.last_hidden_state
-        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        pooled: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        return pooled
+        return _weighted_mean(hidden, attention_mask.to(hidden.dtype))
 
     def _pool(self, states: Any) -> Tensor:
         if self.settings.pooling == "pooler":
@@ -222,8 +220,14 @@ def _whisper_states(encoder: Any, mel: Tensor) -> Tensor:
 def _mean(states: Tensor, frames: Tensor) -> Tensor:
     """Return the mean of states [N, T, width] over the first `frames` [N] of each row."""
     steps = torch.arange(states.shape[1], device=states.device)
-    used = (steps < frames.unsqueeze(1)).to(states.dtype).unsqueeze(2)
-    return (states * used).sum(dim=1) / used.sum(dim=1)
+    return _weighted_mean(states, (steps < frames.unsqueeze(1)).to(states.dtype))
+
+
+def _weighted_mean(states: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean of states [N, T, width] with weights [N, T]."""
+    # Divided before they are added up, large features do not overflow in float16.
+    shares = (weights / weights.sum(dim=1, keepdim=True)).unsqueeze(2)
+    return (states * shares).sum(dim=1)
 
 
 def pooled_width(settings: PretrainedSettings) -> int:
