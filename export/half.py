@@ -13,9 +13,8 @@ def halve_graph(source: Path, target: Path) -> None:
     """Convert one encoder to float16; its inputs and features stay float32.
 
     The layers before a logarithm stay float32 too, because the power spectrogram spans ten powers
-    of ten and float16 only nine. So do the layers that normalise a waveform, which sum up more
-    samples than float16 can count. And so do means: on a GPU, onnxruntime divides a float16 sum by
-    a float16 count, and both overflow above 65504.
+    of ten and float16 only nine. So do means: on a GPU, onnxruntime divides a float16 sum by a
+    float16 count, and both overflow above 65504.
 
     Args:
         source: The fp32 graph.
@@ -23,11 +22,8 @@ def halve_graph(source: Path, target: Path) -> None:
     """
     whole = onnx.load(source)
     means = [node.name for node in whole.graph.node if node.op_type == "ReduceMean"]
-    kept = {*nodes_before_logarithms(whole.graph), *_waveform_nodes(whole.graph), *means}
-    kept &= _float_nodes(whole)
-    half = OnnxModel(
-        convert_float_to_float16(whole, keep_io_types=True, node_block_list=sorted(kept))
-    )
+    kept = [*nodes_before_logarithms(whole.graph), *means]
+    half = OnnxModel(convert_float_to_float16(whole, keep_io_types=True, node_block_list=kept))
     _undo_round_trips(half, onnx.load(source).graph)
     half.prune_graph(allow_remove_graph_inputs=False)
     OnnxModel.graph_topological_sort(half.model.graph)
@@ -53,29 +49,6 @@ def _undo_round_trips(half: OnnxModel, whole: onnx.GraphProto) -> None:
         else:
             continue
         half.replace_input_of_all_nodes(rounded, exact)
-
-
-def _float_nodes(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the nodes with float outputs. The converter casts no others."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    values = [*graph.value_info, *graph.output]
-    floats = {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    return {node.name for node in graph.node if floats.issuperset(filter(None, node.output))}
-
-
-def _waveform_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the nodes that normalise the samples of a recording.
-
-    They end at convolutions, and where masks compare positions with the length of the recording.
-    """
-    reached = {"waveform"}
-    names = []
-    # The nodes of a graph are sorted: each comes after those that it depends on.
-    for node in graph.node:
-        if node.op_type not in ("Conv", "Less") and reached.intersection(node.input):
-            reached.update(node.output)
-            names.append(node.name)
-    return names
 
 
 def nodes_before_logarithms(graph: onnx.GraphProto) -> list[str]:

@@ -142,9 +142,10 @@ class Waveform(AudioFrontEnd):
             return values, samples
         steps = torch.arange(values.shape[1], device=values.device)
         used = (steps < samples.unsqueeze(1)).to(values.dtype)
-        count = samples.unsqueeze(1).to(values.dtype)
-        centred = (values - values.sum(dim=1, keepdim=True) / count) * used
-        variance = centred.square().sum(dim=1, keepdim=True) / count
+        # Means, unlike sums and counts of samples, stay within the range of float16.
+        share = used.mean(dim=1, keepdim=True)
+        centred = (values - values.mean(dim=1, keepdim=True) / share) * used
+        variance = centred.square().mean(dim=1, keepdim=True) / share
         return centred / (variance + 1e-7).sqrt(), samples
 
 
