@@ -68,7 +68,7 @@ class EncoderConfig(RecipePart):
         if "pretrained" not in given:
             if surplus := [key for key in _PRETRAINED_DEFAULTS if key in given]:
                 raise ValueError(f"{surplus[0]} is for a pretrained model; set `pretrained` too")
-            return {"preset": "small", **value} if value.get("preset") is None else value
+            return value if "preset" in given else {**value, "preset": "small"}
         if "preset" in given:
             raise ValueError("give either a preset or a pretrained model, not both")
         rate = 2e-4 if given.get("tune") == "lora" else 2e-5

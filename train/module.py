@@ -56,7 +56,9 @@ class TrainingModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self, self.recipe)
         decay = self.recipe.training.weight_decay
-        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+        # Lightning does not clip the gradients of a fused optimizer in mixed precision.
+        fused = self.gradient_clip is None or self.recipe.training.precision == "32-true"
+        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         rates = [group["lr"] for group in groups]
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps)

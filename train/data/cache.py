@@ -51,7 +51,7 @@ class Split:
         modalities: Names in slot order.
         present: bool [N, M].
         problems: One line per cell that cannot be read and counts as absent.
-        sha256: The sha256 of the samples.
+        sha256: The sha256 of the samples, or of what their features were computed from.
     """
 
     def __init__(self, path: Path, kinds: Mapping[str, Kind]) -> None:
@@ -160,7 +160,7 @@ def _write(
             block, problems = [], []
             rows_of_block = rows[start : start + BLOCK_ROWS]
             items = [next(progress) for _ in rows_of_block]
-            _encode([item for item, _ in items], frozen)
+            source = _encode([item for item, _ in items], frozen)
             for number, (row, (item, errors)) in enumerate(
                 zip(rows_of_block, items, strict=True), start
             ):
@@ -168,7 +168,9 @@ def _write(
                 if item:
                     block.append({"label": index[row.label], "row": number, **_columns(item)})
             batch = pa.RecordBatch.from_pylist(block, schema)
-            digest = hashlib.sha256(batch.serialize()).hexdigest()
+            # Features differ in their last bits from machine to machine, unlike their source.
+            others = batch.drop_columns([f"{name}.features" for name in frozen])
+            digest = hashlib.sha256(others.serialize().to_pybytes() + source).hexdigest()
             metadata = {_PROBLEMS: json.dumps(problems).encode(), _DIGEST: digest.encode()}
             writer.write_batch(batch, custom_metadata=metadata)
             readable += len(block)
@@ -181,13 +183,16 @@ def _write(
 
 def _encode(
     items: Sequence[dict[str, Arrays | PendingFeatures]], frozen: Mapping[str, FrozenEncoder]
-) -> None:
-    """Replace the pending features of rows by their arrays."""
+) -> bytes:
+    """Replace the pending features of rows by arrays; return what these were computed from."""
+    source = b""
     for name, encoder in frozen.items():
         present = [item for item in items if name in item]
         pending = [value for item in present if isinstance(value := item[name], PendingFeatures)]
+        source += repr((name, encoder.identity, [value.keys for value in pending])).encode()
         for item, features in zip(present, encoder.encode(pending), strict=True):
             item[name] = {"features": features}
+    return source
 
 
 def _columns(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import shutil
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.ipc
 import torch
 
-from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, KindConfig
 from dimml.nn.encoders import pool_frames
 from dimml.nn.pretrained.backbone import Backbone, pooled_width
 from train.data.augment import augment
+from train.data.store import FeatureStore
 from train.pretrained import PretrainedModel
 
 BATCH_SIZE = 32
-KEPT_STORES = 3
-FLUSH_VECTORS = 512
-FLUSH_SECONDS = 30.0
-"""A store writes a file after this many vectors or seconds; a stopped run loses no more."""
 
 
 class Features(Kind):
@@ -68,97 +58,6 @@ class Features(Kind):
 
     def collate(self, items: Sequence[Arrays]) -> Arrays:
         return {"features": np.stack([item["features"][0] for item in items])}
-
-
-class FeatureStore:
-    """Vectors on disk, found by the digest of what they were computed from.
-
-    The vectors lie in memory-mapped Arrow files, so memory holds only the digests. Processes may
-    share a folder: each writes files of its own.
-
-    Args:
-        folder: The folder of the files.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._index: dict[bytes, tuple[int, int]] = {}
-        self._files: list[np.ndarray] = []
-        self._pending: dict[bytes, np.ndarray] = {}
-        self._flushed = time.monotonic()
-        for path in sorted(folder.glob("*.arrow")):
-            self._read(path)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._index or key in self._pending
-
-    def __getitem__(self, key: bytes) -> np.ndarray:
-        """Return the vector [width] of a digest."""
-        if key in self._pending:
-            return self._pending[key]
-        file, row = self._index[key]
-        vector: np.ndarray = self._files[file][row]
-        return vector
-
-    def add(self, key: bytes, vector: np.ndarray) -> None:
-        """Keep a vector, and write a file if enough vectors or seconds have passed."""
-        self._pending[key] = vector
-        waited = time.monotonic() - self._flushed
-        if len(self._pending) >= FLUSH_VECTORS or waited > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the vectors that are not on disk yet."""
-        self._flushed = time.monotonic()
-        if not self._pending:
-            return
-        keys, vectors = list(self._pending), np.stack(list(self._pending.values()))
-        table = pa.table(
-            {
-                "key": pa.array(keys, pa.binary(len(keys[0]))),
-                "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1]),
-            }
-        )
-        path = self.folder / f"{keys[0].hex()[:16]}-{os.getpid()}.arrow"
-        with (
-            made_folder(self.folder),
-            new_file(path) as part,
-            pa.OSFile(str(part), "wb") as file,
-            pa.ipc.new_file(file, table.schema) as writer,
-        ):
-            writer.write_table(table)
-        self._pending.clear()
-        self._read(path)
-
-    def _read(self, path: Path) -> None:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
-        vectors = table["vector"].combine_chunks()
-        if isinstance(vectors, pa.ChunkedArray):
-            vectors = vectors.chunk(0)
-        width = vectors.type.list_size
-        number = len(self._files)
-        self._files.append(vectors.flatten().to_numpy().reshape(-1, width))
-        for row, key in enumerate(table["key"].to_pylist()):
-            self._index[key] = number, row
-
-
-def open_store(cache: Path, model: str, identity: str) -> FeatureStore:
-    """Open the store of a model and its preprocessing; remove stores that were not used lately.
-
-    Args:
-        cache: The folder of all stores.
-        model: Name of the model. Of its stores, the `KEPT_STORES` that were used last are kept.
-        identity: A digest of everything that determines the features besides the values.
-    """
-    prefix = "features-" + re.sub(r"[^A-Za-z0-9_.-]", "_", model)[-60:]
-    folder = cache / f"{prefix}-{identity}"
-    store = FeatureStore(folder)
-    with made_folder(folder):
-        folder.touch()
-        stores = sorted(cache.glob(f"{prefix}-*"), key=lambda path: path.stat().st_mtime_ns)
-        for old in stores[:-KEPT_STORES]:
-            shutil.rmtree(old, ignore_errors=True)
-    return store
 
 
 @dataclass

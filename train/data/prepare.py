@@ -17,8 +17,9 @@ from dimml.nn.pretrained.adapter import AdapterName
 from dimml.progress import print_status
 from dimml.table import Row
 from train.data.cache import Split, cached_split, stored_kinds
-from train.data.features import FrozenEncoder, open_store
+from train.data.features import FrozenEncoder
 from train.data.splits import labelled_rows, read_training_splits, train_tokenizer
+from train.data.store import FeatureStore, open_store, remove_old_stores
 from train.pretrained import PretrainedModel, read_model
 from train.pretrained.adapters import choose_adapter
 from train.recipe import ModalityConfig, Recipe
@@ -103,6 +104,7 @@ def _frozen_encoders(
     cache: Path,
 ) -> dict[str, FrozenEncoder]:
     encoders = {}
+    stores: dict[str, FeatureStore] = {}
     for name, model in models.items():
         config = recipe.modalities[name]
         if not config.encoder.frozen:
@@ -111,13 +113,17 @@ def _frozen_encoders(
             json.dumps([__version__, model.identity(), dict(model.preprocessing)]).encode()
             + repr(model.assets).encode()
         ).hexdigest()[:16]
+        # Modalities with the same model share its store.
+        if identity not in stores:
+            stores[identity] = open_store(cache, model.settings.model, identity)
         encoders[name] = FrozenEncoder(
             kinds[name],
             model,
-            open_store(cache, model.settings.model, identity),
+            stores[identity],
             views=config.encoder.views or 1,
             strength=config.augment,
         )
+    remove_old_stores(cache, stores.values())
     return encoders
 
 

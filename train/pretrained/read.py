@@ -145,7 +145,9 @@ def _read_config(folder: ModelFolder, kind: str) -> dict[str, Any]:
     if tower is not None and config.model_type not in FAMILIES[kind]:
         raise RecipeError(f"{folder.model} is a {config.model_type} of several towers, unsupported")
     document: dict[str, Any] = (tower or config).to_dict()
-    return {k: v for k, v in document.items() if k not in ("transformers_version", "architectures")}
+    # The place of the folder would be another model to a cache, and tells about the machine.
+    left_out = ("transformers_version", "architectures", "_name_or_path")
+    return {key: value for key, value in document.items() if key not in left_out}
 
 
 def _assume(name: str, kind: str, folder: ModelFolder, config: Mapping[str, Any]) -> Family:

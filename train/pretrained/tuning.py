@@ -94,7 +94,8 @@ def _blocks(backbone: Backbone) -> list[nn.Module]:
     lists: list[tuple[str, nn.ModuleList]] = []
     for name, module in backbone.model.named_modules():
         inside = any(name.startswith(f"{other}.") for other, _ in lists)
-        if isinstance(module, nn.ModuleList) and not inside:
+        # A weight-normalised layer keeps its weights in a list of another class.
+        if type(module) is nn.ModuleList and not inside:
             lists.append((name, module))
     if not lists:
         raise RecipeError(f"{backbone.settings.model} has no blocks; use `tune: frozen` or `full`")
@@ -103,17 +104,21 @@ def _blocks(backbone: Backbone) -> list[nn.Module]:
 
 
 def _from_block(backbone: Backbone, first: int) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the blocks from `first` on, and the modules that the model registers behind them."""
+    """Yield the blocks from `first` on, and the modules that the model registers behind them.
+
+    Embeddings behind the blocks are those of relative positions, which every block uses.
+    """
     blocks = _blocks(backbone)
     chosen = blocks[first:] if first < len(blocks) else []
     last = blocks[-1]
+    inner = set(last.modules())
     passed = False
     for name, module in backbone.model.named_modules():
         if any(module is block for block in chosen):
             yield name, module
         if module is last:
             passed = True
-        elif passed and not any(module is inner for inner in last.modules()):
+        elif passed and not (isinstance(module, nn.Embedding) or module in inner):
             yield name, module
 
 

@@ -184,7 +184,7 @@ class TestSource:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         started = time.monotonic()
         model = source.partition("@")[0]
-        text = f"there is no folder {model!r} here, and the hub gives no such model: "
+        text = f"there is no preset or folder {model!r} here, and the hub gives no such model: "
         assert_refused(source, "image", text)
         assert time.monotonic() - started < 5
 
