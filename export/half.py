@@ -24,16 +24,19 @@ def halve_graph(source: Path, target: Path) -> None:
     means = [node.name for node in whole.graph.node if node.op_type == "ReduceMean"]
     kept = [*nodes_before_logarithms(whole.graph), *means]
     half = OnnxModel(convert_float_to_float16(whole, keep_io_types=True, node_block_list=kept))
-    _undo_round_trips(half, onnx.load(source).graph)
+    _undo_round_trips(half, onnx.load(source))
     half.prune_graph(allow_remove_graph_inputs=False)
     OnnxModel.graph_topological_sort(half.model.graph)
     onnx.save(half.model, target)
 
 
-def _undo_round_trips(half: OnnxModel, whole: onnx.GraphProto) -> None:
+def _undo_round_trips(half: OnnxModel, whole: onnx.ModelProto) -> None:
     """Feed float32 nodes the original values, which the converter casts to float16 and back."""
     makers = half.output_name_to_node()
-    constants = {tensor.name: tensor for tensor in whole.initializer}
+    constants = {tensor.name: tensor for tensor in whole.graph.initializer}
+    graph = onnx.shape_inference.infer_shapes(whole).graph
+    values = [*graph.input, *graph.value_info]
+    others = {v.name for v in values if v.type.tensor_type.elem_type != onnx.TensorProto.FLOAT}
     for node in half.get_nodes_by_op_type("Cast"):
         if node.attribute[0].i != onnx.TensorProto.FLOAT:
             continue
@@ -46,6 +49,10 @@ def _undo_round_trips(half: OnnxModel, whole: onnx.GraphProto) -> None:
                 tensor.name = exact
         elif source in makers and makers[source].op_type == "Cast":
             exact = makers[source].input[0]
+            if exact in others:
+                # A mask, which this cast can take as it is.
+                node.input[0] = exact
+                continue
         else:
             continue
         half.replace_input_of_all_nodes(rounded, exact)
