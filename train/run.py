@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -143,8 +144,9 @@ def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
     before = json.loads((folder / DATA).read_text())["samples"]
     if changed := [name for name, sha256 in samples.items() if before.get(name) != sha256]:
         raise UsageError(
-            f"files of the {' and '.join(changed)} split changed since the run in {folder} was "
-            "started: restore the files, or choose another folder with --out"
+            f"files of the {' and '.join(changed)} split, or the weights of a frozen model, "
+            f"changed since the run in {folder} was started: restore them, or choose another "
+            "folder with --out"
         )
 
 
@@ -186,6 +188,8 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     own = {f"{_METHOD}{key}": value for key, value in method.state_dict().items()}
     state = {key: value.contiguous() for key, value in {**model.state_dict(), **own}.items()}
     save_file(state, folder / WEIGHTS)
+    # safetensors writes files that only their owner may read.
+    shutil.copymode(folder / RECIPE, folder / WEIGHTS)
     # This file marks the run as finished, so it is written last.
     write_atomic(folder / RUN, json.dumps(document, indent=2) + "\n")
 

@@ -25,7 +25,7 @@ from dimml.errors import InputError, InterruptedRunError, ManifestError
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind
-from dimml.progress import track
+from dimml.progress import print_status, track
 from dimml.samples import is_absent
 from dimml.table import Row
 from train.data.features import Features, FrozenEncoder, PendingFeatures
@@ -128,7 +128,12 @@ def cached_split(
                     encoder.store.flush()
     path.touch()
     _remove_old(folder, name)
-    split = Split(path, stored_kinds(kinds, frozen))
+    try:
+        split = Split(path, stored_kinds(kinds, frozen))
+    except (pa.ArrowInvalid, KeyError):
+        print_status(f"{path} is damaged; it is made again")
+        path.unlink()
+        return cached_split(rows, kinds, labels, name, folder, settings, frozen)
     report_unreadable(name, split.problems)
     return split
 

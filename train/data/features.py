@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dimml.errors import RecipeError
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, KindConfig
 from dimml.nn.encoders import pool_frames
@@ -170,9 +171,15 @@ class FrozenEncoder:
         backbone = self.warm()
         device = next(backbone.parameters()).device
         values = [torch.from_numpy(inputs[name]).to(device) for name in self.kind.input_names]
-        if self.model.settings.kind == "image":
-            return pool_frames(backbone, values[0]).cpu().numpy()
-        vectors: np.ndarray = backbone(*values).cpu().numpy()
+        is_image = self.model.settings.kind == "image"
+        pooled = pool_frames(backbone, values[0]) if is_image else backbone(*values)
+        vectors: np.ndarray = pooled.cpu().numpy()
+        if vectors.shape[1:] != (self.width,):
+            raise RecipeError(
+                f"modalities.{self.kind.name}: {self.model.settings.model} gives features of the "
+                f"shape {list(vectors.shape[1:])}, but its configuration says [{self.width}]; set "
+                "`encoder.pooling`, or choose another model"
+            )
         return vectors
 
 

@@ -60,6 +60,8 @@ def find_folder(source: str) -> ModelFolder:
     local = Path(source).expanduser()
     if local.is_dir():
         folder = ModelFolder(local, local.resolve().name, None)
+    elif source.startswith((".", "/", "~")) or source.endswith("/"):
+        raise RecipeError(f"there is no folder {source}")
     elif match := _HUB_ID.fullmatch(source):
         folder = _download(match["model"], match["revision"])
     else:
@@ -78,8 +80,8 @@ def _download(model: str, revision: str | None) -> ModelFolder:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RecipeError(
-            f"there is no preset or folder {model!r} here, and the hub gives no such model: "
-            f"{reason}; check the name and the network, or download the model and give its folder"
+            f"there is no preset or folder {model!r} here, and the hub could not give such a model "
+            f"({reason}); check the name and the network, or give the folder of a downloaded model"
         ) from error
     return ModelFolder(Path(path), model, Path(path).name)
 

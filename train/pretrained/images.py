@@ -45,14 +45,21 @@ def image_preprocessing(folder: ModelFolder, config: Mapping[str, Any]) -> dict[
         divisor = std * np.atleast_1d(np.asarray(processor["image_std"], np.float64))
     return {
         **sizes,
-        "resample": _NAMES[int(processor.get("resample") or 2)]
-        if processor.get("resample") != 0
-        else "nearest",
+        "resample": _resample_name(processor.get("resample")),
         "channels": int(config.get("num_channels") or 3),
         "mean": ((mean - offset) / scale).tolist(),
         "std": (divisor / scale).tolist(),
         "channel_order": "bgr" if processor.get("do_flip_channel_order") else "rgb",
     }
+
+
+def _resample_name(resample: Any) -> str:
+    """Return Pillow's name of a filter; processors without one use the bilinear filter."""
+    if resample is None:
+        return "bilinear"
+    if resample not in _NAMES:
+        raise RecipeError(f"the model's image processor has an unknown `resample`: {resample!r}")
+    return _NAMES[resample]
 
 
 def check_size(size: tuple[int, int], family: Family, config: Mapping[str, Any]) -> None:

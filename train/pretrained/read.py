@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from dimml.nn.pretrained.families import FAMILIES, UNKNOWN, Family
 from dimml.progress import print_status
 from train.pretrained import audio, images, text
 from train.pretrained.folder import ModelFolder, find_folder
+from train.pretrained.tuning import check_tuning
 from train.recipe import ModalityConfig
 
 _REQUIRED = {"audio": audio.REQUIRED, "image": images.REQUIRED, "text": text.REQUIRED}
@@ -81,6 +83,11 @@ def read_model(name: str, modality: ModalityConfig) -> PretrainedModel:
 
 
 def _read(name: str, modality: ModalityConfig) -> PretrainedModel:
+    import transformers
+
+    # Its warnings are about checkpoints in general; what matters here is checked below.
+    silence: Any = transformers.logging.set_verbosity_error
+    silence()
     encoder, kind = modality.encoder, modality.kind
     folder = find_folder(str(encoder.pretrained))
     config = _read_config(folder, kind)
@@ -102,6 +109,12 @@ def _read(name: str, modality: ModalityConfig) -> PretrainedModel:
         if encoder.pooling is None and family.front_end == "tokens" and pooling != "pooler":
             pooling = text.sentence_pooling(folder, pooling)
     if encoder.pooling is not None and encoder.pooling != pooling:
+        accepted = (family.pooling, *family.poolings)
+        if encoder.pooling not in accepted:
+            raise RecipeError(
+                f"encoder.pooling is {encoder.pooling}, but the features of a "
+                f"{config['model_type']} can be: {', '.join(accepted)}"
+            )
         print_status(f"{name}: pooling is {encoder.pooling}, as the recipe says, not {pooling}")
         pooling = encoder.pooling
     merged = _merge(name, kind, own, modality.preprocessing)
@@ -115,6 +128,7 @@ def _read(name: str, modality: ModalityConfig) -> PretrainedModel:
         pooling=pooling,
         masked=not merged.model_dump().get("pad_to_max", False),
     )
+    check_tuning(settings, encoder)
     return PretrainedModel(settings, merged.model_dump(mode="json"), assets, folder.path, name)
 
 
@@ -164,7 +178,15 @@ def _assume(name: str, kind: str, folder: ModelFolder, config: Mapping[str, Any]
 def _merge(name: str, kind: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> KindConfig:
     """Return the model's preprocessing with what the recipe sets explicitly, and report that."""
     Config = KINDS[kind].Config  # noqa: N806
-    defaults, alone = Config.model_validate(own), Config.model_validate(recipe)
+    try:
+        defaults = Config.model_validate(own)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        raise RecipeError(
+            f"the files of the model give the preprocessing a wrong value: "
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}; download the model again"
+        ) from error
+    alone = Config.model_validate(recipe)
     for key in _REQUIRED[kind]:
         before, after = getattr(defaults, key), getattr(alone, key)
         if key in recipe and before != after:
@@ -181,7 +203,8 @@ def _merge(name: str, kind: str, own: Mapping[str, Any], recipe: Mapping[str, An
         before, after = getattr(defaults, key), getattr(merged, key)
         if before != after:
             print_status(
-                f"{name}: {key} is {after}, as the recipe says; the model's own is {before}"
+                f"{name}: {key} is {json.dumps(after)}, as the recipe says; the model's own is "
+                f"{json.dumps(before)}"
             )
     return merged
 

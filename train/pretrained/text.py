@@ -89,6 +89,11 @@ def check_tokens(max_length: int, config: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: If there are more tokens.
     """
+    if max_length < 3:
+        raise RecipeError(
+            f"max_length is {max_length}, which leaves no room for words beside the first and the "
+            "last token; raise `preprocessing.max_length`"
+        )
     positions = position_count(config)
     if positions is not None and max_length > positions:
         offset = config["model_type"] in _OFFSET_POSITIONS

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from dimml.errors import RecipeError
 from dimml.nn.encoders import Encoder
 from dimml.nn.model import MultimodalModel
-from dimml.nn.pretrained.backbone import Backbone
+from dimml.nn.pretrained.backbone import Backbone, PretrainedSettings, build_backbone
 from train.encoder_config import EncoderConfig
 from train.recipe import Recipe
 
@@ -32,6 +33,17 @@ def prepare_tuning(backbone: Backbone, config: EncoderConfig) -> None:
             module.requires_grad_(True)
     elif config.tune == "lora":
         _add_lora(backbone, int(config.lora_rank or 8))
+
+
+def check_tuning(settings: PretrainedSettings, config: EncoderConfig) -> None:
+    """Reject a tuning that the model has no layers for, without its weights.
+
+    Raises:
+        RecipeError: If `prepare_tuning` would.
+    """
+    if config.tune in ("last_2", "lora"):
+        with torch.device("meta"):
+            prepare_tuning(build_backbone(settings), config)
 
 
 def merge_lora(model: MultimodalModel) -> None:

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 AdapterName = Literal["linear", "mlp"]
 DROPOUT = 0.1
-_SMALLEST_DEVIATION = 1e-6
+SMALLEST_DEVIATION = 0.25
+"""The smallest standard deviation that a dimension is divided by, relative to the median of all.
+
+Some channels of convolutional models are almost constant on a data set. Divided by their own
+deviation, their noise would decide about a picture unlike the training data."""
 
 
 class Adapter(nn.Module):
@@ -44,8 +48,9 @@ class Adapter(nn.Module):
         """Take the mean and the standard deviation from features [N, width]."""
         self.mean.copy_(features.mean(dim=0))
         deviation = features.std(dim=0, correction=0)
-        # A dimension that never varies on the training split must not be blown up later.
-        self.scale.copy_(torch.where(deviation > _SMALLEST_DEVIATION, 1 / deviation, 0.0))
+        varying = deviation[deviation > 0]
+        floor = SMALLEST_DEVIATION * varying.median() if len(varying) else deviation.new_ones(())
+        self.scale.copy_(1 / deviation.clamp_min(floor))
 
     def forward(self, features: Tensor) -> Tensor:
         mapped: Tensor = self.layers((features - self.mean) * self.scale)

@@ -98,9 +98,10 @@ class Backbone(nn.Module):
         states = self.model(values)
         if self.settings.pooling != "mean":
             return self._pool(states)
-        lengths: Any = self.model
-        frames = lengths._get_feat_extract_output_lengths(used).clamp_min(1)
-        return _mean(states.last_hidden_state, frames)
+        count_frames: Any = getattr(self.model, "_get_feat_extract_output_lengths", None)
+        if count_frames is None:
+            return self._pool(states)
+        return _mean(states.last_hidden_state, count_frames(used).clamp_min(1))
 
     def _encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         mask = attention_mask if self.settings.masked else None
@@ -151,7 +152,9 @@ def load_backbone(settings: PretrainedSettings, folder: Path) -> Backbone:
             ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RecipeError(f"cannot load the weights of {settings.model}: {error}") from error
+        raise RecipeError(
+            f"cannot load the weights of {settings.model}: {error}; download the model again"
+        ) from error
     other_shape = [key for key, *_ in info["mismatched_keys"]]
     missing = {key for key in [*info["missing_keys"], *other_shape] if _is_used(key, settings)}
     if missing:

@@ -27,6 +27,7 @@ class Family:
         front_end: What stands in front of an audio model, see `dimml.nn.pretrained.front_ends`;
             `pixels` for images and `tokens` for text.
         attention: Implementation of the attention, chosen so that the model can be exported.
+        poolings: The poolings that a recipe may choose instead.
         sizes: The image sizes that the model takes: only that of its config (`fixed`), multiples
             of its patches (`patches`) or `any`.
     """
@@ -37,11 +38,12 @@ class Family:
     part_class: str = ""
     front_end: str = ""
     attention: Literal["sdpa", "eager"] = "eager"
+    poolings: tuple[Pooling, ...] = ()
     sizes: Sizes = "any"
 
 
-_PIXELS = Family("pooler", front_end="pixels")
-_VIT = Family("cls", front_end="pixels", attention="sdpa", sizes="fixed")
+_PIXELS = Family("pooler", front_end="pixels", poolings=("mean",))
+_VIT = Family("cls", front_end="pixels", attention="sdpa", poolings=("mean",), sizes="fixed")
 _CLIP_IMAGE = replace(_VIT, pooling="pooler", loader="CLIPVisionModel")
 _SIGLIP_IMAGE = replace(_VIT, pooling="pooler", loader="SiglipVisionModel")
 _DINO = replace(_VIT, sizes="patches")
@@ -53,9 +55,9 @@ _CLAP = Family(
     part_class="ClapAudioModel",
     front_end="clap",
 )
-_TOKENS = Family("mean", front_end="tokens", attention="sdpa")
-_CLIP_TEXT = replace(_TOKENS, pooling="pooler", loader="CLIPTextModel")
-_SIGLIP_TEXT = replace(_TOKENS, pooling="pooler", loader="SiglipTextModel")
+_TOKENS = Family("mean", front_end="tokens", attention="sdpa", poolings=("cls",))
+_CLIP_TEXT = replace(_TOKENS, pooling="pooler", loader="CLIPTextModel", poolings=("mean",))
+_SIGLIP_TEXT = replace(_CLIP_TEXT, loader="SiglipTextModel")
 
 FAMILIES: dict[str, dict[str, Family]] = {
     "image": {
@@ -117,6 +119,6 @@ FAMILIES: dict[str, dict[str, Family]] = {
 UNKNOWN: dict[str, Family] = {
     "image": Family("mean", front_end="pixels", attention="eager", sizes="fixed"),
     "audio": Family("mean", front_end="waveform", attention="eager"),
-    "text": Family("mean", front_end="tokens", attention="eager"),
+    "text": Family("mean", front_end="tokens", attention="eager", poolings=("cls",)),
 }
 """What is assumed of a model whose type is not in the table."""
