@@ -28,7 +28,7 @@ from dimml.modalities import Arrays, Kind
 from dimml.progress import print_status, track
 from dimml.samples import is_absent
 from dimml.table import Row
-from train.data.features import Features, FrozenEncoder, PendingFeatures
+from train.data.features import FrozenEncoder, PendingFeatures, stored_kinds
 from train.data.splits import report_unreadable
 from train.methods.base import UNLABELLED
 
@@ -136,14 +136,6 @@ def cached_split(
         return cached_split(rows, kinds, labels, name, folder, settings, frozen)
     report_unreadable(name, split.problems)
     return split
-
-
-def stored_kinds(kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]) -> dict[str, Kind]:
-    """Return the kinds of what a split holds: features where the encoder is frozen."""
-    return {
-        name: Features(name, frozen[name].width) if name in frozen else kind
-        for name, kind in kinds.items()
-    }
 
 
 def _write(

@@ -183,6 +183,14 @@ class FrozenEncoder:
         return vectors
 
 
+def stored_kinds(kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]) -> dict[str, Kind]:
+    """Return the kinds of what a split holds: features where the encoder is frozen."""
+    return {
+        name: Features(name, frozen[name].width) if name in frozen else kind
+        for name, kind in kinds.items()
+    }
+
+
 def _on_device(backbone: Backbone) -> Backbone:
     """Move a backbone to the GPU if there is one; on a CPU, use every core and a fast layout."""
     if torch.cuda.is_available():

@@ -16,8 +16,8 @@ from dimml.modalities.text import TOKENIZER
 from dimml.nn.pretrained.adapter import AdapterName
 from dimml.progress import print_status
 from dimml.table import Row
-from train.data.cache import Split, cached_split, stored_kinds
-from train.data.features import FrozenEncoder
+from train.data.cache import Split, cached_split
+from train.data.features import FrozenEncoder, stored_kinds
 from train.data.splits import labelled_rows, read_training_splits, train_tokenizer
 from train.data.store import FeatureStore, open_store, remove_old_stores
 from train.pretrained import PretrainedModel, read_model

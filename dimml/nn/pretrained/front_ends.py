@@ -7,6 +7,7 @@ by that, so that neither normalisation nor pooling sees the silence.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -89,16 +90,19 @@ class KaldiFilterBank(AudioFrontEnd):
     ) -> None:
         super().__init__()
         self.max_frames, self.mean, self.std = max_frames, mean, std
-        filters = mel_filter_bank(
-            self.N_FFT // 2 + 1,
-            n_mels,
-            min_frequency=20.0,
-            max_frequency=sample_rate // 2,
-            sampling_rate=sample_rate,
-            norm=None,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
+        with warnings.catch_warnings():
+            # Some low filters of the original have no frequency in them.
+            warnings.simplefilter("ignore", UserWarning)
+            filters = mel_filter_bank(
+                self.N_FFT // 2 + 1,
+                n_mels,
+                min_frequency=20.0,
+                max_frequency=sample_rate // 2,
+                sampling_rate=sample_rate,
+                norm=None,
+                mel_scale="kaldi",
+                triangularize_in_mel_space=True,
+            )
         self.register_buffer("filters", torch.from_numpy(filters.T).float(), persistent=False)
         self.register_buffer("transform", self._transform(), persistent=False)
 
