@@ -35,7 +35,7 @@ _ENCODING = re.compile(r"encoding \w+: \d+ in ([\d.]+) s")
 
 def run_dimml(*arguments: str) -> tuple[str, str]:
     """Run a command of dimml, and return its standard output and standard error."""
-    command = [str(Path(sys.executable).with_name("dimml")), *arguments]
+    command = [sys.executable, "-m", "dimml", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=SOURCE_ROOT)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")

@@ -14,13 +14,17 @@ import soundfile
 from dimml.bundle import Bundle
 from dimml.errors import PrecisionError
 from dimml.modalities import KINDS
-from dimml.nn.encoders import build_encoder
+from dimml.nn.encoders import build_encoder, join_encoder
+from dimml.nn.pretrained.adapter import Adapter
 from dimml.predictor import Predictor
 from dimml.runtime.session import Graph
 from dimml.table import Row
 from export.half import halve_graph
 from export.onnx import export_encoder
 from export.precision import check_accuracy, convert_bundle
+from tests.conftest import PretrainedFolder
+from train.pretrained import read_model
+from train.recipe import ModalityConfig
 
 TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
 
@@ -158,3 +162,24 @@ def test_accuracy_error_names_the_precision() -> None:
     row = {"samples": 100, "fp32": 0.9, "fp16": 0.8, "max_difference": 0.5}
     with pytest.raises(PrecisionError, match=r"a: fp16 loses 10\.00 points"):
         check_accuracy({"a": row}, "fp16", ["a"])
+
+
+@pytest.mark.parametrize("model_type", ["wav2vec2", "wavlm"])
+def test_waveforms_are_normalised_alike_in_fp16(
+    model_type: str, pretrained_folder: PretrainedFolder, tmp_path: Path
+) -> None:
+    folder = pretrained_folder("audio", model_type)
+    model = read_model("call", ModalityConfig(kind="audio", encoder={"pretrained": str(folder)}))
+    kind = KINDS["audio"]("call", dict(model.preprocessing))
+    backbone = model.load()
+    encoder = join_encoder(kind, backbone, Adapter(backbone.width, 8, "linear"))
+    export_encoder(encoder, kind, tmp_path / "fp32.onnx")
+    halve_graph(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx")
+    graphs = [Graph(tmp_path / f"{precision}.onnx", "cpu") for precision in ("fp32", "fp16")]
+    random = np.random.default_rng(0)
+    # float16 ends at 65504: a recording of 20 s has more samples.
+    for seconds, level in ((20.0, 0.5), (0.7, 0.01), (1.0, 0.0)):
+        samples = (level * random.standard_normal(int(16_000 * seconds))).astype(np.float32)
+        inputs = kind.collate([kind.preprocess(kind.decode(samples))])
+        [[whole], [half]] = (graph.run(inputs) for graph in graphs)
+        np.testing.assert_allclose(half, whole, atol=5e-3)

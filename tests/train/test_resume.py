@@ -83,7 +83,9 @@ def test_resume_after_a_file_of_the_data_changed_is_rejected(
     train_run(recipe, tmp_path / "run", resume=False)
     (tmp_path / "run" / "run.json").unlink()
     shutil.copy(tmp_path / "data" / "front1.png", tmp_path / "data" / "front4.png")
-    with pytest.raises(UsageError, match="files of the train split changed"):
+    with pytest.raises(
+        UsageError, match="files of the train split, or the weights of a frozen model, changed"
+    ):
         train_run(recipe, tmp_path / "run", resume=True)
 
 

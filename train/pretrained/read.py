@@ -117,7 +117,7 @@ def _read(name: str, modality: ModalityConfig) -> PretrainedModel:
             )
         print_status(f"{name}: pooling is {encoder.pooling}, as the recipe says, not {pooling}")
         pooling = encoder.pooling
-    merged = _merge(name, kind, own, modality.preprocessing)
+    merged = _merge(name, folder, kind, own, modality.preprocessing)
     _check(kind, family, merged, own, config)
     settings = PretrainedSettings(
         model=folder.model,
@@ -175,7 +175,9 @@ def _assume(name: str, kind: str, folder: ModelFolder, config: Mapping[str, Any]
     return family
 
 
-def _merge(name: str, kind: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> KindConfig:
+def _merge(
+    name: str, folder: ModelFolder, kind: str, own: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> KindConfig:
     """Return the model's preprocessing with what the recipe sets explicitly, and report that."""
     Config = KINDS[kind].Config  # noqa: N806
     try:
@@ -183,7 +185,7 @@ def _merge(name: str, kind: str, own: Mapping[str, Any], recipe: Mapping[str, An
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         raise RecipeError(
-            f"the files of the model give the preprocessing a wrong value: "
+            f"the files of {folder.model} give the preprocessing a wrong value: "
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}; download the model again"
         ) from error
     alone = Config.model_validate(recipe)

@@ -184,11 +184,15 @@ class TestSource:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         started = time.monotonic()
         model = source.partition("@")[0]
-        text = f"there is no preset or folder {model!r} here, and the hub gives no such model: "
+        text = f"there is no preset or folder {model!r} here, and the hub could not give such a"
         assert_refused(source, "image", text)
         assert time.monotonic() - started < 5
 
-    @pytest.mark.parametrize("source", ["a b", "/no/such/folder", "a/b/c", "https://a.b/c"])
+    @pytest.mark.parametrize("source", ["./models/vit", "/no/such/folder", "~/nothing", "vit/"])
+    def test_path_without_a_folder_is_rejected(self, source: str) -> None:
+        assert_refused(source, "image", f"there is no folder {source}")
+
+    @pytest.mark.parametrize("source", ["a b", "a/b/c", "https://a.b/c"])
     def test_name_that_is_neither_a_folder_nor_an_id_is_rejected(self, source: str) -> None:
         text = f"{source!r} is neither a folder nor the id of a model on the hub"
         assert_refused(source, "image", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 import torch
 import transformers
 
+from dimml.modalities import KINDS
+from dimml.nn.pretrained.families import FAMILIES
 from tests.conftest import PretrainedFolder
-from tests.pretrained_folders import LAYERS, STAGES, write_tokenizer
+from tests.pretrained_folders import LAYERS, MODELS, STAGES, write_tokenizer
 from tests.train.pretrained.refusals import assert_refused, read
 
 
@@ -25,11 +28,11 @@ class TestOverride:
         ("kind", "model_type", "key", "value", "own"),
         [
             ("audio", "whisper", "seconds", 2.0, "30.0"),
-            ("audio", "clap", "fill", "silence", "repeat"),
+            ("audio", "clap", "fill", "silence", '"repeat"'),
             ("audio", "wav2vec2", "max_seconds", 4.0, "30.0"),
-            ("image", "vit", "mean", [0.5], "(0.48, 0.45, 0.4)"),
-            ("image", "clip", "resize", "pad", "crop"),
-            ("image", "dinov2", "size", [28, 56], "(42, 42)"),
+            ("image", "vit", "mean", [0.5], "[0.48, 0.45, 0.4]"),
+            ("image", "clip", "resize", "pad", '"crop"'),
+            ("image", "dinov2", "size", [28, 56], "[42, 42]"),
             ("text", "bert", "max_length", 12, "16"),
         ],
     )
@@ -48,8 +51,9 @@ class TestOverride:
         assert model.preprocessing[key] == value
         printed = capsys.readouterr()
         assert printed.out == ""
-        shown = tuple(value) if isinstance(value, list) else value
-        line = f"input: {key} is {shown}, as the recipe says; the model's own is {own}\n"
+        line = (
+            f"input: {key} is {json.dumps(value)}, as the recipe says; the model's own is {own}\n"
+        )
         assert line in printed.err
 
     def test_setting_that_equals_the_model_is_not_reported(
@@ -67,6 +71,27 @@ class TestOverride:
         assert read(folder, "text", encoder=encoder).settings.pooling == "cls"
         line = "input: pooling is cls, as the recipe says, not mean"
         assert line in capsys.readouterr().err
+
+    @pytest.mark.parametrize("kind", FAMILIES)
+    def test_every_accepted_pooling_gives_features_and_others_are_refused(
+        self, pretrained_folder: PretrainedFolder, kind: str
+    ) -> None:
+        for model_type in MODELS[kind]:
+            family = FAMILIES[kind][model_type]
+            folder = pretrained_folder(kind, model_type)
+            for pooling in ("pooler", "cls", "mean"):
+                encoder = {"pretrained": str(folder), "pooling": pooling}
+                if pooling not in (family.pooling, *family.poolings):
+                    text = f"encoder.pooling is {pooling}, but the features of a "
+                    assert_refused(folder, kind, text, encoder=encoder)
+                    continue
+                model = read(folder, kind, encoder=encoder)
+                own = KINDS[kind]("input", dict(model.preprocessing), model.assets)
+                inputs = own.collate([own.preprocess(own.decode(own.example()))] * 2)
+                tensors = [torch.from_numpy(inputs[name]) for name in own.input_names]
+                backbone = model.load()
+                with torch.no_grad():
+                    assert backbone(*tensors).shape == (2, backbone.width)
 
 
 class TestUnknownType:

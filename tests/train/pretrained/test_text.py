@@ -147,7 +147,7 @@ def test_prompt_of_the_recipe_replaces_that_of_the_folder(
 ) -> None:
     add_prompt(bert, "query")
     assert read(bert, prompt="two: ").preprocessing["prompt"] == "two: "
-    assert "note: prompt is two: , as the recipe says; the model's own is query: " in (
+    assert 'note: prompt is "two: ", as the recipe says; the model\'s own is "query: "' in (
         capsys.readouterr().err
     )
 
