@@ -4,7 +4,7 @@ BUNDLE ?= $(DIGITS)
 PORT ?= 3000
 BIN := .venv/bin
 
-.PHONY: install check test fuzz serve demo clean
+.PHONY: install check test families fuzz serve demo clean
 
 install: .venv/.installed
 
@@ -20,6 +20,10 @@ check: install
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Exports every family of pretrained models, of which `make test` exports half.
+families: install
+	DIMML_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/export/test_pretrained.py
 
 # Runs the fuzz tests with 20 times their examples, and sends 10,000 damaged uploads to a server.
 fuzz: install $(DIGITS)/evaluation.json

@@ -8,8 +8,8 @@ import re
 import prometheus_client
 import pytest
 
-import dimml.modalities.audio
 import dimml.modalities.image
+import dimml.modalities.recordings
 import serving.http.multipart
 import serving.http.protocol
 import serving.metrics
@@ -59,14 +59,14 @@ def test_documented_limits_are_the_limits() -> None:
         (SOURCE_ROOT / "docs/inputs.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
     )
     rows = re.findall(r"^\| (.+?) \| ([\d,]+)(?: × `DIMML_MAX_\w+`)? \|", section, re.MULTILINE)
-    image, audio = dimml.modalities.image, dimml.modalities.audio
+    image, recordings = dimml.modalities.image, dimml.modalities.recordings
     fields = Settings.model_fields
     settable = [name for name in fields if name.startswith("max_") and name != "max_batch"]
     assert {name: float(value.replace(",", "")) for name, value in rows} == {
         **{f"`DIMML_{name.upper()}`": fields[name].default for name in [*settable, "timeout"]},
-        "samples of all channels": audio.MAX_RATE_AT_LENGTH,
-        "channels": audio.MAX_CHANNELS,
-        "hertz": audio.MAX_SAMPLE_RATE,
+        "samples of all channels": recordings.MAX_RATE_AT_LENGTH,
+        "channels": recordings.MAX_CHANNELS,
+        "hertz": recordings.MAX_SAMPLE_RATE,
         "frames of a clip": sample_limits(Settings()).frames,
         "pixels of a clip": image.CLIP_PICTURES,
         "scans of a progressive JPEG": image.MAX_SCANS,
