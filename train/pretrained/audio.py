@@ -33,7 +33,7 @@ def audio_preprocessing(folder: ModelFolder, config: Mapping[str, Any], family: 
 
     try:
         load: Any = transformers.AutoFeatureExtractor.from_pretrained
-        settings: dict[str, Any] = load(folder.path).to_dict()
+        settings: dict[str, Any] = load(folder.path, trust_remote_code=False).to_dict()
         return _READERS[family.front_end](settings, config)
     except (OSError, ValueError, ImportError, TypeError, AttributeError) as error:
         raise RecipeError(

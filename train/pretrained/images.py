@@ -100,7 +100,7 @@ def _read_processor(folder: ModelFolder) -> dict[str, Any]:
         return {"do_normalize": True, "rescale_factor": 1 / 255, **own}
     try:
         load: Any = transformers.AutoImageProcessor.from_pretrained
-        processor: Any = load(folder.path, use_fast=False)
+        processor: Any = load(folder.path, use_fast=False, trust_remote_code=False)
     except (OSError, ValueError, ImportError, TypeError) as error:
         raise RecipeError(
             f"the image processor of {folder.model} cannot be read: {error}"

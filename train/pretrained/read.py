@@ -140,7 +140,7 @@ def _read_config(folder: ModelFolder, kind: str) -> dict[str, Any]:
     if own.get("auto_map") and own.get("model_type") not in transformers.CONFIG_MAPPING:
         raise RecipeError(f"{folder.model} needs code from its own folder, which is not run")
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(folder.path)
+        config: Any = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
     # Configuration classes raise many types of error for wrong values.
     except Exception as error:
         raise RecipeError(f"the config.json of {folder.model} cannot be read: {error}") from error

@@ -114,7 +114,9 @@ def _read_tokenizer(folder: ModelFolder) -> Any:
             "tokenizer it was trained with"
         )
     try:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder.path)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            folder.path, trust_remote_code=False
+        )
     # Tokenizer classes raise many types of error for missing or damaged files.
     except Exception as error:
         raise RecipeError(
