@@ -24,7 +24,7 @@ from dimml import __version__
 from dimml.errors import InputError, InterruptedRunError, ManifestError
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
-from dimml.modalities import Arrays, Kind
+from dimml.modalities import Arrays, Kind, Text
 from dimml.progress import print_status, track
 from dimml.samples import is_absent
 from dimml.table import Row
@@ -33,6 +33,9 @@ from train.data.splits import report_unreadable
 from train.methods.base import UNLABELLED
 
 BLOCK_ROWS = 64
+TEXT_BLOCK_ROWS = 256
+"""Rows that are decoded, encoded and written together. Texts are small, and in a larger block more
+of them have about the same length and share a batch."""
 KEPT_VERSIONS = 3
 FORMAT = 3
 _PROBLEMS = b"problems"
@@ -150,12 +153,14 @@ def _write(
     index[None] = UNLABELLED
     schema = _schema(stored_kinds(kinds, frozen))
     task = f"{'encoding' if frozen else 'decoding'} {name}"
-    progress = iter(track(_decoded(rows, kinds, frozen), task, len(rows)))
+    only_text = all(isinstance(kind, Text) for kind in kinds.values())
+    size = TEXT_BLOCK_ROWS if only_text else BLOCK_ROWS
+    progress = iter(track(_decoded(rows, kinds, frozen, size), task, len(rows)))
     readable, first = 0, ""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for start in range(0, len(rows), BLOCK_ROWS):
+        for start in range(0, len(rows), size):
             block, problems = [], []
-            rows_of_block = rows[start : start + BLOCK_ROWS]
+            rows_of_block = rows[start : start + size]
             items = [next(progress) for _ in rows_of_block]
             source = _encode([item for item, _ in items], frozen)
             for number, (row, (item, errors)) in enumerate(
@@ -210,15 +215,15 @@ def _remove_old(folder: Path, name: str) -> None:
 
 
 def _decoded(
-    rows: Sequence[Row], kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]
+    rows: Sequence[Row], kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder], size: int
 ) -> Iterator[_Item]:
     # The decoders and numpy release the interpreter lock, so threads run in parallel. They decode
-    # one block ahead, while the main thread encodes.
+    # one block of this size ahead, while the main thread encodes.
     waiting: deque[Future[_Item]] = deque()
     with ThreadPoolExecutor(available_cores()) as pool:
         for row in rows:
             waiting.append(pool.submit(_decode, row, kinds, frozen))
-            if len(waiting) > BLOCK_ROWS:
+            if len(waiting) > size:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
