@@ -1,8 +1,9 @@
 """Measure what each pretrained encoder costs: milliseconds per item, and megabytes.
 
 Run `python -m benchmarks.pretrained.costs`; writes `benchmarks/results/encoders.{json,md}`, where
-models that are not measured again stay. The models have their true sizes and random weights (nothing is downloaded). Each is exported to ONNX as
-for a bundle and runs in onnxruntime on all cores, in fp32 and, for transformers, in int8.
+models that are not measured again stay. The models have their true sizes and random weights
+(nothing is downloaded). Each is exported to ONNX as for a bundle and runs in onnxruntime on all
+cores, in fp32 and, for transformers, in int8.
 """
 
 from __future__ import annotations
