@@ -175,3 +175,11 @@ class TestModel:
         folder = copy("text", "bert")
         edit_json(folder / "config.json", vocab_size=12)
         assert_refused(folder, "text", "has 15 tokens, its model 12; download the model again")
+
+
+def test_weights_over_the_limit_of_a_graph_are_refused_with_advice(
+    pretrained_folder: PretrainedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dimml.nn.pretrained.backbone.MAX_GRAPH_BYTES", 1000)
+    text = "GB of weights, but a graph holds at most 2 GB; choose a smaller model of the family"
+    assert_refused(pretrained_folder("image", "vit"), "image", text)
