@@ -103,7 +103,11 @@ class FileEntry(_Model):
 
 
 class Manifest(_Model):
-    """The content of `manifest.json`. The classifier has its slots in the order of `modalities`."""
+    """The content of `manifest.json`. The classifier has its slots in the order of `modalities`.
+
+    `interaction` maps a subset to the share of the interaction head in its answers; a subset that
+    is not listed has none.
+    """
 
     format: Literal["dimml-bundle"] = FORMAT
     version: Literal[1] = FORMAT_VERSION
@@ -118,6 +122,7 @@ class Manifest(_Model):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     provenance: dict[str, Any] = {}
     conformal: Conformal | None = None
+    interaction: dict[str, Annotated[float, pydantic.Field(ge=0, le=1)]] = {}
     files: dict[FileName, FileEntry] = {}
 
     @property

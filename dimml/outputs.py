@@ -35,6 +35,7 @@ class FusedBatch:
             for absent modalities.
         modality_confidences: float32 [N, modalities]. Probability of that label, undefined for
             absent modalities.
+        interaction: float64 [N]. Share of the interaction head.
     """
 
     present: np.ndarray
@@ -44,6 +45,7 @@ class FusedBatch:
     set_sizes: np.ndarray
     modality_labels: np.ndarray
     modality_confidences: np.ndarray
+    interaction: np.ndarray
 
     @classmethod
     def of(cls, bundle: Bundle, present: np.ndarray, outputs: Sequence[np.ndarray]) -> FusedBatch:
@@ -58,7 +60,9 @@ class FusedBatch:
         probabilities, weights, modality_logits = outputs
         # A stable sort keeps labels of equal probability in the order of the bundle.
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
-        min_probability = (1.0 - _thresholds(bundle, present)).astype(np.float32)
+        conformal = bundle.manifest.conformal
+        thresholds = _by_subset(bundle, present, conformal.thresholds if conformal else {}, 1.0)
+        min_probability = (1.0 - thresholds).astype(np.float32)
         in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability[:, None]
         modality_probabilities = _softmax(modality_logits)
         return cls(
@@ -69,6 +73,7 @@ class FusedBatch:
             set_sizes=np.maximum(1, in_set.sum(axis=1)),
             modality_labels=modality_probabilities.argmax(axis=-1),
             modality_confidences=modality_probabilities.max(axis=-1),
+            interaction=_by_subset(bundle, present, bundle.manifest.interaction, 0.0),
         )
 
 
@@ -83,6 +88,7 @@ def build_predictions(
         fused.probabilities.tolist(),
         fused.ranked.tolist(),
         fused.set_sizes.tolist(),
+        fused.interaction.tolist(),
         zip(
             fused.present.tolist(),
             fused.modality_labels.tolist(),
@@ -105,20 +111,22 @@ def build_predictions(
                 for name, present, best, confidence, weight in zip(names, *columns, strict=True)
                 for warnings in (sample.warnings.get(name, ()),)
             },
+            interaction=interaction,
             bundle=bundle.id,
         )
-        for sample, probabilities, ranked, size, columns in rows
+        for sample, probabilities, ranked, size, interaction, columns in rows
     ]
 
 
-def _thresholds(bundle: Bundle, present: np.ndarray) -> np.ndarray:
-    """Return the conformal threshold of each row's subset, float64 [N], 1 by default."""
-    conformal = bundle.manifest.conformal
+def _by_subset(
+    bundle: Bundle, present: np.ndarray, values: Mapping[str, float], default: float
+) -> np.ndarray:
+    """Return the value of each row's subset, float64 [N]."""
     names = tuple(bundle.manifest.modalities)
     patterns, pattern_of_row = np.unique(present, axis=0, return_inverse=True)
     subsets = [subset_name(list(compress(names, pattern))) for pattern in patterns]
-    thresholds = [conformal.thresholds.get(s, 1.0) if conformal else 1.0 for s in subsets]
-    return np.asarray(thresholds)[pattern_of_row.ravel()]
+    by_pattern = np.asarray([values.get(subset, default) for subset in subsets], np.float64)
+    return by_pattern[pattern_of_row.ravel()]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -49,6 +49,8 @@ class Prediction:
         prediction_set: Labels that together contain the true label at the coverage of the bundle
             (split conformal, see `Conformal`), most probable first. Never empty.
         modalities: Modality name to its output, in the order of the bundle.
+        interaction: Share of what the modalities tell together, by the interaction head. The
+            weights of the modalities include their parts of it.
         bundle: "<name>@<first 12 hexadecimal digits of the manifest's sha256>".
     """
 
@@ -57,6 +59,7 @@ class Prediction:
     probabilities: Mapping[str, float]
     prediction_set: tuple[str, ...]
     modalities: Mapping[str, ModalityOutput]
+    interaction: float
     bundle: str
 
     def to_dict(self) -> dict[str, Any]:

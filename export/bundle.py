@@ -67,7 +67,7 @@ def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, An
         raise UsageError(
             f"the run in {run} was trained with the method {loaded.recipe.method} "
             f"(options: {loaded.recipe.options or 'defaults'}), which has no bundle; train with "
-            "`method: dimml` without `fusion_head`, or with `method: ume`"
+            "`method: dimml` or `method: ume`"
         )
     validation = _read_split(loaded, "validation")
     if precision == "fp32":
@@ -101,7 +101,8 @@ def _write_fp32(run: Run, bundle: Path, validation: list[Row]) -> None:
         or [kind.preprocess(kind.decode(kind.example()))]
         for name, kind in run.kinds.items()
     }
-    provenance = {key: run.document[key] for key in ("seed", "data", "best", "versions", "python")}
+    keys = ("seed", "data", "best", "fusion", "versions", "python")
+    provenance = {key: run.document[key] for key in keys if key in run.document}
     write_bundle(
         bundle,
         run.model,

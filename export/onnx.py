@@ -23,6 +23,7 @@ from dimml.bundle import (
 )
 from dimml.modalities import Audio, Kind, Text
 from dimml.nn.model import MultimodalModel
+from train.choice import interaction_shares
 
 Check = Callable[[Path, Manifest], None]
 
@@ -73,6 +74,7 @@ def write_bundle(
             modalities=dict(specs),
             provenance=dict(provenance),
             conformal=conformal,
+            interaction=interaction_shares(model.fusion, model.modalities)[1],
             files={file.name: file_entry(file) for file in sorted(folder.iterdir())},
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimml.bundle import Conformal
-from dimml.nn.fusion import CertaintyFusion, blank_absent, certainty_weights, subset_index
+from dimml.nn.fusion import CertaintyFusion, certainty_weights
+from dimml.nn.masks import blank_absent, subset_index
 from dimml.samples import subset_name, subsets
 
 UNIFORM = 1e6
@@ -114,7 +115,7 @@ def calibrate(
         rule: How the modalities are joined.
     """
     slots, labels = len(modalities), rows.labels
-    logits = fusion.classifier(rows.features)
+    logits = fusion.classify(rows.features)
     modality = torch.ones(slots)
     for slot in range(slots):
         has = rows.present[:, slot]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dimml.errors import TrainingError
 from dimml.nn.dimensions import effective_dimensions
-from dimml.nn.fusion import blank_absent
+from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from dimml.nn.pretrained.backbone import Backbone
 from dimml.samples import subset_name
@@ -68,6 +68,7 @@ class TrainingModule(lightning.LightningModule):
         }
 
     def on_train_epoch_start(self) -> None:
+        self.method.start_epoch(self.model)
         if self.method.needs_dimensions(self.current_epoch):
             self._update_effective_dimensions()
 
@@ -143,6 +144,7 @@ class TrainingModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         features, present, labels = _concatenate(self._outputs)
         self._outputs.clear()
+        self.method.inspect_validation(self.model, EncodedRows(features, present, labels))
         accuracies = {}
         finite = bool(features[present].isfinite().all())
         for subset, rows, mask in subset_rows(self.model.modalities, present):
@@ -170,7 +172,7 @@ class TrainingModule(lightning.LightningModule):
             rows = present[:, slot]
             if rows.any():
                 self.model.effective[slot] = effective_dimensions(
-                    features[rows, slot], labels[rows], classes
+                    features[rows, slot, : self.model.fusion.feature_dim], labels[rows], classes
                 )
 
 

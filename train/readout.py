@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dimml.nn.fusion import CertaintyFusion, blank_absent, certainty_weights, subset_index
+from dimml.nn.fusion import CertaintyFusion
+from dimml.nn.masks import blank_absent, subset_index
 from train.calibration import (
     EncodedRows,
     Rule,
-    calibrate,
     conformal_rows,
     fit_temperature,
     subset_rows,
 )
+from train.choice import FusionChoice, choose_fusion, halves
 from train.metrics import scores
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -28,9 +29,13 @@ class Readout:
 
     Args:
         answer: The function that computes the logits z.
+
+    Attributes:
+        choice: What the calibration chose, if there was a choice.
     """
 
     def __init__(self, answer: Answer) -> None:
+        self.choice: FusionChoice | None = None
         self._answer = answer
         self._temperatures = torch.ones(0)
 
@@ -61,16 +66,17 @@ class FusionReadout(Readout):
 
     Args:
         fusion: The fusion, which is calibrated in place.
-        rule: How the modalities are joined.
+        rule: How the modalities are joined; `auto` chooses on the rows of the calibration.
     """
 
-    def __init__(self, fusion: CertaintyFusion, rule: Rule = "certainty") -> None:
+    def __init__(self, fusion: CertaintyFusion, rule: Rule | Literal["auto"] = "certainty") -> None:
         self.fusion = fusion
-        self._rule = rule
+        self.choice: FusionChoice | None = None
+        self._rule: Rule | None = None if rule == "auto" else rule
 
     @torch.no_grad()
     def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
-        calibrate(self.fusion, modalities, rows, self._rule)
+        self.choice = choose_fusion(self.fusion, modalities, rows, self._rule)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -87,7 +93,7 @@ class BestUnimodal(Readout):
 
     def __init__(self, fusion: CertaintyFusion) -> None:
         super().__init__(self._best)
-        self._heads = fusion.classifier
+        self._heads = fusion.classify
         self._accuracy = torch.zeros(0)
 
     @torch.no_grad()
@@ -101,42 +107,6 @@ class BestUnimodal(Readout):
         chosen = self._accuracy.expand(present.shape).masked_fill(~present, -1.0).argmax(dim=1)
         weights = torch.nn.functional.one_hot(chosen, present.shape[1]).to(features.dtype)
         return (weights.unsqueeze(-1) * self._heads(features)).sum(dim=1), weights
-
-
-class FusionHeadReadout(Readout):
-    """The certainty weighting, joined by a head on all modalities if all are present.
-
-    The share of the head is divided equally among the modalities. Source: DI-MML,
-    arXiv 2407.19514, stage 2.
-
-    Args:
-        fusion: The fusion of the modalities, of which a copy is calibrated.
-        head: Module from [N, M * D] to logits [N, K].
-    """
-
-    def __init__(self, fusion: CertaintyFusion, head: torch.nn.Module) -> None:
-        super().__init__(self._join)
-        self._fusion = copy.deepcopy(fusion)
-        self._head = head
-        self._head_temperature = 1.0
-
-    @torch.no_grad()
-    def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
-        FusionReadout(self._fusion).calibrate(modalities, rows)
-        full = rows.select(rows.present.all(dim=1))
-        if len(full.labels):
-            logits = self._head(full.features.flatten(1))
-            self._head_temperature = fit_temperature(logits, full.labels)
-        super().calibrate(modalities, rows)
-
-    def _join(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        _, _, logits = self._fusion(features, present)
-        joint = self._head(features.flatten(1)) / self._head_temperature
-        logits = torch.cat([logits, joint.unsqueeze(1)], dim=1)
-        takes_part = torch.cat([present, present.all(dim=1, keepdim=True)], dim=1)
-        weights = certainty_weights(logits, takes_part, self._fusion.fusion_temperature)
-        shares = weights[:, :-1] + weights[:, -1:] / present.shape[1]
-        return (weights.unsqueeze(-1) * logits).sum(dim=1), shares
 
 
 def cross_validate(
@@ -153,10 +123,8 @@ def cross_validate(
         validation: The encoded validation split.
     """
     fitting = validation.select(~conformal_rows(len(validation.labels)))
-    order = torch.randperm(len(fitting.labels), generator=torch.Generator().manual_seed(1))
-    halves = order.chunk(2)
     measured = []
-    for fitted, rest in (halves, halves[::-1]):
+    for fitted, rest in halves(len(fitting.labels)):
         readout.calibrate(modalities, fitting.select(fitted))
         held_out = fitting.select(rest)
         for _, rows, mask in subset_rows(modalities, held_out.present):

@@ -22,7 +22,9 @@ from dimml.files import locked_folder, write_atomic
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
+from dimml.progress import print_status
 from train.calibration import EncodedRows, conformal, conformal_rows
+from train.choice import FusionChoice
 from train.data.prepare import prepare
 from train.data.splits import table_sha256
 from train.encoders import build_model, encoder_documents, join_frozen, run_encoders
@@ -167,6 +169,10 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     if not is_first_process():
         return
     model, method = trained.model, trained.method
+    readout, thresholds = _calibrate(trained, recipe.coverage)
+    choice = readout.choice or FusionChoice("none", None, {})
+    print_status(choice.summary())
+    model.keep_head(choice.head)
     document = {
         "name": recipe.name,
         "seed": recipe.seed,
@@ -175,7 +181,9 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         "data": table,
         "best": trained.best,
         "pretrained": encoder_documents(prepared),
-        "conformal": _calibrate(trained, recipe.coverage).model_dump(mode="json"),
+        "conformal": thresholds.model_dump(mode="json"),
+        "fusion": choice.document(),
+        "served_options": method.served_options(choice),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
         "python": platform.python_version(),
@@ -226,7 +234,9 @@ def load_run(folder: Path) -> Run:
     }
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
     encoders = run_encoders(recipe, kinds, document["pretrained"])
-    model, method = build_model(recipe, encoders, len(document["labels"]))
+    options = {**recipe.options, **document.get("served_options", {})}
+    served = recipe.model_copy(update={"options": options})
+    model, method = build_model(served, encoders, len(document["labels"]))
     state = load_file(folder / WEIGHTS)
     own = {key: state.pop(key) for key in list(state) if key.startswith(_METHOD)}
     try:
@@ -241,10 +251,11 @@ def load_run(folder: Path) -> Run:
     return Run(recipe, labels, specs, assets, kinds, model.eval(), method, thresholds, document)
 
 
-def _calibrate(trained: TrainedModel, coverage: float) -> Conformal:
+def _calibrate(trained: TrainedModel, coverage: float) -> tuple[Readout, Conformal]:
     model = trained.model
     validation = encode(model, trained.data.val_dataloader())
-    return calibrate_readout(trained.method.readout(model), model, validation, coverage)
+    readout = trained.method.readout(model)
+    return readout, calibrate_readout(readout, model, validation, coverage)
 
 
 def calibrate_readout(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.models import EncoderCase, HalfEncoder
 from benchmarks.gpu.roofline import synchronize
-from dimml.nn.fusion import blank_absent
+from dimml.nn.masks import blank_absent
 from dimml.runtime.cuda import BoundEncoder, Device, Staging
 from dimml.runtime.providers import GpuOptions, Provider
 from dimml.runtime.session import Graph

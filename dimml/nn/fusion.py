@@ -1,7 +1,8 @@
 """Late fusion: classify each present modality, then sum the logits weighted by certainty.
 
-Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Two extensions: any non-empty
-subset of modalities gets a prediction, and certainty is calibrated.
+Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Three extensions: any non-empty
+subset of modalities gets a prediction, certainty is calibrated, and heads that see all features
+together take part where they help (`dimml.nn.interaction`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dimml.nn.heads import PrivateClassifiers
+from dimml.nn.interaction import Interaction
+from dimml.nn.masks import blank_absent, subset_index
 from dimml.samples import MAX_MODALITIES
 
 
@@ -53,19 +56,6 @@ def certainty_weights(
     return scores.masked_fill(~present, float("-inf")).softmax(dim=-1)
 
 
-def subset_index(present: Tensor) -> Tensor:
-    """Number each row's subset of modalities: the sum over the present m of 2 ** m.
-
-    Args:
-        present: bool [..., M modalities].
-
-    Returns:
-        int64 [...], in 0 (nothing) .. 2 ** M - 1 (everything).
-    """
-    powers = 2 ** torch.arange(present.shape[-1], device=present.device)
-    return (present.to(torch.int64) * powers).sum(dim=-1)
-
-
 class CertaintyFusion(nn.Module):
     """The module behind `classifier.onnx`: classifier, calibration, certainty weighting and mask.
 
@@ -73,6 +63,8 @@ class CertaintyFusion(nn.Module):
     validation split after training. Before `set_calibration`, temperatures are 1 and biases 0.
 
     Attributes:
+        feature_dim: D, the first dimensions of a feature, which `classifier` reads. Any others
+            belong to the interaction heads.
         classifier: Maps D dimensions to K classes: either one linear layer that all modalities
             share, or `PrivateClassifiers`, with one linear layer per modality.
         modality_temperature: [M modalities]; divides the logits of each modality.
@@ -81,6 +73,7 @@ class CertaintyFusion(nn.Module):
             It is 1 for a one-modality subset, whose prediction is the softmax of that modality's
             logits. The value of the empty subset (index 0) is never used.
         modality_bias: [M modalities]; the b of `certainty_weights`.
+        interaction: The interaction heads and their shares, or None.
     """
 
     modality_temperature: Tensor
@@ -100,7 +93,9 @@ class CertaintyFusion(nn.Module):
                 f"num_modalities must lie in 1 .. {MAX_MODALITIES}, got {num_modalities}: each "
                 "subset has a temperature, so each modality doubles the number of temperatures"
             )
+        self.feature_dim = feature_dim
         self.classifier: nn.Linear | PrivateClassifiers = nn.Linear(feature_dim, num_classes)
+        self.interaction: Interaction | None = None
         self.register_buffer("modality_temperature", torch.ones(num_modalities))
         self.register_buffer("fusion_temperature", torch.tensor(1.0))
         self.register_buffer("subset_temperature", torch.ones(2**num_modalities))
@@ -110,12 +105,13 @@ class CertaintyFusion(nn.Module):
         """Classify samples by the features of their present modalities.
 
         Args:
-            features: [N samples, M modalities, D dimensions]; absent slots may hold anything.
+            features: [N samples, M modalities, D dimensions, or more with an interaction]; absent
+                slots may hold anything.
             present: bool [N samples, M modalities], at least one per row.
 
         Returns:
             probabilities: [N samples, K classes], rows summing to 1.
-            weights: [N samples, M modalities], see `certainty_weights`.
+            weights: [N samples, M modalities], see `fuse`.
             modality_logits: [N samples, M modalities, K classes], the classifier's logits divided
                 by `modality_temperature`; 0 where absent.
 
@@ -123,22 +119,34 @@ class CertaintyFusion(nn.Module):
             ValueError: If the number of modalities is not M.
         """
         self._check_modalities(features, present)
-        logits = self.classifier(blank_absent(features, present))
+        logits = self.classify(blank_absent(features, present))
         logits = blank_absent(logits / self.modality_temperature.unsqueeze(-1), present)
-        probabilities, weights = self.fuse(logits, present)
+        joint = None if self.interaction is None else self.interaction(features, present)
+        probabilities, weights = self.fuse(logits, present, joint)
         return probabilities, weights, logits
 
-    def fuse(self, modality_logits: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features [N, M, D or more] to the logits of each modality alone [N, M, K]."""
+        logits: Tensor = self.classifier(features[..., : self.feature_dim])
+        return logits
+
+    def fuse(
+        self, modality_logits: Tensor, present: Tensor, joint_logits: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Fuse the calibrated logits z_m of the modalities: softmax(sum_m w_m z_m / T_subset).
+
+        With the logits of interaction heads, `Interaction.mix` follows.
 
         Calibration calls this method directly, with precomputed logits.
 
         Args:
             modality_logits: [N samples, M modalities, K classes]; absent slots may hold anything.
             present: bool [N samples, M modalities], at least one per row.
+            joint_logits: [N samples, H heads, K classes], or None to leave the heads out.
 
         Returns:
-            probabilities [N samples, K classes] and weights [N samples, M modalities].
+            probabilities [N samples, K classes] and weights [N samples, M modalities], which are
+            the `certainty_weights` and the modalities' parts of the heads' share.
 
         Raises:
             ValueError: If the number of modalities is not M.
@@ -148,7 +156,10 @@ class CertaintyFusion(nn.Module):
         weights = certainty_weights(logits, present, self.fusion_temperature, self.modality_bias)
         fused = (weights.unsqueeze(-1) * logits).sum(dim=1)
         temperature = self.subset_temperature[subset_index(present)]
-        return (fused / temperature.unsqueeze(-1)).softmax(dim=-1), weights
+        fused = fused / temperature.unsqueeze(-1)
+        if self.interaction is None or joint_logits is None:
+            return fused.softmax(dim=-1), weights
+        return self.interaction.mix(fused, joint_logits, weights, present)
 
     def set_calibration(
         self,
@@ -211,8 +222,3 @@ class CertaintyFusion(nn.Module):
         if not bool(accepted.all()):
             raise ValueError(f"{name} must be {range_name}, got {tensor.tolist()}")
         return tensor
-
-
-def blank_absent(values: Tensor, present: Tensor) -> Tensor:
-    """Replace absent slots of [N, M, ...] by 0, NaN included (0 times NaN would stay NaN)."""
-    return torch.where(present.unsqueeze(-1), values, torch.zeros_like(values))

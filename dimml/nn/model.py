@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dimml.nn.fusion import CertaintyFusion
+from dimml.nn.interaction import (
+    Branches,
+    HeadName,
+    Interaction,
+    InteractionHead,
+    add_branch,
+    remove_branch,
+)
 
 
 class EncoderInputs(NamedTuple):
@@ -37,6 +45,7 @@ class MultimodalModel(nn.Module):
         fusion: Classifier and calibrated fusion, which a bundle serves.
         effective: Effective dimensions of each modality, bool [M, D]; all False until a method
             computes them.
+        branches: The two heads of each encoder, if an interaction head has features of its own.
     """
 
     effective: Tensor
@@ -56,11 +65,37 @@ class MultimodalModel(nn.Module):
         self.register_buffer(
             "effective", torch.zeros(len(modalities), feature_dim, dtype=torch.bool)
         )
+        self.branches: list[Branches] = []
 
     @property
     def feature_dim(self) -> int:
-        """The size D of a feature vector."""
-        return int(self.effective.shape[1])
+        """The size of a feature vector: D, and D more if interaction heads have their own."""
+        return self.fusion.feature_dim * (2 if self.branches else 1)
+
+    def add_interaction(self, names: Sequence[HeadName]) -> None:
+        """Add interaction heads, which read D features of their own from each encoder.
+
+        Args:
+            names: The heads. `paper` reads the other features, so it needs to be the only one.
+        """
+        modalities, dim = len(self.modalities), self.fusion.feature_dim
+        if "paper" not in names:
+            self.branches = [add_branch(encoder, dim) for encoder in self.encoders]
+        classes = self.fusion.classifier.out_features
+        heads = [InteractionHead(name, modalities, dim, classes) for name in names]
+        self.fusion.interaction = Interaction(heads, modalities, dim)
+
+    def keep_head(self, name: str | None) -> None:
+        """Remove all interaction heads but one, or all of them and their features for None."""
+        if self.fusion.interaction is None:
+            return
+        if name is not None:
+            self.fusion.interaction.keep(name)
+            return
+        self.fusion.interaction = None
+        self.branches = []
+        for encoder in self.encoders:
+            remove_branch(encoder)
 
     def forward(self, inputs: Mapping[str, Sequence[EncoderInputs]], present: Tensor) -> Tensor:
         """Return the features of the present modalities.
@@ -70,7 +105,7 @@ class MultimodalModel(nn.Module):
             present: bool [N samples, M modalities].
 
         Returns:
-            [N samples, M modalities, D dimensions], 0 where absent.
+            [N samples, M modalities, `feature_dim`], 0 where absent.
         """
         columns = []
         for name, encoder in zip(self.modalities, self.encoders, strict=True):

@@ -45,6 +45,7 @@ class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
     probabilities: dict[str, float]
     prediction_set: list[str]
     modalities: dict[str, ModalityAnswer]
+    interaction: float
     bundle: str
 
 

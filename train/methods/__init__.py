@@ -25,7 +25,8 @@ METHODS: dict[str, str] = {
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dimml-no-shared": ("dimml", {"shared": False}),
     "dimml-no-duc": ("dimml", {"duc": False}),
-    "dimml-stage2": ("dimml", {"fusion_head": True}),
+    "dimml-late": ("dimml", {"interaction": "none"}),
+    "dimml-stage2": ("dimml", {"interaction": "paper"}),
 }
 """Further runs of a comparison: the method and the options of each."""
 

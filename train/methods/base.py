@@ -7,11 +7,11 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dimml.nn.fusion import blank_absent
+from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
+from train.choice import FusionChoice
 from train.methods.settings import MethodOptions
 from train.readout import Readout
 
@@ -72,6 +72,12 @@ class Method(nn.Module):
         """Return whether a training of this many epochs learns from rows without a label."""
         return False
 
+    def start_epoch(self, model: MultimodalModel) -> None:
+        """Prepare the model for an epoch of training."""
+
+    def inspect_validation(self, model: MultimodalModel, rows: EncodedRows) -> None:
+        """Learn from the encoded validation split, before an epoch's `answer` is measured on it."""
+
     def needs_dimensions(self, epoch: int) -> bool:
         """Return whether the effective dimensions are computed before this epoch."""
         return False
@@ -121,6 +127,10 @@ class Method(nn.Module):
         """Return the method's answer, ready for calibration."""
         return Readout(lambda features, present: self.answer(model, features, present))
 
+    def served_options(self, choice: FusionChoice) -> dict[str, Any]:
+        """Return the options that build the method as it is served, after the choice of a run."""
+        return {}
+
     def references(self, model: MultimodalModel, training: FeatureSource) -> Mapping[str, Readout]:
         """Return further rows of a comparison, by name, that the same training provides."""
         return {}
@@ -131,15 +141,21 @@ class Method(nn.Module):
 
 
 def drop_modalities(
-    present: Tensor, rate: float, generator: torch.Generator | None = None
+    present: Tensor, rate: float, generator: torch.Generator | None = None, keep: int = 1
 ) -> Tensor:
-    """Drop each present modality with a probability, but never all modalities of a row.
+    """Drop each present modality with a probability, but keep some modalities of each row.
+
+    Args:
+        present: bool [N, M].
+        rate: The probability.
+        generator: Draws the modalities.
+        keep: The number of modalities that stay at least, if the row has as many.
 
     Returns:
         bool [N, M], the modalities that stay.
     """
     kept = present & (torch.rand(present.shape, generator=generator).to(present.device) >= rate)
     scores = torch.rand(present.shape, generator=generator).to(present.device)
-    last = scores.masked_fill(~present, -1.0).argmax(dim=1)
-    one = functional.one_hot(last, present.shape[1]).bool() & present
-    return torch.where(kept.any(dim=1, keepdim=True), kept, one)
+    last = scores.masked_fill(~present, -1.0).topk(min(keep, present.shape[1]), dim=1).indices
+    least = torch.zeros_like(present).scatter(1, last, True) & present
+    return torch.where(kept.sum(dim=1, keepdim=True) >= keep, kept, least)

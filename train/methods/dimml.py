@@ -3,6 +3,9 @@
     L = sum_m CE(h_m(f_m), y) + lambda_s sum_m CE(g(f_m), y) + lambda_d L_DUC   (after the warm-up)
 
 Only L_DUC couples the encoders. The shared classifier g answers, weighted by calibrated certainty.
+
+Beside that, interaction heads q learn CE(q(u, present), y) from features u of their own, with
+modality dropout. Their gradient stops before the encoders, unless no modality alone tells anything.
 """
 
 from __future__ import annotations
@@ -10,25 +13,34 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from dimml.nn.fusion import blank_absent
+from dimml.nn.fusion import CertaintyFusion
 from dimml.nn.heads import PrivateClassifiers
-from dimml.nn.losses import duc_loss, modality_cross_entropy
+from dimml.nn.interaction import HeadName, Interaction
+from dimml.nn.losses import duc_loss, masked_cross_entropy, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows, Rule
+from train.choice import FusionChoice
+from train.interaction import any_informative, fit_shares
 from train.methods.base import UNLABELLED, FeatureSource, Method, drop_modalities
 from train.methods.settings import DetachedTraining, MethodOptions
-from train.readout import BestUnimodal, FusionHeadReadout, FusionReadout, Readout
+from train.readout import BestUnimodal, FusionReadout, Readout
 
-FUSION_HEAD_EPOCHS = 20
-FUSION_HEAD_BATCH = 96
-FUSION_HEAD_LEARNING_RATE = 1e-3
 MODALITY_DROPOUT = 0.3
+"""The probability that a modality is left out in the training of the interaction heads."""
+COARSE_SHARES = (0.25, 0.5, 0.75, 1.0)
+HEADS: dict[str, tuple[HeadName, ...]] = {
+    "auto": ("linear", "mlp"),
+    "none": (),
+    "linear": ("linear",),
+    "mlp": ("mlp",),
+    "paper": ("paper",),
+}
+"""The interaction heads that each value of the option `interaction` trains."""
 RULES: dict[str, Rule] = {
     "logit-average": "average",
     "dimml+paper": "paper",
@@ -45,15 +57,20 @@ class DetachedOptions(MethodOptions):
         shared: Whether the shared classifier is trained and answers; if not, each modality's own
             head answers.
         duc: Whether the DUC loss takes part after the warm-up.
-        fusion_head: Whether a second stage freezes the encoders and trains a linear head on all
-            features. The head joins the answer if every modality is present.
-        fusion: The rule, see `train.calibration`; `paper` is the rule of the source.
+        fusion: The rule, see `train.calibration`; `paper` is the rule of the source, and `auto`
+            chooses on validation.
+        interaction: The head that sees the features of all modalities: `linear`, `mlp`, `none`, or
+            `auto` to choose on validation. `paper` is stage 2 of the source: a linear head on the
+            features of the shared classifier, which answers if every modality is present.
+        gradient: Whether the interaction head trains the encoders (`joint`) or not (`detached`).
+            `auto` lets it while no modality alone does better than the most frequent class.
     """
 
     shared: bool = True
     duc: bool = True
-    fusion_head: bool = False
-    fusion: Rule = "certainty"
+    fusion: Literal[Rule, "auto"] = "auto"
+    interaction: Literal["auto", "none", "linear", "mlp", "paper"] = "auto"
+    gradient: Literal["auto", "detached", "joint"] = "auto"
 
 
 class Detached(Method):
@@ -62,16 +79,31 @@ class Detached(Method):
     Options = DetachedOptions
     options: DetachedOptions
     training_config: DetachedTraining
+    exports = True
+    joint_gradient: Tensor
 
     def build_heads(self, model: MultimodalModel) -> None:
         self.uses_dimensions = self.options.duc
-        self.finishes = self.options.fusion_head
-        self.exports = not self.options.fusion_head
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
         if not self.options.shared:
-            model.fusion.classifier = PrivateClassifiers(slots, model.feature_dim, classes)
-        if self.options.fusion_head:
-            self.fusion_head = nn.Linear(slots * model.feature_dim, classes)
+            model.fusion.classifier = PrivateClassifiers(slots, model.fusion.feature_dim, classes)
+        heads = HEADS[self.options.interaction]
+        if heads and slots > 1:
+            model.add_interaction(heads)
+        joint = torch.tensor(self.options.gradient == "joint")
+        self.register_buffer("joint_gradient", joint)
+
+    def start_epoch(self, model: MultimodalModel) -> None:
+        for branches in model.branches:
+            branches.detached = not bool(self.joint_gradient)
+
+    def inspect_validation(self, model: MultimodalModel, rows: EncodedRows) -> None:
+        """Choose the gradient of the next epoch, and shares that suit the heads of this epoch."""
+        if model.fusion.interaction is None:
+            return
+        if self.options.gradient == "auto":
+            self.joint_gradient.fill_(not any_informative(model.fusion, rows))
+        fit_shares(model.fusion, self.modalities, rows, COARSE_SHARES)
 
     def uses_unlabelled(self, epochs: int) -> bool:
         config = self.training_config
@@ -85,7 +117,8 @@ class Detached(Method):
 
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
         config, labels = self.training_config, rows.labels
-        features = self.by_modality(rows.features)
+        late = rows.features[..., : model.fusion.feature_dim]
+        features = self.by_modality(late)
         labelled = self.by_modality(rows.present & (labels != UNLABELLED)[:, None])
         if self.options.shared:
             heads = zip(features, model.private_heads, strict=True)
@@ -96,7 +129,7 @@ class Detached(Method):
                 "shared": config.lambda_shared * modality_cross_entropy(shared, labels, labelled),
             }
         else:
-            own = self.by_modality(model.fusion.classifier(rows.features))
+            own = self.by_modality(model.fusion.classifier(late))
             terms = {"isolated": modality_cross_entropy(own, labels, labelled)}
         if self.options.duc and config.lambda_duc > 0 and epoch >= config.warm_up:
             effective = dict(zip(self.modalities, model.effective, strict=True))
@@ -104,16 +137,28 @@ class Detached(Method):
             present = self.by_modality(rows.present)
             duc = duc_loss(features, effective, config.duc_temperature, present, config.normalize)
             terms["duc"] = config.lambda_duc * duc
+        if model.fusion.interaction is not None:
+            terms["interaction"] = self._interaction_loss(model.fusion.interaction, rows)
         return terms
 
-    def finish(self, model: MultimodalModel, rows: EncodedRows) -> None:
-        """Train the fusion head (stage 2) on the rows that have every modality."""
-        train_head(self.fusion_head, rows.select(rows.present.all(dim=1)))
+    def _interaction_loss(self, interaction: Interaction, rows: EncodedRows) -> Tensor:
+        """Return the sum of the heads' cross-entropies, on rows that have what the heads need."""
+        if "paper" in interaction.heads:
+            features, kept = rows.features.detach(), rows.present
+            takes_part = kept.all(dim=1)
+        else:
+            kept = drop_modalities(rows.present, MODALITY_DROPOUT, keep=2)
+            features, takes_part = rows.features, kept.sum(dim=1) >= 2
+        takes_part = takes_part & (rows.labels != UNLABELLED)
+        logits = interaction(features, kept).unbind(dim=1)
+        losses = [masked_cross_entropy(one, rows.labels, takes_part) for one in logits]
+        return torch.stack(losses).sum()
 
     def readout(self, model: MultimodalModel) -> Readout:
-        if self.options.fusion_head:
-            return FusionHeadReadout(model.fusion, self.fusion_head)
         return FusionReadout(model.fusion, self.options.fusion)
+
+    def served_options(self, choice: FusionChoice) -> dict[str, Any]:
+        return {"interaction": choice.head or "none"}
 
     def dimension_sets(self, model: MultimodalModel) -> dict[str, dict[str, int]] | None:
         """Return how many dimensions are effective, and how many each pair's student learns."""
@@ -135,55 +180,25 @@ class Detached(Method):
         """
         readouts: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
         for name, rule in RULES.items():
-            readouts[name] = FusionReadout(copy.deepcopy(model.fusion), rule)
-        both = copy.deepcopy(model.fusion)
+            readouts[name] = FusionReadout(late_only(model.fusion), rule)
+        both = late_only(model.fusion)
         both.classifier = both_heads(model)
-        readouts["dimml+both-heads"] = FusionReadout(both, self.options.fusion)
-        rows = training()
-        full = rows.select(rows.present.all(dim=1))
-        if len(full.labels):
-            head = self._new_head(model)
-            train_head(head, full)
-            readouts["dimml+stage2"] = FusionHeadReadout(copy.deepcopy(model.fusion), head)
-        dropped = self._new_head(model)
-        train_head(dropped, rows, dropout=MODALITY_DROPOUT)
-        readouts["dimml+stage2-dropout"] = Readout(lambda f, _: (dropped(f.flatten(1)), None))
+        readouts["dimml+both-heads"] = FusionReadout(both, "certainty")
         return readouts
 
-    def _new_head(self, model: MultimodalModel) -> nn.Linear:
-        width = len(model.modalities) * model.feature_dim
-        # The head must not depend on, or change, the random numbers of anything else.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return nn.Linear(width, model.fusion.classifier.out_features)
 
-
-def train_head(head: nn.Linear, rows: EncodedRows, dropout: float = 0.0) -> None:
-    """Train a linear head on all features together (stage 2 of DI-MML, arXiv 2407.19514).
-
-    Args:
-        head: Linear from [N, M * D] to logits [N, K].
-        rows: Labelled rows.
-        dropout: Probability that a present modality is left out; at least one stays.
-    """
-    optimizer = torch.optim.AdamW(head.parameters(), FUSION_HEAD_LEARNING_RATE)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(FUSION_HEAD_EPOCHS):
-        order = torch.randperm(len(rows.labels), generator=generator)
-        for numbers in torch.split(order, FUSION_HEAD_BATCH):
-            batch = rows.select(numbers)
-            kept = drop_modalities(batch.present, dropout, generator)
-            optimizer.zero_grad()
-            logits = head(blank_absent(batch.features, kept).flatten(1))
-            torch.autograd.backward(functional.cross_entropy(logits, batch.labels))
-            optimizer.step()
+def late_only(fusion: CertaintyFusion) -> CertaintyFusion:
+    """Return a copy of a fusion without the interaction heads."""
+    copied = copy.deepcopy(fusion)
+    copied.interaction = None
+    return copied
 
 
 def both_heads(model: MultimodalModel) -> PrivateClassifiers:
     """Return heads whose logits are the mean of the private head's and the shared classifier's."""
     shared = model.fusion.classifier
     private: list[Any] = list(model.private_heads)
-    joined = PrivateClassifiers(len(private), model.feature_dim, shared.out_features)
+    joined = PrivateClassifiers(len(private), model.fusion.feature_dim, shared.out_features)
     with torch.no_grad():
         joined.weight.copy_((torch.stack([head.weight for head in private]) + shared.weight) / 2)
         joined.bias.copy_((torch.stack([head.bias for head in private]) + shared.bias) / 2)

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dimml.nn.fusion import blank_absent
 from dimml.nn.losses import masked_cross_entropy
+from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
 from train.methods.base import FeatureSource, Method

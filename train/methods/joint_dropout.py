@@ -13,7 +13,7 @@ from typing import Annotated
 import pydantic
 from torch import Tensor
 
-from dimml.nn.fusion import blank_absent
+from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
 from train.methods.base import Trial, drop_modalities

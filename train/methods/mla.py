@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dimml.nn.fusion import blank_absent
+from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
 from train.methods.base import Method

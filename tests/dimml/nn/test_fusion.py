@@ -9,12 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimml.nn.fusion import (
-    CertaintyFusion,
-    certainty,
-    certainty_weights,
-    subset_index,
-)
+from dimml.nn.fusion import CertaintyFusion, certainty, certainty_weights
+from dimml.nn.masks import subset_index
 
 NAN = float("nan")
 DIMS, CLASSES = 5, 4

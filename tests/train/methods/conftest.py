@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from dimml.nn.model import MultimodalModel
+from dimml.nn.pretrained.adapter import Adapter
 from train.calibration import EncodedRows
 from train.methods import build_method
 from train.methods.base import Method
@@ -25,11 +25,17 @@ def make() -> Callable[..., tuple[MultimodalModel, Method]]:
 
     def build(name: str, **options: Any) -> tuple[MultimodalModel, Method]:
         torch.manual_seed(0)
-        encoders = [nn.Linear(5, WIDTH) for _ in NAMES]
+        encoders = [Adapter(5, WIDTH, "linear") for _ in NAMES]
         model = MultimodalModel(NAMES, encoders, WIDTH, CLASSES)
         return model, build_method(name, options, TrainingConfig(warm_up=WARM_UP), model)
 
     return build
+
+
+def widened(model: MultimodalModel, rows: EncodedRows) -> EncodedRows:
+    """Return rows whose features are as wide as the model's, repeated for interaction heads."""
+    repeats = model.feature_dim // WIDTH
+    return rows._replace(features=rows.features.repeat(1, 1, repeats))
 
 
 @pytest.fixture

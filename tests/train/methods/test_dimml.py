@@ -9,13 +9,13 @@ from torch import Tensor
 
 from train.calibration import EncodedRows
 from train.methods.base import UNLABELLED
-from train.methods.dimml import both_heads, train_head
+from train.methods.dimml import both_heads
 
 Make = Callable[..., Any]
 
 
-def terms(make: Make, batch: EncodedRows, epoch: int, **options: bool) -> dict[str, Tensor]:
-    model, method = make("dimml", **options)
+def terms(make: Make, batch: EncodedRows, epoch: int, **options: Any) -> dict[str, Tensor]:
+    model, method = make("dimml", **{"interaction": "none", **options})
     model.effective[0] = True
     result: dict[str, Tensor] = method.objective(model, batch, epoch)
     return result
@@ -33,7 +33,7 @@ def test_switch_removes_a_term_of_the_loss(make: Make, batch: EncodedRows) -> No
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_only_the_duc_loss_couples_encoders(make: Make, batch: EncodedRows, shared: bool) -> None:
-    model, method = make("dimml", shared=shared)
+    model, method = make("dimml", shared=shared, interaction="none")
     features, present, labels = batch
     only_audio = present & torch.tensor([True, False, False])
     leaf = features.clone().requires_grad_()
@@ -48,7 +48,7 @@ def test_only_the_duc_loss_couples_encoders(make: Make, batch: EncodedRows, shar
 def test_unlabelled_row_takes_part_only_in_the_duc_loss(
     make: Make, batch: EncodedRows, shared: bool
 ) -> None:
-    model, method = make("dimml", shared=shared)
+    model, method = make("dimml", shared=shared, interaction="none")
     model.effective[0] = True
     features, present, labels = batch
     hidden = labels.masked_fill(torch.arange(len(labels)) % 2 == 0, UNLABELLED)
@@ -82,34 +82,16 @@ def test_unlabelled_rows_are_used_only_with_the_duc_loss(make: Make) -> None:
 
 
 def test_each_modality_has_a_classifier_without_the_shared_one(make: Make) -> None:
-    model, _ = make("dimml", shared=False)
-    one = torch.randn(1, 1, model.feature_dim).expand(1, 3, -1)
+    model, _ = make("dimml", shared=False, interaction="none")
+    one = torch.randn(1, 1, model.fusion.feature_dim).expand(1, 3, -1)
     logits = model.fusion.classifier(one)
     assert not logits[:, 0].allclose(logits[:, 1])
-
-
-def test_fusion_head_answers_only_rows_with_every_modality(make: Make, batch: EncodedRows) -> None:
-    model, method = make("dimml", fusion_head=True)
-    features, present, labels = batch
-    clean = features.nan_to_num()
-    before = [parameter.clone() for parameter in model.parameters()]
-    method.finish(model, EncodedRows(clean, present, labels))
-    assert all(p.equal(b) for p, b in zip(model.parameters(), before, strict=True))
-    readout = method.readout(model)
-    readout.calibrate(method.modalities, batch)
-    two = torch.tensor([[True, True, False]]).expand(len(labels), -1)
-    answers = []
-    for _ in range(2):
-        answers.append([readout(clean, mask)[0] for mask in (two, torch.ones_like(two))])
-        torch.nn.init.normal_(method.fusion_head.weight)
-    assert answers[0][0].equal(answers[1][0])
-    assert not answers[0][1].allclose(answers[1][1])
 
 
 def test_best_unimodal_weights_only_the_best_present_modality(
     make: Make, batch: EncodedRows
 ) -> None:
-    model, method = make("dimml")
+    model, method = make("dimml", interaction="none")
     features, present, labels = batch
     torch.nn.init.eye_(model.fusion.classifier.weight)
     torch.nn.init.zeros_(model.fusion.classifier.bias)
@@ -131,7 +113,7 @@ def test_best_unimodal_weights_only_the_best_present_modality(
 def test_ablation_rows_change_one_thing_each_and_not_the_model(
     make: Make, batch: EncodedRows
 ) -> None:
-    model, method = make("dimml")
+    model, method = make("dimml", interaction="none", fusion="certainty")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     rows = method.references(model, lambda: batch)
     answers = {}
@@ -143,29 +125,13 @@ def test_ablation_rows_change_one_thing_each_and_not_the_model(
     own.calibrate(method.modalities, batch)
     expected = own(*batch[:2])[0]
     same = [name for name, result in answers.items() if result.equal(expected)]
-    assert same == [f"dimml+{method.options.fusion}"]
+    assert same == ["dimml+certainty"]
 
 
 def test_both_heads_return_the_mean_of_their_logits(make: Make, batch: EncodedRows) -> None:
-    model, _ = make("dimml")
+    model, _ = make("dimml", interaction="none")
     features = batch[0].nan_to_num()
     result = both_heads(model)(features)
     shared = model.fusion.classifier(features)
     for slot, head in enumerate(model.private_heads):
         assert result[:, slot].allclose((shared[:, slot] + head(features[:, slot])) / 2, atol=1e-5)
-
-
-def test_head_trained_with_dropout_answers_without_modalities(
-    batch: EncodedRows,
-) -> None:
-    features, present, labels = batch
-    accuracy = {}
-    for dropout in (0.0, 0.5):
-        head = torch.nn.Linear(features[0].numel(), 4)
-        torch.nn.init.zeros_(head.weight)
-        train_head(head, batch, dropout)
-        alone = torch.zeros_like(features)
-        alone[:, 0] = features[:, 0].nan_to_num()
-        answers = head(alone.flatten(1)).argmax(dim=1)[present[:, 0]]
-        accuracy[dropout] = float((answers == labels[present[:, 0]]).float().mean())
-    assert accuracy[0.5] > 0.5

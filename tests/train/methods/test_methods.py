@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dimml.samples import subset_name, subsets
+from tests.train.methods.conftest import widened
 from train.calibration import EncodedRows, subset_mask
 from train.methods import METHODS, method_class
 
@@ -19,7 +20,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),
     ("dimml", {"shared": False}),
     ("dimml", {"duc": False}),
-    ("dimml", {"fusion_head": True}),
+    *(("dimml", {"interaction": name}) for name in ("none", "linear", "paper")),
+    ("dimml", {"gradient": "joint", "fusion": "pooled"}),
     ("joint", {"fill": "mean"}),
     ("ume", {"fusion": "certainty"}),
 ]
@@ -30,6 +32,7 @@ def gradients(
 ) -> Any:
     """Return the terms of the loss and every gradient after one step on a batch."""
     model, method = make(name, **options)
+    batch = widened(model, batch)
     model.effective[0, :3], model.effective[1, 3:] = True, True
     features = batch[0].clone().requires_grad_()
     parameters = [*model.parameters(), *method.parameters()]
@@ -67,6 +70,8 @@ class TestEveryMethod:
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
+        model.eval()
+        batch = widened(model, batch)
         features, _, labels = batch
         if method.finishes:
             method.finish(model, batch)
@@ -88,6 +93,8 @@ class TestEveryMethod:
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
+        model.eval()
+        batch = widened(model, batch)
         readout = method.readout(model)
         readout.calibrate(NAMES, batch)
         together, _ = readout(*batch[:2])

@@ -53,10 +53,10 @@ def test_gradient_of_the_stronger_encoder_shrinks(make: Make, noise: bool) -> No
     method.objective(model, EncodedRows(features, present, labels), 0)
     for parameter in model.encoders.parameters():
         parameter.grad = torch.ones_like(parameter)
-    model.encoders[1].weight.grad[0, 0] = 3.0
+    model.encoders[1].layers.weight.grad[0, 0] = 3.0
     method.adjust_gradients(model)
-    assert float(model.encoders[0].weight.grad.mean()) < 0.3
+    assert float(model.encoders[0].layers.weight.grad.mean()) < 0.3
     # Equal gradients have no deviation, so the noise adds nothing.
-    assert model.encoders[2].weight.grad.eq(1).all()
-    assert model.encoders[1].weight.grad.ne(1).sum() == (30 if noise else 1)
-    assert model.encoders[0].bias.grad.eq(1).all()
+    assert model.encoders[2].layers.weight.grad.eq(1).all()
+    assert model.encoders[1].layers.weight.grad.ne(1).sum() == (30 if noise else 1)
+    assert model.encoders[0].layers.bias.grad.eq(1).all()
