@@ -13,6 +13,8 @@ from train.calibration import EncodedRows, fit_temperature, subset_rows
 
 SHARES = tuple(np.linspace(0.05, 1.0, 20))
 """The shares that are tried."""
+TOLERANCE = 1e-4
+"""Losses in nats that differ by less count as equal."""
 STANDARD_ERRORS = 2.0
 """By how many standard errors of the mean a head has to lower the negative log-likelihood."""
 
@@ -84,7 +86,10 @@ def _best_share(
         temperature = fit_temperature(mixture, labels)
         losses = functional.cross_entropy(mixture / temperature, labels, reduction="none")
         found.append((float(losses.mean()), losses, share, temperature))
-    _, losses, share, temperature = min(found, key=lambda one: one[0])
+    least = min(loss for loss, *_ in found)
+    # A late answer that says nothing is flat, and any share of it gives the same mixture: the
+    # largest share of the head is the true one.
+    _, losses, share, temperature = [one for one in found if one[0] <= least + TOLERANCE][-1]
     return losses, share, temperature
 
 
