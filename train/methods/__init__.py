@@ -15,10 +15,13 @@ METHODS: dict[str, str] = {
     "dimml": "train.methods.dimml:Detached",
     "joint": "train.methods.joint:Joint",
     "joint_dropout": "train.methods.joint_dropout:JointDropout",
+    "mlp_dropout": "train.methods.mlp_dropout:MlpDropout",
+    "attention": "train.methods.attention:AttentionFusion",
     "ogm_ge": "train.methods.ogm_ge:GradientModulation",
     "ume": "train.methods.ume:UnimodalEnsemble",
     "mla": "train.methods.mla:AlternatingAdaptation",
     "qmf": "train.methods.qmf:QualityAwareFusion",
+    "simmlm": "train.methods.simmlm:ModalityExperts",
 }
 """Module and class of each method that a recipe may name. A class is imported when it is used."""
 

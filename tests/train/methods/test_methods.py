@@ -21,6 +21,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dimml", {"duc": False}),
     ("dimml", {"fusion_head": True}),
     ("joint", {"fill": "mean"}),
+    ("joint", {"head": "mlp"}),
+    ("simmlm", {"independent": 0.0}),
     ("ume", {"fusion": "certainty"}),
 ]
 
@@ -67,6 +69,7 @@ class TestEveryMethod:
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
+        method.eval()
         features, _, labels = batch
         if method.finishes:
             method.finish(model, batch)
@@ -88,6 +91,7 @@ class TestEveryMethod:
         self, make: Callable[..., Any], batch: EncodedRows, name: str, options: dict[str, Any]
     ) -> None:
         model, method = make(name, **options)
+        method.eval()
         readout = method.readout(model)
         readout.calibrate(NAMES, batch)
         together, _ = readout(*batch[:2])
