@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dimml.nn.model import MultimodalModel
     from train.methods.base import Method
-    from train.methods.settings import DetachedTraining
+    from train.recipe import TrainingConfig
 
 METHODS: dict[str, str] = {
     "dimml": "train.methods.dimml:Detached",
@@ -41,7 +41,7 @@ def method_class(name: str) -> type[Method]:
 
 
 def build_method(
-    name: str, options: Mapping[str, Any], training: DetachedTraining, model: MultimodalModel
+    name: str, options: Mapping[str, Any], training: TrainingConfig, model: MultimodalModel
 ) -> Method:
     """Build a method for a model.
 

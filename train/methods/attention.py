@@ -10,12 +10,11 @@ modality is absent. Training also replaces modalities that are present, at rando
 c is a learned class token, e_m a learned embedding of modality m, and P_m a linear projection. The
 answer keeps every present modality.
 
-Differences from the paper: it fuses the patch tokens of audio and video in the upper layers of a
-Multimodal Bottleneck Transformer, here each modality is one token, the feature of its encoder, and
-one encoder layer without bottleneck tokens fuses any number of modalities. The paper has a token u
-in place of every patch of the one modality that may be absent; here any modality may be absent, one
-u serves them all, and e_m says which is absent. At least one modality of a sample is always kept.
-p, the size of the layer and its dropout are not the paper's.
+Differences from the paper: it fuses the patch tokens of audio and video in a Multimodal Bottleneck
+Transformer, and replaces all tokens of a missing modality. Here each modality is one token, the
+feature of its encoder, and one pre-norm layer without bottleneck tokens fuses any number of
+modalities. One u serves all modalities, and e_m tells which of them is absent. Every sample keeps
+at least one modality. p, the size of the layer and its dropout are not the paper's.
 """
 
 from __future__ import annotations

@@ -13,11 +13,13 @@ The slot of an absent modality holds zeros, and its gate is minus infinity. The 
 present modalities. G has one hidden layer.
 
 Differences from the paper: its gate reads the raw inputs, here the gate reads the features, so that
-one gate fits any kind of modality. Stage 1 is the first part of the same run, under one learning
+one gate fits any kind of modality. The gate has one value per modality; the authors' segmentation
+code has one per modality and class. Stage 1 is the first part of the same run, under one learning
 rate schedule, where the paper trains the experts in runs of their own. The last layer of the gate
-starts at zero, so that all experts have the same weight until stage 2. S+ and S- are parts of one
-random order of the modalities that a sample has; their sizes are drawn uniformly and differ, except
-for a sample with one modality. The authors' code draws pairs of nested sets from a list.
+starts at zero, so that all experts have the same weight in stage 1, and an epoch of stage 1 can be
+the best one. S+ and S- are parts of one random order of the modalities that a sample has; their
+sizes are drawn uniformly and differ, except for a sample with one modality. The authors' code draws
+both sets from a list of all subsets until one contains the other.
 """
 
 from __future__ import annotations

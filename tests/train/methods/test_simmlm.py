@@ -63,18 +63,19 @@ def test_rank_loss_is_the_excess_of_the_larger_subset(make: Make, harmful: bool)
     present = torch.tensor([True, True, False]).expand(200, -1)
     labels = torch.zeros(200, dtype=torch.int64)
     torch.manual_seed(0)
-    terms = method.objective(model, EncodedRows(features, present, labels), 0)
+    losses = method.objective(model, EncodedRows(features, present, labels), 0)
+    terms = {name: value.item() for name, value in losses.items()}
     torch.manual_seed(0)
     subsets = nested_subsets(present)
     more, fewer = (
         functional.cross_entropy(method.answer(model, features, kept)[0], labels, reduction="none")
         for kept in subsets
     )
-    assert float(terms["more"]) == pytest.approx(float(more.mean()), rel=1e-5)
-    assert float(terms["fewer"]) == pytest.approx(float(fewer.mean()), rel=1e-5)
-    assert float(terms["rank"]) == pytest.approx(float((more - fewer).relu().mean()), abs=1e-5)
+    assert terms["more"] == pytest.approx(more.mean().item(), rel=1e-5)
+    assert terms["fewer"] == pytest.approx(fewer.mean().item(), rel=1e-5)
+    assert terms["rank"] == pytest.approx((more - fewer).relu().mean().item(), abs=1e-5)
     # Half of the smaller subsets are the first modality alone, whose loss the second one raises.
-    assert (float(terms["rank"]) > 0.1) == harmful
+    assert (terms["rank"] > 0.1) == harmful
 
 
 def test_untrained_gate_averages_present_modalities(make: Make, batch: EncodedRows) -> None:
