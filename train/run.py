@@ -248,7 +248,9 @@ def load_run(folder: Path) -> Run:
         ) from error
     thresholds = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
-    return Run(recipe, labels, specs, assets, kinds, model.eval(), method, thresholds, document)
+    model.eval()
+    method.eval()
+    return Run(recipe, labels, specs, assets, kinds, model, method, thresholds, document)
 
 
 def _calibrate(trained: TrainedModel, coverage: float) -> tuple[Readout, Conformal]:

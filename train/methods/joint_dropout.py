@@ -3,7 +3,8 @@
     z = W [d_1 f_1; ...; d_M f_M] + b,   d_m ~ Bernoulli(1 - p),   L = CE(z, y)
 
 Each training sample loses each of its modalities with probability p. If a sample would lose all of
-them, a random one stays. Simplified: the encoders are not pre-trained.
+them, a random one stays. Simplified: the encoders are not pre-trained, and the head is linear.
+`head: mlp` gives it a hidden layer, see `train.methods.joint`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class JointDropout(Joint):
     Options = JointDropoutOptions
     options: JointDropoutOptions
     has_mean_reference = False
-    TRIALS = (Trial(), Trial({"rate": 0.5}), Trial(learning_rate=2.0))
+    TRIALS = (Trial(), Trial({"head": "mlp"}), Trial(learning_rate=2.0))
 
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
         kept = drop_modalities(rows.present, self.options.rate)

@@ -12,16 +12,17 @@ that is ahead of the others, and adds noise to make up for the smaller steps:
 Differences from the paper: its ratio compares two modalities, here a modality is compared with the
 mean of the others. s_m is a mean over the samples that have m, so that rare and frequent modalities
 compare. Every weight matrix and kernel is modulated (the paper's are all convolutions); biases and
-normalisation are not. Modulation lasts for the whole training.
+normalisation are not. Modulation lasts for the whole training. The head is always linear, because
+s_m needs the share of each modality in the logits.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
@@ -33,10 +34,12 @@ class GradientModulationOptions(JointOptions):
     """The strength of the modulation.
 
     Attributes:
+        head: `linear`.
         alpha: Strength of the coefficient; the paper uses 0.1 to 0.8 by data set.
         noise: Whether noise is added (generalisation enhancement).
     """
 
+    head: Literal["linear"] = "linear"
     alpha: Annotated[float, pydantic.Field(ge=0)] = 0.3
     noise: bool = True
 
@@ -46,6 +49,7 @@ class GradientModulation(Joint):
 
     Options = GradientModulationOptions
     options: GradientModulationOptions
+    head: nn.Linear
     has_mean_reference = False
     TRIALS = (Trial(), Trial({"alpha": 0.8}), Trial(learning_rate=2.0))
 

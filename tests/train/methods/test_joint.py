@@ -37,6 +37,25 @@ def test_zero_fill_uses_the_columns_of_present_modalities(make: Make) -> None:
     assert method.answer(model, features, mask)[0][0].allclose(expected, atol=1e-6)
 
 
+def test_only_the_mlp_head_learns_whether_two_modalities_match(make: Make) -> None:
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (128, 3), generator=generator)
+    features = (2.0 * signs - 1).unsqueeze(-1).expand(-1, -1, 6)
+    rows = EncodedRows(features, torch.ones(128, 3).bool(), (signs[:, 0] == signs[:, 1]).long())
+    accuracies = {}
+    for head in ("linear", "mlp"):
+        model, method = make("joint", head=head)
+        optimizer = torch.optim.Adam(method.parameters(), 0.05)
+        for _ in range(60):
+            optimizer.zero_grad()
+            method.objective(model, rows, 0)["joint"].backward()
+            optimizer.step()
+        logits, _ = method.eval().answer(model, rows.features, rows.present)
+        accuracies[head] = float((logits.argmax(dim=1) == rows.labels).float().mean())
+    assert accuracies["linear"] < 0.8
+    assert accuracies["mlp"] > 0.95
+
+
 def test_joint_loss_reaches_every_encoder(make: Make, batch: EncodedRows) -> None:
     model, method = make("joint")
     features, present, labels = batch

@@ -23,6 +23,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *(("dimml", {"interaction": name}) for name in ("none", "linear", "paper")),
     ("dimml", {"gradient": "joint", "fusion": "pooled"}),
     ("joint", {"fill": "mean"}),
+    ("joint", {"head": "mlp"}),
+    ("simmlm", {"independent": 0.0}),
     ("ume", {"fusion": "certainty"}),
 ]
 
@@ -72,6 +74,7 @@ class TestEveryMethod:
         model, method = make(name, **options)
         model.eval()
         batch = widened(model, batch)
+        method.eval()
         features, _, labels = batch
         if method.finishes:
             method.finish(model, batch)
@@ -95,6 +98,7 @@ class TestEveryMethod:
         model, method = make(name, **options)
         model.eval()
         batch = widened(model, batch)
+        method.eval()
         readout = method.readout(model)
         readout.calibrate(NAMES, batch)
         together, _ = readout(*batch[:2])

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pydantic
 import pytest
 import torch
 from torch import Tensor
@@ -60,3 +61,8 @@ def test_gradient_of_the_stronger_encoder_shrinks(make: Make, noise: bool) -> No
     assert model.encoders[2].layers.weight.grad.eq(1).all()
     assert model.encoders[1].layers.weight.grad.ne(1).sum() == (30 if noise else 1)
     assert model.encoders[0].layers.bias.grad.eq(1).all()
+
+
+def test_only_a_linear_head_is_accepted(make: Make) -> None:
+    with pytest.raises(pydantic.ValidationError, match="head"):
+        make("ogm_ge", head="mlp")
