@@ -58,8 +58,8 @@ class FusedBatch:
         probabilities, weights, modality_logits = outputs
         # A stable sort keeps labels of equal probability in the order of the bundle.
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
-        min_probability = (1.0 - _thresholds(bundle, present)).astype(np.float32)
-        in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability[:, None]
+        min_probability = _min_probabilities(bundle, present)[:, None]
+        in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability
         modality_probabilities = _softmax(modality_logits)
         return cls(
             present=present,
@@ -111,14 +111,14 @@ def build_predictions(
     ]
 
 
-def _thresholds(bundle: Bundle, present: np.ndarray) -> np.ndarray:
-    """Return the conformal threshold of each row's subset, float64 [N], 1 by default."""
+def _min_probabilities(bundle: Bundle, present: np.ndarray) -> np.ndarray:
+    """Return the smallest probability in a set of each row's subset, float32 [N], 0 by default."""
     conformal = bundle.manifest.conformal
     names = tuple(bundle.manifest.modalities)
     patterns, pattern_of_row = np.unique(present, axis=0, return_inverse=True)
     subsets = [subset_name(list(compress(names, pattern))) for pattern in patterns]
-    thresholds = [conformal.thresholds.get(s, 1.0) if conformal else 1.0 for s in subsets]
-    return np.asarray(thresholds)[pattern_of_row.ravel()]
+    limits = [conformal.min_probability(s) or 0.0 if conformal else 0.0 for s in subsets]
+    return np.asarray(limits, np.float32)[pattern_of_row.ravel()]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,10 +13,10 @@ from train.calibration import (
     EncodedRows,
     Rule,
     calibrate,
-    conformal_rows,
     fit_temperature,
     subset_rows,
 )
+from train.conformal import conformal_rows
 from train.metrics import scores
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]

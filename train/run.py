@@ -22,7 +22,9 @@ from dimml.files import locked_folder, write_atomic
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
-from train.calibration import EncodedRows, conformal, conformal_rows
+from dimml.progress import print_status
+from train.calibration import EncodedRows
+from train.conformal import conformal, conformal_rows, uncertified_text
 from train.data.prepare import prepare
 from train.data.splits import table_sha256
 from train.encoders import build_model, encoder_documents, join_frozen, run_encoders
@@ -167,6 +169,9 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     if not is_first_process():
         return
     model, method = trained.model, trained.method
+    limits = _calibrate(trained, recipe.coverage)
+    if text := uncertified_text(limits):
+        print_status(f"warning: {text}")
     document = {
         "name": recipe.name,
         "seed": recipe.seed,
@@ -175,7 +180,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         "data": table,
         "best": trained.best,
         "pretrained": encoder_documents(prepared),
-        "conformal": _calibrate(trained, recipe.coverage).model_dump(mode="json"),
+        "conformal": limits.model_dump(mode="json"),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
         "versions": {p: version(p) for p in ("torch", "transformers", "pytorch-lightning")},
         "python": platform.python_version(),
@@ -236,9 +241,9 @@ def load_run(folder: Path) -> Run:
         raise UsageError(
             f"the weights of the run in {folder} do not fit this version of dimml; train it again"
         ) from error
-    thresholds = Conformal.model_validate(document["conformal"])
+    limits = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
-    return Run(recipe, labels, specs, assets, kinds, model.eval(), method, thresholds, document)
+    return Run(recipe, labels, specs, assets, kinds, model.eval(), method, limits, document)
 
 
 def _calibrate(trained: TrainedModel, coverage: float) -> Conformal:
@@ -250,7 +255,7 @@ def _calibrate(trained: TrainedModel, coverage: float) -> Conformal:
 def calibrate_readout(
     readout: Readout, model: MultimodalModel, validation: EncodedRows, coverage: float
 ) -> Conformal:
-    """Calibrate a readout on one part of the validation split, and its thresholds on the other.
+    """Calibrate a readout on one part of the validation split, and its limits on the other.
 
     Args:
         readout: The readout, which is calibrated in place.
