@@ -81,18 +81,29 @@ class ModalitySpec(_Model):
 
 
 class Conformal(_Model):
-    """Split-conformal thresholds, one per subset of present modalities.
+    """Split-conformal limits, one per subset of present modalities.
 
-    The prediction set holds the most probable label and every label with a probability of at least
-    1 - threshold. For a subset without a threshold, the prediction set holds every label.
+    The prediction set holds the most probable label and every label that has at least the smallest
+    probability of the subset. Without such a limit, the prediction set holds every label.
 
     Attributes:
         coverage: Share of prediction sets that contain the true label, 0..1.
-        thresholds: Subset name to threshold on 1 - probability of the true label.
+        min_probabilities: Subset name to the smallest probability of a label in the set.
+        thresholds: Subset name to 1 - smallest probability, for subsets that `min_probabilities`
+            does not name. Earlier versions wrote this key.
+        uncertified: Name of each subset without a limit, to the number of its conformal rows, which
+            are too few to certify the coverage.
     """
 
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)]
-    thresholds: dict[str, float]
+    min_probabilities: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
+    uncertified: dict[str, int] = {}
+
+    def min_probability(self, subset: str) -> float | None:
+        """Return the smallest probability of a label in the set, or None without a limit."""
+        threshold = self.thresholds.get(subset)
+        return self.min_probabilities.get(subset, None if threshold is None else 1 - threshold)
 
 
 class FileEntry(_Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -60,11 +60,10 @@ class FusedBatch:
         probabilities, weights, modality_logits = outputs
         # A stable sort keeps labels of equal probability in the order of the bundle.
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
-        conformal = bundle.manifest.conformal
-        thresholds = _by_subset(bundle, present, conformal.thresholds if conformal else {}, 1.0)
-        min_probability = (1.0 - thresholds).astype(np.float32)
-        in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability[:, None]
+        min_probability = _min_probabilities(bundle, present)[:, None]
+        in_set = np.take_along_axis(probabilities, ranked, axis=1) >= min_probability
         modality_probabilities = _softmax(modality_logits)
+        shares = bundle.manifest.interaction
         return cls(
             present=present,
             probabilities=probabilities,
@@ -73,7 +72,7 @@ class FusedBatch:
             set_sizes=np.maximum(1, in_set.sum(axis=1)),
             modality_labels=modality_probabilities.argmax(axis=-1),
             modality_confidences=modality_probabilities.max(axis=-1),
-            interaction=_by_subset(bundle, present, bundle.manifest.interaction, 0.0),
+            interaction=_by_subset(bundle, present, lambda s: shares.get(s, 0.0)),
         )
 
 
@@ -118,15 +117,23 @@ def build_predictions(
     ]
 
 
-def _by_subset(
-    bundle: Bundle, present: np.ndarray, values: Mapping[str, float], default: float
-) -> np.ndarray:
-    """Return the value of each row's subset, float64 [N]."""
+def _by_subset(bundle: Bundle, present: np.ndarray, value: Callable[[str], float]) -> np.ndarray:
+    """Return the value of each row's subset, by its name, float64 [N]."""
     names = tuple(bundle.manifest.modalities)
     patterns, pattern_of_row = np.unique(present, axis=0, return_inverse=True)
     subsets = [subset_name(list(compress(names, pattern))) for pattern in patterns]
-    by_pattern = np.asarray([values.get(subset, default) for subset in subsets], np.float64)
+    by_pattern = np.asarray([value(subset) for subset in subsets], np.float64)
     return by_pattern[pattern_of_row.ravel()]
+
+
+def _min_probabilities(bundle: Bundle, present: np.ndarray) -> np.ndarray:
+    """Return the smallest probability in a set of each row's subset, float32 [N], 0 by default."""
+    conformal = bundle.manifest.conformal
+
+    def limit(subset: str) -> float:
+        return (conformal.min_probability(subset) or 0.0) if conformal else 0.0
+
+    return _by_subset(bundle, present, limit).astype(np.float32)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

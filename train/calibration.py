@@ -1,8 +1,8 @@
-"""Calibration on the validation split: temperatures, then conformal thresholds."""
+"""Calibration on the validation split: temperatures and the weights of the modalities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dimml.bundle import Conformal
 from dimml.nn.fusion import CertaintyFusion, certainty_weights
 from dimml.nn.masks import blank_absent, subset_index
-from dimml.samples import subset_name, subsets
+from dimml.samples import subsets
 
 UNIFORM = 1e6
 """A temperature of the certainty weights that makes them equal to about 1e-6."""
@@ -43,8 +42,6 @@ POOLED_TEMPERATURES = (0.01, 100.0)
 """Bounds of the temperature of the certainty weights that `pooled` fits."""
 PENALTY = 1e-3
 """Weight of the squared steps in `pooled`, which keeps undetermined parameters where they were."""
-CONFORMAL_SHARE = 3
-"""One validation row in this many is kept for the conformal thresholds."""
 
 
 class EncodedRows(NamedTuple):
@@ -87,16 +84,6 @@ def subset_rows(
         rows = present[:, mask].all(dim=1)
         if rows.any():
             yield subset, rows, mask.expand(int(rows.sum()), -1)
-
-
-def conformal_rows(count: int) -> Tensor:
-    """Return the validation rows that only the conformal thresholds may see, bool [count].
-
-    The rows are drawn at random with a fixed seed, because a table may list its labels in a fixed
-    order.
-    """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return order % CONFORMAL_SHARE == 0
 
 
 @torch.no_grad()
@@ -199,38 +186,6 @@ def _fit_pooling(
         log_table.exp(),
         bias - bias.mean(),
     )
-
-
-def conformal(
-    answer: Callable[[Tensor, Tensor], Sequence[Any]],
-    modalities: tuple[str, ...],
-    held_out: EncodedRows,
-    coverage: float,
-) -> Conformal:
-    """Fit split-conformal thresholds per subset, with the score 1 - p(true label).
-
-    The threshold is the ceil((n + 1) * coverage)-th smallest score (Angelopoulos and Bates,
-    arXiv 2107.07511). A subset with too few rows for that has no threshold, and answers with every
-    label.
-
-    Args:
-        answer: A calibrated answer; its first result for features and a mask is the probabilities
-            [n, K].
-        modalities: Names in slot order.
-        held_out: Rows that nothing else was fitted on.
-        coverage: The share of sets that should hold the true label.
-    """
-    thresholds = {}
-    for subset, rows, mask in subset_rows(modalities, held_out.present):
-        count = len(mask)
-        rank = int(np.ceil((count + 1) * coverage))
-        if rank > count:
-            continue
-        with torch.no_grad():
-            probabilities = answer(held_out.features[rows], mask)[0]
-        scores = 1 - probabilities[torch.arange(count), held_out.labels[rows]]
-        thresholds[subset_name(subset)] = float(scores.sort().values[rank - 1])
-    return Conformal(coverage=coverage, thresholds=thresholds)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

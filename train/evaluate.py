@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from dimml.bundle import Bundle
+from dimml.bundle import Bundle, Conformal
 from dimml.errors import InputError, ManifestError
 from dimml.machine import available_cores
 from dimml.outputs import PreparedSample
@@ -20,6 +20,7 @@ from dimml.progress import print_status, track
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row, column_names, missing_columns
 from train import markdown
+from train.conformal import uncertified_text
 from train.data.splits import read_split, report_unreadable
 from train.metrics import scores
 
@@ -45,11 +46,14 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
     report_unreadable(split, problems)
     if not any(answers.values()):
         raise ManifestError(f"no row of the {split} split can be read; the first: {problems[0]}")
+    conformal = predictor.bundle.manifest.conformal
     return {
         "split": split,
         "samples": len(rows),
         "unreadable": len(problems),
         "bundle": predictor.bundle.id,
+        "prediction_sets": conformal
+        and {"coverage": conformal.coverage, "uncertified": conformal.uncertified},
         "subsets": {name: measure(pairs) for name, pairs in answers.items() if pairs},
     }
 
@@ -108,7 +112,7 @@ def _unreadable_cells(row: Row, item: PreparedSample | InputError) -> list[str]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return the report as a Markdown table."""
+    """Return the report as a Markdown table, and the subsets whose coverage is not certified."""
     unreadable = f", {report['unreadable']} unreadable cells" if report["unreadable"] else ""
     head = f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}"
     figures = ("accuracy", "macro_f1", "nll", "ece")
@@ -117,7 +121,10 @@ def table(report: dict[str, Any]) -> str:
         for name, row in report["subsets"].items()
     ]
     titles = ("subset", "samples", "accuracy", "macro-F1", "NLL", "ECE")
-    return f"{head}\n\n{markdown.table(titles, rows, numbers=False)}"
+    sets = report["prediction_sets"]
+    note = uncertified_text(sets and Conformal.model_validate(sets))
+    text = f"{head}\n\n{markdown.table(titles, rows, numbers=False)}"
+    return f"{text}\n\nNot certified: {note}." if note else text
 
 
 def model_card(path: Path, report: dict[str, Any]) -> str:

@@ -66,20 +66,20 @@ def curve_area(points: Mapping[float, float | None]) -> float | None:
 
 
 def prediction_sets(
-    probabilities: Tensor, labels: Tensor, threshold: float | None
+    probabilities: Tensor, labels: Tensor, min_probability: float | None
 ) -> dict[str, float | None]:
     """Return how often the sets hold the true label, and how many labels they hold on average.
 
-    A set holds the labels with 1 - p <= threshold, and always the most probable label.
+    A set holds the labels with p >= min_probability, and always the most probable label.
 
     Args:
         probabilities: [N, K].
         labels: int64 [N].
-        threshold: The threshold of the subset; if None, nothing is measured.
+        min_probability: The limit of the subset, see `Conformal`; if None, nothing is measured.
     """
-    if threshold is None:
+    if min_probability is None:
         return {"set_coverage": None, "set_size": None}
-    sets = probabilities >= 1 - threshold
+    sets = probabilities >= min_probability
     sets = sets | functional.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]).bool()
     return {
         "set_coverage": float(sets[torch.arange(len(labels)), labels].double().mean()),

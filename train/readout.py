@@ -13,11 +13,11 @@ from dimml.nn.masks import blank_absent, subset_index
 from train.calibration import (
     EncodedRows,
     Rule,
-    conformal_rows,
     fit_temperature,
     subset_rows,
 )
 from train.choice import FusionChoice, choose_fusion, halves
+from train.conformal import conformal_rows
 from train.metrics import scores
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]

@@ -23,8 +23,9 @@ from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
-from train.calibration import EncodedRows, conformal, conformal_rows
+from train.calibration import EncodedRows
 from train.choice import FusionChoice
+from train.conformal import conformal, conformal_rows, uncertified_text
 from train.data.prepare import prepare
 from train.data.splits import table_sha256
 from train.encoders import build_model, encoder_documents, join_frozen, run_encoders
@@ -169,10 +170,12 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     if not is_first_process():
         return
     model, method = trained.model, trained.method
-    readout, thresholds = _calibrate(trained, recipe.coverage)
+    readout, limits = _calibrate(trained, recipe.coverage)
     choice = readout.choice or FusionChoice("none", None, {})
     print_status(choice.summary())
     model.keep_head(choice.head)
+    if text := uncertified_text(limits):
+        print_status(f"warning: {text}")
     document = {
         "name": recipe.name,
         "seed": recipe.seed,
@@ -181,7 +184,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
         "data": table,
         "best": trained.best,
         "pretrained": encoder_documents(prepared),
-        "conformal": thresholds.model_dump(mode="json"),
+        "conformal": limits.model_dump(mode="json"),
         "fusion": choice.document(),
         "served_options": method.served_options(choice),
         "effective_dimensions": dict(zip(kinds, model.effective.sum(dim=1).tolist(), strict=True)),
@@ -246,11 +249,11 @@ def load_run(folder: Path) -> Run:
         raise UsageError(
             f"the weights of the run in {folder} do not fit this version of dimml; train it again"
         ) from error
-    thresholds = Conformal.model_validate(document["conformal"])
+    limits = Conformal.model_validate(document["conformal"])
     labels = tuple(document["labels"])
     model.eval()
     method.eval()
-    return Run(recipe, labels, specs, assets, kinds, model, method, thresholds, document)
+    return Run(recipe, labels, specs, assets, kinds, model, method, limits, document)
 
 
 def _calibrate(trained: TrainedModel, coverage: float) -> tuple[Readout, Conformal]:
@@ -263,7 +266,7 @@ def _calibrate(trained: TrainedModel, coverage: float) -> tuple[Readout, Conform
 def calibrate_readout(
     readout: Readout, model: MultimodalModel, validation: EncodedRows, coverage: float
 ) -> Conformal:
-    """Calibrate a readout on one part of the validation split, and its thresholds on the other.
+    """Calibrate a readout on one part of the validation split, and its limits on the other.
 
     Args:
         readout: The readout, which is calibrated in place.

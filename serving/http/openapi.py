@@ -65,12 +65,15 @@ def request_fields(predictor: Predictor) -> Fields:
 def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> dict[str, Any]:
     """Return the answer of `GET /bundle`."""
     bundle = predictor.bundle
+    conformal = bundle.manifest.conformal
     return {
         "bundle": bundle.id,
         "name": bundle.manifest.name,
         "precision": bundle.manifest.precision,
         "labels": list(predictor.labels),
         "modalities": {name: _modality(predictor, name) for name in predictor.kinds},
+        "prediction_sets": conformal
+        and {"coverage": conformal.coverage, "uncertified": conformal.uncertified},
         "limits": {
             "bytes": settings.max_body_bytes,
             "part_bytes": settings.max_part_bytes,

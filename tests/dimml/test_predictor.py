@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dimml import InputError, Prediction, Predictor
 from dimml.bundle import Bundle, Conformal
 from dimml.errors import UsageError
+from dimml.outputs import FusedBatch
 from dimml.runtime.execution import HostPath
 from dimml.runtime.session import Graph
 from dimml.samples import subset_name, subsets
@@ -77,8 +78,12 @@ def spied(tiny_bundle: Path) -> tuple[Predictor, dict[str, Spy]]:
 
 
 def with_conformal(predictor: Predictor, thresholds: Mapping[str, float]) -> Predictor:
-    """Return a copy of the predictor whose bundle has these conformal thresholds."""
-    conformal = Conformal(coverage=0.9, thresholds=dict(thresholds))
+    """Return a copy of the predictor whose bundle has these thresholds on 1 - probability."""
+    return with_limits(predictor, Conformal(coverage=0.9, thresholds=dict(thresholds)))
+
+
+def with_limits(predictor: Predictor, conformal: Conformal) -> Predictor:
+    """Return a copy of the predictor whose bundle has these conformal limits."""
     manifest = predictor.bundle.manifest.model_copy(update={"conformal": conformal})
     twin = copy(predictor)
     twin.bundle = replace(predictor.bundle, manifest=manifest)
@@ -259,3 +264,23 @@ class TestPredictionSet:
             [{"text": "seven"}, {"audio": FULL["audio"], "text": "seven"}, {"image": FULL["image"]}]
         )
         assert [len(answer.prediction_set) for answer in answers] == [1, 4, 4]
+
+    def test_smallest_probability_replaces_the_threshold(self, predictor: Predictor) -> None:
+        [answer] = predictor.predict_many([{"text": "seven"}])
+        second = sorted(answer.probabilities.values())[-2]
+        limits = Conformal(
+            coverage=0.9, thresholds={"text": 1.0}, min_probabilities={"text": second}
+        )
+        [limited] = with_limits(predictor, limits).predict_many([{"text": "seven"}])
+        assert len(limited.prediction_set) == 2
+
+
+@pytest.mark.parametrize("limit", [1e-7, 1e-12, 1e-30])
+def test_tiny_limit_survives_the_manifest(predictor: Predictor, limit: float) -> None:
+    written = Conformal(coverage=0.99, min_probabilities={"text": limit})
+    read = Conformal.model_validate_json(written.model_dump_json())
+    bundle = with_limits(predictor, read).bundle
+    probabilities = np.array([[1, limit * 2, limit, limit * 0.9]], np.float32)
+    outputs = [probabilities, np.ones((1, 3), np.float32), np.zeros((1, 3, 4), np.float32)]
+    fused = FusedBatch.of(bundle, np.array([[False, False, True]]), outputs)
+    assert fused.set_sizes.tolist() == [3]

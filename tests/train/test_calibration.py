@@ -14,8 +14,6 @@ from train.calibration import (
     EncodedRows,
     Rule,
     calibrate,
-    conformal,
-    conformal_rows,
     subset_rows,
 )
 
@@ -136,61 +134,6 @@ class TestTemperatures:
             for subset in SUBSETS
         }
         assert nll["audio+image"] < 0.8 * min(nll["audio"], nll["image"])
-
-
-class TestConformal:
-    @pytest.mark.parametrize("coverage", [0.7, 0.9])
-    def test_prediction_sets_reach_the_requested_coverage(
-        self, calibrated: CertaintyFusion, coverage: float
-    ) -> None:
-        fitted = conformal(calibrated, NAMES, evidence(4000, seed=4), coverage)
-        logits, _, labels = evidence(4000, seed=5)
-        assert fitted.coverage == coverage
-        for subset in SUBSETS:
-            truth = subset_probabilities(calibrated, logits, subset)[
-                torch.arange(len(labels)), labels
-            ]
-            covered = (truth >= 1 - fitted.thresholds[subset_name(subset)]).float().mean()
-            assert float(covered) == pytest.approx(coverage, abs=0.025)
-
-    def test_thresholds_from_few_rows_cover_on_average(self, calibrated: CertaintyFusion) -> None:
-        logits, present, labels = evidence(20 * 300, seed=6, missing=0)
-        coverages = []
-        new, _, new_labels = evidence(1000, seed=7)
-        truth = subset_probabilities(calibrated, new, ("audio",))[torch.arange(1000), new_labels]
-        for rows in torch.arange(len(labels)).split(20):
-            some = EncodedRows(logits[rows], present[rows], labels[rows])
-            fitted = conformal(calibrated, NAMES, some, 0.9)
-            coverages.append(float((truth >= 1 - fitted.thresholds["audio"]).float().mean()))
-        # The 19th of 20 scores: 19 / 21 in expectation, where the 18th would give 0.857.
-        assert np.mean(coverages) == pytest.approx(19 / 21, abs=0.02)
-
-    @pytest.mark.parametrize(("rows", "subsets_with"), [(9, {"audio", "image"}), (8, {"image"})])
-    def test_subset_with_too_few_rows_has_no_threshold(
-        self, calibrated: CertaintyFusion, rows: int, subsets_with: set[str]
-    ) -> None:
-        logits, present, labels = evidence(40, seed=8)
-        present[:, 0] = torch.arange(40) < rows
-        present[:, 1] = torch.arange(40) >= rows
-        fitted = conformal(calibrated, NAMES, EncodedRows(logits, present, labels), 0.9)
-        assert set(fitted.thresholds) == subsets_with
-
-
-class TestConformalRows:
-    @pytest.mark.parametrize("count", [1, 2, 3, 100, 101])
-    def test_conformal_rows_are_a_fixed_third(self, count: int) -> None:
-        rows = conformal_rows(count)
-        assert rows.dtype == torch.bool
-        assert rows.shape == (count,)
-        assert int(rows.sum()) == -(-count // 3)
-        assert rows.equal(conformal_rows(count))
-
-    @pytest.mark.parametrize("classes", [2, 3, 6, 9])
-    def test_conformal_rows_are_balanced_if_labels_alternate(self, classes: int) -> None:
-        labels = torch.arange(900) % classes
-        shares = conformal_rows(900).float()
-        by_class = [float(shares[labels == label].mean()) for label in range(classes)]
-        assert by_class == pytest.approx([1 / 3] * classes, abs=0.15)
 
 
 class TestRules:

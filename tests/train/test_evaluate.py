@@ -199,3 +199,10 @@ def test_model_card_shows_every_figure(free_names_bundle: Path, report: dict[str
         assert f"| {name} | {row['samples']} | {' | '.join(numbers)} |" in card
     for name in (*NAMES, *LABELS):
         assert name in card
+
+
+def test_table_names_subsets_without_a_certified_coverage(report: dict[str, Any]) -> None:
+    sets = {"coverage": 0.99, "uncertified": {"front": 12}}
+    assert "Not certified" not in table(report)
+    assert table({**report, "prediction_sets": sets}).endswith("or lower `coverage`.")
+    assert "front (12 rows): a coverage of 0.99" in table({**report, "prediction_sets": sets})

@@ -38,8 +38,8 @@ def test_least_confident_error_costs_least() -> None:
 
 
 def test_prediction_sets_are_never_empty() -> None:
-    assert prediction_sets(PROBABILITIES, LABELS, 0.05) == {"set_coverage": 0.75, "set_size": 1.0}
-    assert prediction_sets(PROBABILITIES, LABELS, 0.8) == {"set_coverage": 1.0, "set_size": 1.75}
+    assert prediction_sets(PROBABILITIES, LABELS, 0.95) == {"set_coverage": 0.75, "set_size": 1.0}
+    assert prediction_sets(PROBABILITIES, LABELS, 0.2) == {"set_coverage": 1.0, "set_size": 1.75}
     assert prediction_sets(PROBABILITIES, LABELS, None) == {"set_coverage": None, "set_size": None}
 
 

@@ -14,7 +14,8 @@ from dimml.bundle import Conformal
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
 from dimml.samples import subset_name
-from train.calibration import conformal_rows, subset_rows
+from train.calibration import subset_rows
+from train.conformal import conformal_rows
 from train.data.cache import Split
 from train.data.corruptions import CorruptionKey, TestSplit
 from train.data.loader import Collate, EpochSampler, SplitDataset
@@ -91,7 +92,7 @@ def measure_readout(
     Args:
         readout: A calibrated answer.
         test: The test split.
-        conformals: The readout's thresholds, one for each of `coverages`.
+        conformals: The readout's limits, one for each of `coverages`.
         validation_present: bool [n, M], the validation split on which they were fitted.
         seed: Draws the missing modalities; the same for all methods of a seed.
     """
@@ -109,7 +110,7 @@ def measure_readout(
             "set_rows": set_rows.get(subset, 0),
         }
         for prefix, conformal in zip(("", "high_"), conformals, strict=False):
-            sets = prediction_sets(probabilities, labels, conformal.thresholds.get(name))
+            sets = prediction_sets(probabilities, labels, conformal.min_probability(name))
             sets["set_nominal"] = conformal.coverage
             subsets[name] |= {f"{prefix}{key}": value for key, value in sets.items()}
         bins[name] = reliability(probabilities, labels)

@@ -14,12 +14,12 @@ import torch
 from dimml.errors import ManifestError, UsageError
 from dimml.machine import describe_machine
 from dimml.progress import print_status
-from train.calibration import conformal_rows
 from train.compare.protocol import (
     coverages,
     encode_test_split,
     measure_readout,
 )
+from train.conformal import conformal_rows
 from train.data.corruptions import read_test_split
 from train.data.prepare import prepare
 from train.methods import METHODS
