@@ -7,7 +7,6 @@ set. So no file of one split is in another.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -48,17 +47,15 @@ def shuffled_column(rows: Rows, column: str, generator: np.random.Generator) -> 
 def pairs(rows: Rows, columns: tuple[str, str], per_digit: int, repeats: int = 1) -> Rows:
     """Pair cells of two columns; the label says whether both are of the same digit.
 
-    Neither cell of a pair tells the label: each cell of the first column is in as many pairs that
-    match as in pairs that do not, and so is each cell of the second. The pairs that do not match
-    combine each digit with each other digit equally often, as far as `per_digit * repeats` is a
-    multiple of 9.
+    No cell tells the label: each cell is in as many pairs that match as in pairs that do not, so
+    each digit is too, in either column. If `per_digit` is a multiple of 9, the pairs that do not
+    match have each two digits equally often.
 
     Args:
         rows: Rows of a split, whose label is a digit.
         columns: The names of the two columns.
-        per_digit: The number of cells of each digit in the first column. Each takes part in
-            `repeats` pairs that match and in as many that do not.
-        repeats: At most the number of cells of a digit in the second column.
+        per_digit: The number of cells of each digit that the first column contributes.
+        repeats: The number of pairs that match, and of pairs that do not, for each of these cells.
 
     Returns:
         `20 * per_digit * repeats` rows, half of them with the label "match".
@@ -67,34 +64,26 @@ def pairs(rows: Rows, columns: tuple[str, str], per_digit: int, repeats: int = 1
         ValueError: If a digit has too few cells.
     """
     first, second = (_cells_by_digit(rows, column) for column in columns)
-    if min(map(len, first.values())) < per_digit or min(map(len, second.values())) < repeats:
-        raise ValueError(f"a digit has fewer than {per_digit} cells in {columns[0]}")
-    paired: list[dict[str, Any]] = []
-    name = count()
-    split = rows[0]["split"]
-    # The k-th cells of all digits have partners with the same position and the same shift, which
-    # makes the classes equal in both columns, cell by cell.
+    if min(map(len, first.values())) < per_digit or not all(second.values()):
+        raise ValueError(f"a digit has fewer than {per_digit} cells in the column {columns[0]}")
+    split, paired = rows[0]["split"], list[dict[str, Any]]()
     for number in range(per_digit * repeats):
-        cell, shift = number % per_digit, 1 + number % 9
+        # The position and the shift are the same for all digits. So the partners of a position are
+        # one cell of each digit, once in pairs that match and once in pairs that do not. Each
+        # round moves on by one, so that a cell meets other partners.
+        position = number + number // per_digit
+        shift = 1 + position % 9
         for digit in range(10):
             for label, partner in ((MATCH, digit), (MISMATCH, (digit + shift) % 10)):
-                partners = second[DIGITS[partner]]
-                cells = (first[DIGITS[digit]][cell], partners[number % len(partners)])
-                paired.append(
-                    {
-                        "id": f"{split}-{next(name):06d}",
-                        "split": split,
-                        "label": label,
-                        **dict(zip(columns, cells, strict=True)),
-                    }
-                )
+                others = second[DIGITS[partner]]
+                cells = (first[DIGITS[digit]][number % per_digit], others[position % len(others)])
+                row = {"id": f"{split}-{len(paired):06d}", "split": split, "label": label}
+                paired.append({**row, **dict(zip(columns, cells, strict=True))})
     return paired
 
 
 def _cells_by_digit(rows: Rows, column: str) -> Mapping[str, list[str]]:
     return {
-        digit: [
-            row[column] for row in rows if row["label"] == digit and row[column] is not None
-        ]
+        digit: [row[column] for row in rows if row["label"] == digit and row[column] is not None]
         for digit in DIGITS
     }
