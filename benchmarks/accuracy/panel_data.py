@@ -6,7 +6,7 @@ set. So no file of one split is in another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,26 +44,33 @@ def shuffled_column(rows: Rows, column: str, generator: np.random.Generator) -> 
     return [{**row, column: shuffled.get(number)} for number, row in enumerate(rows)]
 
 
-def pairs(rows: Rows, columns: tuple[str, str], per_digit: int, repeats: int = 1) -> Rows:
+def pairs(
+    rows: Rows,
+    columns: tuple[str, str],
+    per_digit: int,
+    repeats: int = 1,
+    digits: Sequence[str] = DIGITS,
+) -> Rows:
     """Pair cells of two columns; the label says whether both are of the same digit.
 
     No cell tells the label: each cell is in as many pairs that match as in pairs that do not, so
-    each digit is too, in either column. If `per_digit` is a multiple of 9, the pairs that do not
-    match have each two digits equally often.
+    each digit is too, in either column. If `per_digit` is a multiple of the number of other digits,
+    the pairs that do not match have each two digits equally often.
 
     Args:
         rows: Rows of a split, whose label is a digit.
         columns: The names of the two columns.
         per_digit: The number of cells of each digit that the first column contributes.
         repeats: The number of pairs that match, and of pairs that do not, for each of these cells.
+        digits: The labels of the rows that take part, two or more.
 
     Returns:
-        `20 * per_digit * repeats` rows, half of them with the label "match".
+        `2 * len(digits) * per_digit * repeats` rows, half of them with the label "match".
 
     Raises:
         ValueError: If a digit has too few cells.
     """
-    first, second = (_cells_by_digit(rows, column) for column in columns)
+    first, second = (_cells_by_digit(rows, column, digits) for column in columns)
     if min(map(len, first.values())) < per_digit or not all(second.values()):
         raise ValueError(f"a digit has fewer than {per_digit} cells in the column {columns[0]}")
     split, paired = rows[0]["split"], list[dict[str, Any]]()
@@ -72,18 +79,19 @@ def pairs(rows: Rows, columns: tuple[str, str], per_digit: int, repeats: int = 1
         # one cell of each digit, once in pairs that match and once in pairs that do not. Each
         # round moves on by one, so that a cell meets other partners.
         position = number + number // per_digit
-        shift = 1 + position % 9
-        for digit in range(10):
-            for label, partner in ((MATCH, digit), (MISMATCH, (digit + shift) % 10)):
-                others = second[DIGITS[partner]]
-                cells = (first[DIGITS[digit]][number % per_digit], others[position % len(others)])
+        shift = 1 + position % (len(digits) - 1)
+        for place, digit in enumerate(digits):
+            other_digit = digits[(place + shift) % len(digits)]
+            for label, partner in ((MATCH, digit), (MISMATCH, other_digit)):
+                others = second[partner]
+                cells = (first[digit][number % per_digit], others[position % len(others)])
                 row = {"id": f"{split}-{len(paired):06d}", "split": split, "label": label}
                 paired.append({**row, **dict(zip(columns, cells, strict=True))})
     return paired
 
 
-def _cells_by_digit(rows: Rows, column: str) -> Mapping[str, list[str]]:
+def _cells_by_digit(rows: Rows, column: str, digits: Sequence[str]) -> Mapping[str, list[str]]:
     return {
         digit: [row[column] for row in rows if row["label"] == digit and row[column] is not None]
-        for digit in DIGITS
+        for digit in digits
     }

@@ -91,10 +91,10 @@ def verdict(methods: Mapping[str, Summary]) -> Summary | None:
     best = max(others, key=lambda name: _mean_of(methods[name]) or 0.0)
     difference = methods[best]["differences"]["mean"]
     if difference is None or len(difference["seeds"]) < 2:
-        said = UNSETTLED
+        relation = UNSETTLED
     else:
-        said = {1: AHEAD, 0: WITHIN, -1: BEHIND}[sign(difference, FIGURES["mean"])]
-    return {"best": best, "difference": difference, "verdict": said}
+        relation = {1: AHEAD, 0: WITHIN, -1: BEHIND}[sign(difference, FIGURES["mean"])]
+    return {"best": best, "difference": difference, "verdict": relation}
 
 
 def panel_figures(sets: Mapping[str, Summary]) -> Summary:
@@ -176,11 +176,15 @@ def _panel_table(panel: Summary, sets: int) -> str:
 def _verdicts(sets: Mapping[str, Summary]) -> str:
     rows = []
     for name, one in sets.items():
-        if found := one["verdict"]:
-            difference = write_difference(found["difference"], FIGURES["mean"], unit=False)
-            ours = _figure(one["methods"][REFERENCE]["figures"]["mean"], FIGURES["mean"])
-            best = _figure(one["methods"][found["best"]]["figures"]["mean"], FIGURES["mean"])
-            rows.append([name, ours, f"{found['best']} {best}", difference, found["verdict"]])
+        if (compared := one["verdict"]) is None:
+            continue
+        methods, best = one["methods"], compared["best"]
+        ours, theirs = (
+            _figure(methods[method]["figures"]["mean"], FIGURES["mean"])
+            for method in (REFERENCE, best)
+        )
+        difference = write_difference(compared["difference"], FIGURES["mean"], unit=False)
+        rows.append([name, ours, f"{best} {theirs}", difference, compared["verdict"]])
     head = ["set", "dimml", "best other method", "difference, points", "dimml is"]
     return "\n\n".join(["## Set by set", table(head, rows, numbers=False)])
 

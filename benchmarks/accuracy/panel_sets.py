@@ -63,8 +63,8 @@ class Sources:
         """Return the folders of the options, or those of the variables `DIMML_TEST_*`."""
         data, folder = (os.environ.get(f"DIMML_TEST_{name}") for name in ("DATA", "MODELS"))
         root = avmnist_root or (Path(data) / "avmnist" if data else None)
-        found = models or (Path(folder) if folder else None)
-        return cls(avmnist=root and root.absolute(), models=found and found.absolute())
+        models = models or (Path(folder) if folder else None)
+        return cls(avmnist=root and root.absolute(), models=models and models.absolute())
 
 
 @dataclass(frozen=True)
