@@ -14,7 +14,7 @@ from benchmarks.accuracy.panel_data import half_of_recordings, pairs, shuffled_c
 from benchmarks.accuracy.panel_sets import SETS, Sources, write_tables
 from benchmarks.accuracy.tables import Rows, few_labels, few_recordings
 
-SPLIT_ROWS = {"train": 3600, "validation": 900, "test": 900}
+SPLIT_ROWS = {"train": 3600, "validation": 1500, "test": 1500}
 
 
 def digit_rows(split: str, number: int) -> Rows:
