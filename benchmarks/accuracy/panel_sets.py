@@ -1,4 +1,4 @@
-"""The panel: data sets of one modality against another, few labels, missing audio and pure noise.
+"""The panel's data sets: the digits, avMNIST, pairs of digits, and changed versions of them.
 
 The sets `avmnist_5`, `avmnist_10` and `avmnist_20` keep the audio of 5, 10 and 20 % of the training
 rows, and no more. That is what the percentages mean where they were published, in SMIL (Ma et al.,
