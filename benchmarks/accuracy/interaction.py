@@ -9,21 +9,28 @@ written to `benchmarks/results/interaction.json` and `interaction.md`.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import typer
 
 from benchmarks.accuracy.interaction_report import FIGURES, markdown
+from benchmarks.accuracy.tables import (
+    KEPT_SHARE,
+    Change,
+    Rows,
+    draw_rows,
+    few_labels,
+    few_recordings,
+    read_rows,
+    write_table,
+)
 from benchmarks.options import DIGITS
 from benchmarks.results import RESULTS, write_result
 from dimml.errors import DimmlError, TrainingError, UsageError
-from dimml.files import new_file
 from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
 from train.compare.results import RESULTS as RUN_RESULTS
@@ -36,11 +43,6 @@ from train.recipe import load_recipe
 RECIPE = SOURCE_ROOT / "train" / "recipes" / "digits.yaml"
 TABLE = DIGITS / "data" / "manifest.parquet"
 WORK = SOURCE_ROOT / "runs" / "interaction"
-KEPT_SHARE = 0.1
-"""Share of the training rows that keep their label, their audio, or are kept at all."""
-
-Rows = list[dict[str, Any]]
-Change = Callable[[Rows, np.random.Generator], Rows]
 
 
 @dataclass(frozen=True)
@@ -81,31 +83,11 @@ def _keep_all(rows: Rows, generator: np.random.Generator) -> Rows:
     return rows
 
 
-def _draw_rows(rows: Rows, generator: np.random.Generator) -> set[int]:
-    """Draw `KEPT_SHARE` of the rows of each class, and return their positions."""
-    kept: list[int] = []
-    labels = np.array([row["label"] for row in rows])
-    for label in np.unique(labels):
-        positions = generator.permutation(np.flatnonzero(labels == label))
-        kept += positions[: round(KEPT_SHARE * len(positions))].tolist()
-    return set(kept)
-
-
-def _few_labels(rows: Rows, generator: np.random.Generator) -> Rows:
-    kept = _draw_rows(rows, generator)
-    return [row if n in kept else {**row, "label": None} for n, row in enumerate(rows)]
-
-
 def _few_rows(rows: Rows, generator: np.random.Generator) -> Rows:
-    """Keep a share of the rows, each as often as an epoch of `_few_labels` uses it."""
-    kept = [rows[number] for number in sorted(_draw_rows(rows, generator))]
+    """Keep a share of the rows, each as often as an epoch of `few_labels` uses it."""
+    kept = [rows[number] for number in sorted(draw_rows(rows, generator))]
     repeats = 2 * round(1 / KEPT_SHARE - 1)
     return [{**row, "id": f"{row['id']}-{n}"} for n in range(repeats) for row in kept]
-
-
-def _weak_audio(rows: Rows, generator: np.random.Generator) -> Rows:
-    kept = _draw_rows(rows, generator)
-    return [row if n in kept else {**row, "audio": None} for n, row in enumerate(rows)]
 
 
 def _unpaired(rows: Rows, generator: np.random.Generator) -> Rows:
@@ -123,7 +105,7 @@ SHORT = ("training.epochs=8", "training.warm_up=3")
 GROUPS: dict[str, Group] = {
     "unlabelled": Group(
         "One training row in ten has a label; the others take part in the DUC loss",
-        _few_labels,
+        few_labels,
         {
             "dimml, strong DUC": Arm("dimml", STRONG),
             "dimml, the paper's DUC": Arm("dimml"),
@@ -146,7 +128,7 @@ GROUPS: dict[str, Group] = {
     ),
     "weak": Group(
         "One training row in ten has audio",
-        _weak_audio,
+        few_recordings,
         {
             "dimml": Arm("dimml"),
             "dimml, strong DUC": Arm("dimml", STRONG),
@@ -230,18 +212,9 @@ def _folder(name: str, settings: Sequence[str]) -> Path:
 def _write_table(change: Change, path: Path) -> None:
     if not TABLE.exists():
         raise UsageError(f"{TABLE} does not exist; create it: dimml data digits {TABLE.parent}")
-    source = pq.read_table(TABLE)
-    rows = source.to_pylist()
-    train = change([row for row in rows if row["split"] == "train"], np.random.default_rng(0))
-    changed = train + [row for row in rows if row["split"] != "train"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Paths in a table are relative to its folder.
-    up = os.path.relpath(TABLE.parent, path.parent)
-    for row in changed:
-        for column in ("audio", "image"):
-            row[column] = f"{up}/{row[column]}" if row[column] is not None else None
-    with new_file(path) as temporary:
-        pq.write_table(source.from_pylist(changed, schema=source.schema), temporary)
+    train = change(read_rows(TABLE, "train"), np.random.default_rng(0))
+    rest = [row for split in ("validation", "test") for row in read_rows(TABLE, split)]
+    write_table(path, train + rest, TABLE.parent)
 
 
 def _figures(name: str) -> dict[str, Any]:
