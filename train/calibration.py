@@ -18,7 +18,7 @@ from dimml.samples import subsets
 UNIFORM = 1e6
 """A temperature of the certainty weights that makes them equal to about 1e-6."""
 
-Rule = Literal["paper", "average", "certainty", "pooled"]
+Rule = Literal["paper", "average", "certainty", "pooled", "sum"]
 """How the logits of the modalities are joined, always by `certainty_weights` and a sum.
 
 - paper: the shared classifier's logits as they are, T of 1 or 3; nothing is calibrated. Source:
@@ -27,6 +27,8 @@ Rule = Literal["paper", "average", "certainty", "pooled"]
 - certainty: the same calibration, with T chosen on validation.
 - pooled: the same calibration, with T and a bias per modality fitted: log-linear pooling (Genest
   and Zidek 1986, Statistical Science 1, 114-135) whose weights follow certainty.
+- sum: the logits are summed as the classifier gives them, then calibrated per subset. A modality
+  with large logits counts for more: its weight is its temperature (b = log t, T infinite).
 """
 
 FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
@@ -34,6 +36,7 @@ FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
     "average": (UNIFORM,),
     "certainty": (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0),
     "pooled": (0.1, 0.3, 1.0, 10.0),
+    "sum": (UNIFORM,),
 }
 """The fusion temperatures that are tried; for `pooled`, the starting points of the fit."""
 TEMPERATURES = (0.05, 20.0)
@@ -102,29 +105,30 @@ def calibrate(
         rule: How the modalities are joined.
     """
     slots, labels = len(modalities), rows.labels
-    logits = fusion.classify(rows.features)
+    logits, scale = fusion.classify(rows.features, rows.present)
     modality = torch.ones(slots)
     for slot in range(slots):
         has = rows.present[:, slot]
         if has.any() and rule != "paper":
             modality[slot] = fit_temperature(logits[has, slot], labels[has])
     scaled = logits / modality.unsqueeze(-1)
+    bias = modality.log() if rule == "sum" else torch.zeros(slots)
     candidates = []
     for temperature in FUSION_TEMPERATURES[rule]:
         table = torch.ones(2**slots)
         likelihoods = []
-        fusion.set_calibration(modality, temperature, table)
+        fusion.set_calibration(modality, temperature, table, bias)
         for subset, chosen, mask in subset_rows(modalities, rows.present):
             if len(subset) < 2:
                 continue
-            probabilities, _ = fusion.fuse(scaled[chosen], mask)
+            probabilities, _ = fusion.fuse(scaled[chosen], mask, scale[chosen])
             log_probabilities = probabilities.clamp_min(1e-12).log()
             fitted = 1.0 if rule == "paper" else fit_temperature(log_probabilities, labels[chosen])
             table[subset_index(mask[0])] = fitted
             likelihoods.append(_nll(log_probabilities / fitted, labels[chosen]))
         candidates.append((float(np.mean(likelihoods or [0.0])), temperature, table))
     _, temperature, table = min(candidates, key=lambda candidate: candidate[0])
-    fusion.set_calibration(modality, temperature, table)
+    fusion.set_calibration(modality, temperature, table, bias)
     if rule == "pooled":
         clean = blank_absent(scaled, rows.present)
         groups = [

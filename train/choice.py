@@ -17,8 +17,8 @@ from dimml.samples import subset_name, subsets
 from train.calibration import EncodedRows, Rule, calibrate, subset_mask, subset_rows
 from train.interaction import fit_shares
 
-DEFAULT_RULE: Rule = "certainty"
-RULES: tuple[Rule, ...] = (DEFAULT_RULE, "average", "pooled")
+DEFAULT_RULE: Rule = "sum"
+RULES: tuple[Rule, ...] = (DEFAULT_RULE, "average", "certainty", "pooled")
 STANDARD_ERRORS = 2.0
 """By how many standard errors a rule has to beat the default."""
 INTERACTION = "interaction"

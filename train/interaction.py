@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimml.nn.fusion import CertaintyFusion
-from dimml.nn.masks import blank_absent, subset_index
+from dimml.nn.masks import subset_index
 from train.calibration import EncodedRows, fit_temperature, subset_rows
 
 SHARES = tuple(np.linspace(0.05, 1.0, 20))
@@ -50,10 +50,10 @@ def fit_shares(
         if len(subset) < 2 or ("paper" in interaction.heads and len(subset) < len(modalities)):
             continue
         features, labels = rows.features[chosen], rows.labels[chosen]
-        late = _late_answer(fusion, features, mask)
+        late, joint_logits = _answers(fusion, features, mask)
         before = functional.cross_entropy(late, labels, reduction="none")
         index = subset_index(mask[0])
-        for number, joint in enumerate(interaction(features, mask).unbind(dim=1)):
+        for number, joint in enumerate(joint_logits.unbind(dim=1)):
             own = fit_temperature(joint, labels)
             after, best, temperature = _best_share(late, joint / own, labels, shares)
             gain = before - after
@@ -68,11 +68,13 @@ def fit_shares(
     interaction.set_shares(share, head_temperature, mixture_temperature[best_head])
 
 
-def _late_answer(fusion: CertaintyFusion, features: Tensor, mask: Tensor) -> Tensor:
-    """Return the logarithm of the answer without the heads, [N, K]."""
-    logits = fusion.classify(blank_absent(features, mask))
+def _answers(fusion: CertaintyFusion, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithm of the answer without heads [N, K], and the heads' logits [N, H, K]."""
+    logits, scale = fusion.classify(features, mask)
     probabilities, _ = fusion.fuse(logits / fusion.modality_temperature.unsqueeze(-1), mask)
-    return probabilities.clamp_min(1e-30).log()
+    joint = fusion.joint_logits(features, mask, scale)
+    assert joint is not None
+    return probabilities.clamp_min(1e-30).log(), joint
 
 
 def _best_share(
@@ -100,7 +102,7 @@ def any_informative(fusion: CertaintyFusion, rows: EncodedRows) -> bool:
         fusion: The fusion of a model in training.
         rows: Labelled rows of the validation split.
     """
-    answers = fusion.classify(blank_absent(rows.features, rows.present)).argmax(dim=-1)
+    answers = fusion.classify(rows.features, rows.present)[0].argmax(dim=-1)
     for slot in range(rows.present.shape[1]):
         has = rows.present[:, slot]
         labels = rows.labels[has]

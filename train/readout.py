@@ -98,7 +98,7 @@ class BestUnimodal(Readout):
 
     @torch.no_grad()
     def calibrate(self, modalities: tuple[str, ...], rows: EncodedRows) -> None:
-        answers = self._heads(blank_absent(rows.features, rows.present)).argmax(dim=-1)
+        answers = self._heads(rows.features, rows.present)[0].argmax(dim=-1)
         right = (answers == rows.labels.unsqueeze(1)) & rows.present
         self._accuracy = right.sum(dim=0) / rows.present.sum(dim=0).clamp_min(1)
         super().calibrate(modalities, rows)
@@ -106,7 +106,7 @@ class BestUnimodal(Readout):
     def _best(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         chosen = self._accuracy.expand(present.shape).masked_fill(~present, -1.0).argmax(dim=1)
         weights = torch.nn.functional.one_hot(chosen, present.shape[1]).to(features.dtype)
-        return (weights.unsqueeze(-1) * self._heads(features)).sum(dim=1), weights
+        return (weights.unsqueeze(-1) * self._heads(features, present)[0]).sum(dim=1), weights
 
 
 def cross_validate(

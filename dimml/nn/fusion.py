@@ -1,8 +1,9 @@
 """Late fusion: classify each present modality, then sum the logits weighted by certainty.
 
 Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting. Three extensions: any non-empty
-subset of modalities gets a prediction, certainty is calibrated, and heads that see all features
-together take part where they help (`dimml.nn.interaction`).
+subset of modalities gets a prediction; certainty is calibrated, and lower for input that is unlike
+the training data (`dimml.nn.distance`); and heads that see all features together take part where
+they help (`dimml.nn.interaction`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dimml.nn.distance import DistanceScale
 from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.interaction import Interaction
 from dimml.nn.masks import blank_absent, subset_index
@@ -73,6 +75,7 @@ class CertaintyFusion(nn.Module):
             It is 1 for a one-modality subset, whose prediction is the softmax of that modality's
             logits. The value of the empty subset (index 0) is never used.
         modality_bias: [M modalities]; the b of `certainty_weights`.
+        distance: Gives the s by which the logits of a modality are divided; 1 until it is fitted.
         interaction: The interaction heads and their shares, or None.
     """
 
@@ -95,6 +98,7 @@ class CertaintyFusion(nn.Module):
             )
         self.feature_dim = feature_dim
         self.classifier: nn.Linear | PrivateClassifiers = nn.Linear(feature_dim, num_classes)
+        self.distance = DistanceScale(num_modalities, feature_dim, num_classes)
         self.interaction: Interaction | None = None
         self.register_buffer("modality_temperature", torch.ones(num_modalities))
         self.register_buffer("fusion_temperature", torch.tensor(1.0))
@@ -113,25 +117,48 @@ class CertaintyFusion(nn.Module):
             probabilities: [N samples, K classes], rows summing to 1.
             weights: [N samples, M modalities], see `fuse`.
             modality_logits: [N samples, M modalities, K classes], the classifier's logits divided
-                by `modality_temperature`; 0 where absent.
+                by `modality_temperature` and by s; 0 where absent.
 
         Raises:
             ValueError: If the number of modalities is not M.
         """
         self._check_modalities(features, present)
-        logits = self.classify(blank_absent(features, present))
-        logits = blank_absent(logits / self.modality_temperature.unsqueeze(-1), present)
-        joint = None if self.interaction is None else self.interaction(features, present)
-        probabilities, weights = self.fuse(logits, present, joint)
+        logits, scale = self.classify(features, present)
+        logits = logits / self.modality_temperature.unsqueeze(-1)
+        joint = self.joint_logits(features, present, scale)
+        probabilities, weights = self.fuse(logits, present, scale, joint)
         return probabilities, weights, logits
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Map features [N, M, D or more] to the logits of each modality alone [N, M, K]."""
-        logits: Tensor = self.classifier(features[..., : self.feature_dim])
-        return logits
+    def classify(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of each modality, divided by s but not calibrated, and s.
+
+        Args:
+            features: [N, M, D or more]; absent slots may hold anything.
+            present: bool [N, M].
+
+        Returns:
+            Logits [N, M, K] and s [N, M]; 0 and 1 where absent.
+        """
+        late = blank_absent(features[..., : self.feature_dim], present)
+        scale = torch.where(present, self.distance(late), 1.0)
+        return blank_absent(self.classifier(late) / scale.unsqueeze(-1), present), scale
+
+    def joint_logits(self, features: Tensor, present: Tensor, scale: Tensor) -> Tensor | None:
+        """Return the logits of the interaction heads [N, H, K], or None without heads.
+
+        They are divided by the largest s of the row, because a head sees all modalities.
+        """
+        if self.interaction is None:
+            return None
+        logits: Tensor = self.interaction(features, present)
+        return logits / scale.amax(dim=1)[:, None, None]
 
     def fuse(
-        self, modality_logits: Tensor, present: Tensor, joint_logits: Tensor | None = None
+        self,
+        modality_logits: Tensor,
+        present: Tensor,
+        scale: Tensor | None = None,
+        joint_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Fuse the calibrated logits z_m of the modalities: softmax(sum_m w_m z_m / T_subset).
 
@@ -142,11 +169,12 @@ class CertaintyFusion(nn.Module):
         Args:
             modality_logits: [N samples, M modalities, K classes]; absent slots may hold anything.
             present: bool [N samples, M modalities], at least one per row.
+            scale: s [N samples, M modalities], or None for 1. The logits are divided by it already.
             joint_logits: [N samples, H heads, K classes], or None to leave the heads out.
 
         Returns:
             probabilities [N samples, K classes] and weights [N samples, M modalities], which are
-            the `certainty_weights` and the modalities' parts of the heads' share.
+            the `certainty_weights` divided by s and the modalities' parts of the heads' share.
 
         Raises:
             ValueError: If the number of modalities is not M.
@@ -157,6 +185,9 @@ class CertaintyFusion(nn.Module):
         fused = (weights.unsqueeze(-1) * logits).sum(dim=1)
         temperature = self.subset_temperature[subset_index(present)]
         fused = fused / temperature.unsqueeze(-1)
+        if scale is not None:
+            weights = weights / scale
+            weights = weights / weights.sum(dim=1, keepdim=True)
         if self.interaction is None or joint_logits is None:
             return fused.softmax(dim=-1), weights
         return self.interaction.mix(fused, joint_logits, weights, present)

@@ -75,8 +75,9 @@ class InteractionHead(nn.Module):
     """A classifier on the features of all modalities and the mask of those present.
 
     Args:
-        name: `linear`; `mlp` for one hidden layer; or `paper`, the linear head of stage 2 of DI-MML
-            (arXiv 2407.19514), which has no features of its own and needs every modality.
+        name: `linear`; `mlp` for one hidden layer, which also sees `pair_products`; or `paper`, the
+            linear head of stage 2 of DI-MML (arXiv 2407.19514), which has no features of its own
+            and needs every modality.
         modalities: M.
         width: Feature dimensions of one modality, E.
         classes: K.
@@ -89,7 +90,7 @@ class InteractionHead(nn.Module):
         self.layers: nn.Module = nn.Linear(inputs, classes)
         if name == "mlp":
             self.layers = nn.Sequential(
-                nn.Linear(inputs, HIDDEN_UNITS),
+                nn.Linear(inputs + width, HIDDEN_UNITS),
                 nn.GELU(),
                 nn.Dropout(DROPOUT),
                 nn.Linear(HIDDEN_UNITS, classes),
@@ -99,8 +100,27 @@ class InteractionHead(nn.Module):
         """Map features [N, M, E], of which absent slots may hold anything, to logits [N, K]."""
         clean = blank_absent(features, present)
         mask = present.unsqueeze(-1).to(clean.dtype)
-        logits: Tensor = self.layers(torch.cat([clean, mask], dim=-1).flatten(1))
+        inputs = torch.cat([clean, mask], dim=-1).flatten(1)
+        if self.name == "mlp":
+            inputs = torch.cat([inputs, pair_products(clean)], dim=1)
+        logits: Tensor = self.layers(inputs)
         return logits
+
+
+def pair_products(features: Tensor) -> Tensor:
+    """Return the sum over pairs of modalities of the products of their features, dimension-wise.
+
+    Whether two modalities match is a product of their features. A hidden layer learns products
+    slowly, and encoders trained from scratch get no gradient until it has. The sum over all pairs
+    is ((sum_m u_m)^2 - sum_m u_m^2) / 2 (factorization machines, Rendle 2010, ICDM, 995-1000).
+
+    Args:
+        features: [N, M, E], 0 where absent.
+
+    Returns:
+        [N, E].
+    """
+    return (features.sum(dim=1).square() - features.square().sum(dim=1)) / 2
 
 
 class Interaction(nn.Module):

@@ -25,6 +25,7 @@ from dimml.nn.losses import duc_loss, masked_cross_entropy, modality_cross_entro
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows, Rule
 from train.choice import FusionChoice
+from train.distance import fit_distance
 from train.interaction import any_informative, fit_shares
 from train.methods.base import UNLABELLED, FeatureSource, Method, drop_modalities
 from train.methods.settings import DetachedTraining, MethodOptions
@@ -42,12 +43,18 @@ HEADS: dict[str, tuple[HeadName, ...]] = {
 }
 """The interaction heads that each value of the option `interaction` trains."""
 RULES: dict[str, Rule] = {
-    "logit-average": "average",
-    "dimml+paper": "paper",
+    "dimml+average": "average",
     "dimml+certainty": "certainty",
     "dimml+pooled": "pooled",
+    "dimml+sum": "sum",
 }
 """Rows of a comparison, and the rule that joins the modalities in each."""
+PLAIN_RULES: dict[str, Rule] = {
+    "logit-average": "average",
+    "logit-sum": "sum",
+    "dimml+paper": "paper",
+}
+"""Further rows, whose logits are not divided by the distance from the training data."""
 
 
 class DetachedOptions(MethodOptions):
@@ -80,6 +87,7 @@ class Detached(Method):
     options: DetachedOptions
     training_config: DetachedTraining
     exports = True
+    finishes = True
     joint_gradient: Tensor
 
     def build_heads(self, model: MultimodalModel) -> None:
@@ -154,6 +162,12 @@ class Detached(Method):
         losses = [masked_cross_entropy(one, rows.labels, takes_part) for one in logits]
         return torch.stack(losses).sum()
 
+    def finish(self, model: MultimodalModel, rows: EncodedRows) -> None:
+        """Measure where the features of the training split lie."""
+        if self.options.fusion != "paper":
+            late = rows.features[..., : model.fusion.feature_dim]
+            fit_distance(model.fusion.distance, rows._replace(features=late))
+
     def readout(self, model: MultimodalModel) -> Readout:
         return FusionReadout(model.fusion, self.options.fusion)
 
@@ -181,16 +195,26 @@ class Detached(Method):
         readouts: dict[str, Readout] = {"best-unimodal": BestUnimodal(model.fusion)}
         for name, rule in RULES.items():
             readouts[name] = FusionReadout(late_only(model.fusion), rule)
+        for name, rule in PLAIN_RULES.items():
+            readouts[name] = FusionReadout(late_only(model.fusion, distance=False), rule)
         both = late_only(model.fusion)
         both.classifier = both_heads(model)
-        readouts["dimml+both-heads"] = FusionReadout(both, "certainty")
+        readouts["dimml+both-heads"] = FusionReadout(both, "sum")
         return readouts
 
 
-def late_only(fusion: CertaintyFusion) -> CertaintyFusion:
-    """Return a copy of a fusion without the interaction heads."""
+def late_only(fusion: CertaintyFusion, distance: bool = True) -> CertaintyFusion:
+    """Return a copy of a fusion without the interaction heads.
+
+    Args:
+        fusion: The fusion.
+        distance: Whether the copy divides logits by the distance from the training data.
+    """
     copied = copy.deepcopy(fusion)
     copied.interaction = None
+    if not distance:
+        for buffer in copied.distance.buffers():
+            buffer.zero_()
     return copied
 
 
