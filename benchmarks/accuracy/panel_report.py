@@ -105,7 +105,7 @@ def panel_figures(sets: Mapping[str, Summary]) -> Summary:
     """
     names = dict.fromkeys(name for one in sets.values() for name in one["methods"])
     ours = _panel_by_seed(sets, REFERENCE)
-    figures = {}
+    figures: Summary = {}
     for name in names:
         seeds = _panel_by_seed(sets, name)
         signs = [

@@ -173,19 +173,19 @@ SETS: dict[str, PanelSet] = {
         "Digits handwritten, spoken and spelled out (the digits demo)",
         _digits,
         "digits.yaml",
-        ("training.epochs=10", "training.warm_up=4", "training.batch_size=48"),
+        ("training.epochs=10", "training.warm_up=4", "training.batch_size=32"),
     ),
     "digits_few": PanelSet(
         "The digits, with one label in ten",
         _digits_few,
         "digits.yaml",
-        ("training.epochs=5", "training.warm_up=2", "training.batch_size=48"),
+        ("training.epochs=5", "training.warm_up=2", "training.batch_size=32"),
     ),
     "noise": PanelSet(
         "The digits, whose audio is of a random other row and tells nothing",
         _noise,
         "digits.yaml",
-        ("training.epochs=8", "training.warm_up=3", "training.batch_size=48"),
+        ("training.epochs=8", "training.warm_up=3", "training.batch_size=32"),
     ),
     "avmnist_frozen": _FROZEN(
         f"avMNIST: {_SPEAKERS}; frozen Whisper base and EfficientNet-Lite0",
@@ -211,6 +211,7 @@ SETS: dict[str, PanelSet] = {
         "Are the spoken and the written digit of avMNIST the same? Neither alone tells; frozen "
         "Whisper base and EfficientNet-Lite0",
         _pairs_frozen,
+        settings=("training.epochs=12", "training.warm_up=4"),
     ),
 }
 
