@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dimml.nn.model import MultimodalModel
 from dimml.nn.pretrained.adapter import Adapter
 from train.calibration import EncodedRows, calibrate
-from train.choice import choose_fusion, halves, interaction_shares
+from train.choice import DEFAULT_RULE, RULES, choose_fusion, halves, interaction_shares
 from train.interaction import any_informative, fit_shares
 
 NAMES = ("a", "b")
@@ -97,31 +97,31 @@ class TestShares:
 
 class TestRule:
     def test_other_rule_is_chosen_where_it_is_better_beyond_noise(self) -> None:
-        # The more certain modality is the worse one, so weights that follow certainty mislead.
+        # The modality with the larger logits is the worse one, so a sum of logits misleads.
         generator = torch.Generator().manual_seed(0)
         labels = torch.randint(0, 2, (4 * ROWS,), generator=generator)
         features = torch.zeros(len(labels), 2, 2)
-        for slot, (scale, skill) in enumerate([(4.0, 0.7), (1.0, 0.9)]):
+        for slot, (scale, skill) in enumerate([(8.0, 0.7), (1.0, 0.9)]):
             right = torch.rand(len(labels), generator=generator) < skill
             said = torch.where(right, labels, 1 - labels)
-            strength = scale * torch.rand(len(labels), 1, generator=generator)
-            features[:, slot] = strength * nn.functional.one_hot(said, 2)
+            features[:, slot] = scale * nn.functional.one_hot(said, 2)
         model = MultimodalModel(NAMES, [Adapter(3, 2, "linear") for _ in NAMES], 2, 2)
         nn.init.eye_(model.fusion.classifier.weight)
         nn.init.zeros_(model.fusion.classifier.bias)
         model.requires_grad_(False)
         rows = EncodedRows(features, torch.ones(len(labels), 2, dtype=torch.bool), labels)
         choice = choose_fusion(model.fusion, NAMES, rows, None)
-        assert choice.rule != "certainty"
-        assert choice.figures[choice.rule]["nll"] < choice.figures["certainty"]["nll"]
+        assert choice.rule != DEFAULT_RULE
+        assert choice.figures[choice.rule]["nll"] < choice.figures[DEFAULT_RULE]["nll"]
 
     def test_default_rule_stays_where_no_other_is_better(self) -> None:
         model = model_with_oracle()
         choice = choose_fusion(model.fusion, NAMES, matching_pairs(6.0), None)
-        assert choice.rule == "certainty"
-        assert set(choice.figures) == {"certainty", "average", "pooled", "interaction"}
-        assert choice.figures["interaction"]["nll"] < choice.figures["certainty"]["nll"] - 0.15
-        assert choice.figures["interaction"]["accuracy"] > choice.figures["certainty"]["accuracy"]
+        assert choice.rule == DEFAULT_RULE
+        assert set(choice.figures) == {*RULES, "interaction"}
+        late, mixed = (choice.figures[name] for name in (DEFAULT_RULE, "interaction"))
+        assert mixed["nll"] < late["nll"] - 0.15
+        assert mixed["accuracy"] > late["accuracy"]
         assert "mlp" in choice.summary()
         assert "a+b" in choice.summary()
 

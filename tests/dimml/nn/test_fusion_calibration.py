@@ -30,6 +30,7 @@ class TestCalibration:
             "fusion_temperature",
             "subset_temperature",
             "modality_bias",
+            *(f"distance.{name}" for name in ("mean", "whitening", "class_means")),
         }
         assert_close(state["modality_temperature"], self.valid[0])
         assert_close(state["fusion_temperature"], self.valid[1])
@@ -44,7 +45,7 @@ class TestCalibration:
         with torch.no_grad():
             for values in arguments:
                 values.fill_(9.0)
-        for buffer, values in zip(fusion.buffers(), self.valid, strict=True):
+        for buffer, values in zip(fusion.buffers(recurse=False), self.valid, strict=True):
             assert_close(buffer, values)
             assert not buffer.requires_grad
             assert buffer.dtype == torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -64,6 +65,9 @@ def test_answer_is_the_pool_of_the_late_answer_and_the_head(name: str) -> None:
             continue
         own = features[row, :, DIM:].nan_to_num() * mask.unsqueeze(-1)
         inputs = torch.cat([own, mask.unsqueeze(-1).float()], dim=-1).flatten()
+        if name == "mlp":
+            products = sum(own[i] * own[j] for i, j in itertools.combinations(range(3), 2))
+            inputs = torch.cat([inputs, products])
         joint = interaction.heads[name].layers(inputs) / 2
         pooled = 0.7 * late[row].log() + 0.3 * joint.log_softmax(dim=0)
         assert probabilities[row].allclose((pooled / 0.5).softmax(dim=0), atol=1e-5)
