@@ -10,6 +10,12 @@ from torch import Tensor
 from dimml.nn.distance import FAR, DistanceScale
 from train.calibration import EncodedRows
 
+FLOOR = 0.01
+"""The least variance of a direction, relative to the mean over directions.
+
+A direction in which the training data hardly vary would otherwise decide about every distance.
+"""
+
 
 @torch.no_grad()
 def fit_distance(scale: DistanceScale, rows: EncodedRows) -> None:
@@ -36,6 +42,7 @@ def fit_distance(scale: DistanceScale, rows: EncodedRows) -> None:
         if not bool(residuals.any()):
             continue
         covariance = LedoitWolf(assume_centered=True).fit(residuals.numpy()).covariance_
+        covariance += FLOOR * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
         whitening = torch.from_numpy(np.linalg.cholesky(np.linalg.inv(covariance)))
         scale.mean[slot] = mean
         scale.whitening[slot] = whitening

@@ -80,6 +80,9 @@ class TrainingModule(lightning.LightningModule):
         # Sums over classes and samples need more precision than 16 bits have.
         with torch.autocast(self.device.type, enabled=False):
             rows = self._gather(features.float(), batch)
+            if self.trainer.world_size > 1:
+                # All devices drop the same modalities, because each computes the whole loss.
+                torch.manual_seed(seed)
             if self.method.alternates:
                 terms = self._alternate(rows)
             else:
@@ -144,9 +147,10 @@ class TrainingModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         features, present, labels = _concatenate(self._outputs)
         self._outputs.clear()
-        self.method.inspect_validation(self.model, EncodedRows(features, present, labels))
         accuracies = {}
         finite = bool(features[present].isfinite().all())
+        if finite:
+            self.method.inspect_validation(self.model, EncodedRows(features, present, labels))
         for subset, rows, mask in subset_rows(self.model.modalities, present):
             logits, _ = self.method.answer(self.model, blank_absent(features[rows], mask), mask)
             right = logits.argmax(dim=1) == labels[rows]

@@ -44,6 +44,9 @@ class DistanceScale(nn.Module):
         """Map finite features [N, M, D] to s [N, M], at least 1."""
         mapped = torch.einsum("nmd,mde->nme", features - self.mean, self.whitening)
         products = torch.einsum("nme,mke->nmk", mapped, self.class_means)
-        squares = self.class_means.square().sum(dim=-1) - 2 * products
-        nearest = squares.amin(dim=-1) + mapped.square().sum(dim=-1)
-        return (nearest / features.shape[-1]).clamp_min(1.0)
+        nearest = (self.class_means.square().sum(dim=-1) - 2 * products).argmin(dim=-1)
+        # The sum of these terms would find the class, but lose the digits of a small distance.
+        modalities, classes, _ = self.class_means.shape
+        rows = nearest + classes * torch.arange(modalities, device=nearest.device)
+        difference = mapped - self.class_means.flatten(0, 1)[rows]
+        return difference.square().mean(dim=-1).clamp_min(1.0)

@@ -42,7 +42,7 @@ def test_weights_after_training_on_two_devices_equal_those_of_one(joined: dict[s
         torch.testing.assert_close(
             joined["two"]["weights"][name], expected, rtol=1e-3, atol=1e-5, msg=name
         )
-    moved = joined["one"]["weights"]["model.encoders.0.weight"] - joined["start"]
+    moved = joined["one"]["weights"]["model.encoders.0.head.late.weight"] - joined["start"]
     assert moved.abs().max() > 1e-3
 
 

@@ -13,22 +13,30 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import train.methods.dimml
+from dimml.nn.encoders import Encoder
 from dimml.nn.model import EncoderInputs, MultimodalModel
 from train.data.loader import Batch, EpochSampler
 from train.methods import build_method
 from train.module import TrainingModule
 from train.recipe import Recipe, TrainingConfig
 
+OPTIONS = {"interaction": "linear"}
 COUNT, SIZE, CLASSES = 24, 8, 3
 BUCKET_MEBIBYTES = 1e-4
 """A bucket size so small that each layer sends its own gradients, as in a large model."""
 
 
-class Linear(nn.Linear):
+# The devices draw the same modalities to drop, but hold the rows in another order than one device.
+train.methods.dimml.MODALITY_DROPOUT = 0.0
+
+
+class Linear(Encoder):
     """An encoder without batch normalisation, which each device would compute by itself."""
 
-    def forward(self, values: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(values)
+    def forward(self, values: Tensor) -> Tensor:
+        features: Tensor = self.head(self.backbone(values))
+        return features
 
 
 class Rows(torch.utils.data.Dataset[int]):
@@ -65,13 +73,14 @@ class Data(lightning.LightningDataModule):
         return DataLoader(Rows(), SIZE, sampler=EpochSampler(COUNT, 0, False), collate_fn=collate)
 
 
-def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
+def train_on(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
     torch.manual_seed(0)
-    model = MultimodalModel("abc", [Linear(5, 6) for _ in "abc"], 6, CLASSES)
-    start = model.encoders[0].get_parameter("weight").detach().clone()
+    encoders = [Linear(nn.Identity(), nn.Linear(5, 6)) for _ in "abc"]
+    model = MultimodalModel("abc", encoders, 6, CLASSES)
+    start = model.encoders[0].get_parameter("head.weight").detach().clone()
     training = TrainingConfig(epochs=3, warm_up=1, batch_size=SIZE, learning_rate=0.05)
     recipe = Recipe.model_construct(seed=0, training=training)
-    module = TrainingModule(model, recipe, build_method("dimml", {}, training, model))
+    module = TrainingModule(model, recipe, build_method("dimml", OPTIONS, training, model))
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -96,8 +105,8 @@ def train(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]:
 
 
 if __name__ == "__main__":
-    two_losses, two_weights, start = train(2)
-    one_losses, one_weights, _ = train(1)
+    two_losses, two_weights, start = train_on(2)
+    one_losses, one_weights, _ = train_on(1)
     results = {
         "one": {"losses": one_losses, "weights": one_weights},
         "two": {"losses": two_losses, "weights": two_weights},

@@ -16,9 +16,9 @@ def result(folder: Path, name: str, seed: int = 0) -> Any:
 class TestResults:
     def test_each_row_has_a_result_file(self, finished: Path) -> None:
         places = {path.parent.name for path in finished.rglob("seed-0.json")}
-        fusions = ("paper", "certainty", "pooled", "both-heads", "stage2", "stage2-dropout")
+        fusions = ("paper", "average", "certainty", "pooled", "sum", "both-heads")
         assert places == {
-            *("dimml", "best-unimodal", "logit-average", "ume", "ume+fusion"),
+            *("dimml", "best-unimodal", "logit-average", "logit-sum", "ume", "ume+fusion"),
             *(f"dimml+{name}" for name in fusions),
         }
         assert not (finished / "compare" / "work").exists()
