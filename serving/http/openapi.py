@@ -74,6 +74,7 @@ def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> di
         "modalities": {name: _modality(predictor, name) for name in predictor.kinds},
         "prediction_sets": conformal
         and {"coverage": conformal.coverage, "uncertified": conformal.uncertified},
+        "interaction": bundle.manifest.interaction,
         "limits": {
             "bytes": settings.max_body_bytes,
             "part_bytes": settings.max_part_bytes,
