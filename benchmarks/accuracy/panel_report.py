@@ -11,6 +11,7 @@ from train.compare.results import Result, measured_scope
 from train.compare.statistics import mean, mean_and_deviation, paired
 from train.compare.summary import MEASURES, REFERENCE, Measure, Summary, run_measures
 from train.markdown import NOT_MEASURED, Bold, bullets, table
+from train.methods import METHODS
 
 FIGURES: dict[str, Measure] = {
     **{key: MEASURES[key] for key in ("mean", "worst", "full", "robustness")},
@@ -30,6 +31,15 @@ Accuracies are means over seeds ± one standard deviation, in per cent. *Kept*: 
 corruption of one modality as a share of that on full input; *corrupted*: that accuracy itself, the
 mean over all corruptions and levels. ECE: the mean over subsets. A difference is dimml less the
 other method in points, paired by seed, with the 95 % Student-t interval of its mean.
+"""
+
+REFERENCES = """## Other answers of the same trainings
+
+Each changes one thing of the answer, and nothing of the training. `dimml+sum`, `+average`,
+`+certainty`, `+pooled`: this fusion rule, without interaction heads. `logit-sum`, `logit-average`:
+in addition without the distance from the training data. `dimml+paper`: the source's weighting, not
+calibrated. `dimml+both-heads`: the private heads answer beside the shared one. `best-unimodal`: the
+modality that is best on validation answers alone.
 """
 
 
@@ -82,10 +92,13 @@ def set_figures(title: str, results: Sequence[Result], notes: Iterable[str] = ()
 def verdict(methods: Mapping[str, Summary]) -> Summary | None:
     """Compare `dimml` with the best other method, by the mean over subsets.
 
+    Further answers of the same trainings, such as `dimml+sum`, are not methods.
+
     Returns:
         `{"best", "difference", "verdict"}`; None without `dimml` or without another method.
     """
-    others = [name for name in methods if name != REFERENCE and _mean_of(methods[name]) is not None]
+    rivals = [name for name in methods if name in METHODS and name != REFERENCE]
+    others = [name for name in rivals if _mean_of(methods[name]) is not None]
     if REFERENCE not in methods or not others:
         return None
     best = max(others, key=lambda name: _mean_of(methods[name]) or 0.0)
@@ -130,8 +143,13 @@ def panel_figures(sets: Mapping[str, Summary]) -> Summary:
 
 def markdown(document: Document) -> str:
     """Return the report."""
-    sets = document["sets"]
-    parts = [HEAD.strip(), _panel_table(document["panel"], len(sets)), _verdicts(sets)]
+    sets, panel = document["sets"], document["panel"]
+    methods = {name: one for name, one in panel.items() if name in METHODS}
+    whole = {n: one for n, one in panel.items() if n not in METHODS and one["sets"] == len(sets)}
+    title = f"## Mean over {len(sets)} sets of the mean over subsets"
+    parts = [HEAD.strip(), title, _panel_table(methods), _verdicts(sets)]
+    if whole:
+        parts += [REFERENCES.strip(), _panel_table({REFERENCE: panel[REFERENCE], **whole})]
     parts += [_set_section(name, one) for name, one in sets.items()]
     return "\n\n".join([*parts, machine_line(document["machine"])]) + "\n"
 
@@ -152,7 +170,7 @@ def _mean_of(method: Summary) -> float | None:
     return value
 
 
-def _panel_table(panel: Summary, sets: int) -> str:
+def _panel_table(panel: Summary) -> str:
     head = ["", "mean over sets", "dimml less this, points", "sets: dimml ahead, within, behind"]
     rows = [
         [
@@ -169,8 +187,7 @@ def _panel_table(panel: Summary, sets: int) -> str:
         ]
         for name, one in panel.items()
     ]
-    title = f"## Mean over {sets} sets of the mean over subsets"
-    return "\n\n".join([title, table(head, rows)])
+    return table(head, rows)
 
 
 def _verdicts(sets: Mapping[str, Summary]) -> str:

@@ -59,17 +59,12 @@ def write_report(folder: Path) -> Summary:
 def report_markdown(
     document: Summary,
     figure: Callable[[str, str], str] = lambda _, caption: f"Figure, in {PAGE}: {escape(caption)}",
-    *,
-    generated: str = GENERATED,
-    extra_section: str = "",
 ) -> str:
     """Return the report as Markdown.
 
     Args:
         document: The document of `compare.json`.
         figure: Makes what stands in place of a figure from its name and caption.
-        generated: The comment of the first line.
-        extra_section: A section of Markdown to put after the losses.
     """
     text = load_template("report.md.j2").render(
         {function.__name__: function for function in _TEMPLATE_FUNCTIONS},
@@ -81,8 +76,7 @@ def report_markdown(
         confidences=CONFIDENCES,
         ablation_keys=ABLATION_DIFFERENCES,
         figure=figure,
-        generated=generated,
-        extra_section=extra_section,
+        generated=GENERATED,
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
