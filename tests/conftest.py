@@ -15,6 +15,8 @@ OpenClient = Callable[..., AbstractContextManager[TestClient]]
 PretrainedFolder = Callable[[str, str], Path]
 
 LABELS = ("zero", "one", "two", "three")
+INTERACTION_SHARE = 0.25
+"""The interaction head's share in the answers of exported bundles, for two or more modalities."""
 IMAGE = {"size": [32, 32], "channels": 3}
 
 
@@ -120,7 +122,10 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
 
 
 def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -> Path:
-    """Export an untrained model of small encoders with seeded random weights."""
+    """Export an untrained model of small encoders with seeded random weights.
+
+    It has an interaction head, and most inputs are farther from its training data than usual.
+    """
     import torch
 
     from dimml.bundle import ModalitySpec, build_kind
@@ -145,6 +150,12 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
     torch.manual_seed(0)
     encoders = [build_encoder(kind, 16) for kind in kinds.values()]
     model = MultimodalModel(list(kinds), encoders, 16, len(LABELS))
+    model.fusion.distance.whitening[:] = 4 * torch.eye(16)
+    model.add_interaction(["mlp"])
+    interaction: Any = model.fusion.interaction
+    share = torch.full_like(interaction.share, INTERACTION_SHARE)
+    share[:, [0, *(2**slot for slot in range(len(kinds)))]] = 0
+    interaction.set_shares(share, torch.ones_like(share), torch.where(share[0] > 0, 0.8, 1.0))
     write_bundle(
         path,
         model,
