@@ -69,7 +69,7 @@ def set_figures(title: str, results: Sequence[Result], notes: Iterable[str] = ()
     methods = {
         name: {
             "seeds": sorted(seeds),
-            "by_seed": {str(seed): seeds[seed]["mean"] for seed in sorted(seeds)},
+            "by_seed": {str(seed): seeds[seed] for seed in sorted(seeds)},
             "seconds": mean(seconds[name]),
             "figures": {key: mean_and_deviation(_column(seeds, key).values()) for key in FIGURES},
             "differences": None
@@ -111,7 +111,7 @@ def verdict(methods: Mapping[str, Summary]) -> Summary | None:
 
 
 def panel_figures(sets: Mapping[str, Summary]) -> Summary:
-    """Return each method's mean over sets of the mean over subsets, and `dimml` less the method.
+    """Return the means over sets of each method's figures, and `dimml` less the method.
 
     A method that lacks a set or a seed has no mean over all sets. `ahead`, `within` and `behind`
     count the sets in which `dimml` is so, relative to the method and beyond the interval.
@@ -121,6 +121,7 @@ def panel_figures(sets: Mapping[str, Summary]) -> Summary:
     figures: Summary = {}
     for name in names:
         seeds = _panel_by_seed(sets, name)
+        columns = {key: _panel_by_seed(sets, name, key).values() for key in FIGURES}
         signs = [
             sign(difference, FIGURES["mean"])
             for one in sets.values()
@@ -129,36 +130,42 @@ def panel_figures(sets: Mapping[str, Summary]) -> Summary:
         ]
         figures[name] = {
             "sets": sum(name in one["methods"] for one in sets.values()),
-            "mean": mean_and_deviation(seeds.values()),
+            "figures": {key: mean_and_deviation(values) for key, values in columns.items()},
             "difference": None if name == REFERENCE else paired(ours, seeds),
             "ahead": signs.count(1),
             "within": signs.count(0),
             "behind": signs.count(-1),
         }
-    order = sorted(
-        figures, key=lambda name: (name != REFERENCE, -(figures[name]["mean"]["mean"] or 0))
-    )
+    order = sorted(figures, key=lambda name: (name != REFERENCE, -(_mean_of(figures[name]) or 0)))
     return {name: figures[name] for name in order}
 
 
 def markdown(document: Document) -> str:
     """Return the report."""
     sets, panel = document["sets"], document["panel"]
-    methods = {name: one for name, one in panel.items() if name in METHODS}
     whole = {n: one for n, one in panel.items() if n not in METHODS and one["sets"] == len(sets)}
-    title = f"## Mean over {len(sets)} sets of the mean over subsets"
-    parts = [HEAD.strip(), title, _panel_table(methods), _verdicts(sets)]
+    parts = [HEAD.strip(), summary_tables(document)]
     if whole:
         parts += [REFERENCES.strip(), _panel_table({REFERENCE: panel[REFERENCE], **whole})]
     parts += [_set_section(name, one) for name, one in sets.items()]
     return "\n\n".join([*parts, machine_line(document["machine"])]) + "\n"
 
 
-def _panel_by_seed(sets: Mapping[str, Summary], name: str) -> dict[int, float | None]:
+def summary_tables(document: Document) -> str:
+    """Return the table of the methods over all sets, and the verdict of each set."""
+    sets = document["sets"]
+    methods = {name: one for name, one in document["panel"].items() if name in METHODS}
+    title = f"## Means over {len(sets)} sets"
+    return "\n\n".join([title, _panel_table(methods), _verdicts(sets)])
+
+
+def _panel_by_seed(
+    sets: Mapping[str, Summary], name: str, key: str = "mean"
+) -> dict[int, float | None]:
     """Return the mean over all sets for each seed; None for a seed that a set lacks."""
     columns = [one["methods"].get(name, {}).get("by_seed", {}) for one in sets.values()]
     seeds = sorted({int(seed) for column in columns for seed in column})
-    return {seed: mean(column.get(str(seed)) for column in columns) for seed in seeds}
+    return {seed: mean(column.get(str(seed), {}).get(key) for column in columns) for seed in seeds}
 
 
 def _column(seeds: Mapping[int, Mapping[str, float | None]], key: str) -> dict[int, float | None]:
@@ -171,11 +178,11 @@ def _mean_of(method: Summary) -> float | None:
 
 
 def _panel_table(panel: Summary) -> str:
-    head = ["", "mean over sets", "dimml less this, points", "sets: dimml ahead, within, behind"]
+    head = ["", *COLUMNS, "dimml less this, points", "sets: dimml ahead, within, behind"]
     rows = [
         [
             Bold(name) if name == REFERENCE else name,
-            _figure(one["mean"], FIGURES["mean"]),
+            *(_figure(one["figures"][key], measure) for key, measure in FIGURES.items()),
             *(
                 ("", "")
                 if name == REFERENCE

@@ -95,7 +95,7 @@ def test_panel_mean_is_over_sets_and_paired_by_seed() -> None:
     }
     joint = panel_figures(panel_sets)["joint"]
     # The mean over the three subsets is the full accuracy less two thirds of 10 points.
-    assert joint["mean"]["mean"] == pytest.approx(0.6 - 0.2 / 3)
+    assert joint["figures"]["mean"]["mean"] == pytest.approx(0.6 - 0.2 / 3)
     assert joint["difference"]["seeds"] == [0, 1]
     assert joint["difference"]["mean"] == pytest.approx((0.15 + 0.15) / 2)
 
@@ -103,10 +103,10 @@ def test_panel_mean_is_over_sets_and_paired_by_seed() -> None:
 def test_method_that_lacks_a_set_has_no_panel_mean() -> None:
     panel_sets = {"a": figures_of(CLEAR), "b": figures_of({"dimml": [0.7, 0.6, 0.5]})}
     figures = panel_figures(panel_sets)
-    assert figures["joint"]["mean"]["mean"] is None
+    assert figures["joint"]["figures"]["mean"]["mean"] is None
     assert figures["joint"]["difference"] is None
     assert figures["joint"]["ahead"] == 1
-    assert figures["dimml"]["mean"]["mean"] is not None
+    assert figures["dimml"]["figures"]["mean"]["mean"] is not None
 
 
 def test_report_has_a_row_for_each_set_and_method() -> None:
@@ -188,3 +188,22 @@ except DimmlError as error:
     for log in logs:
         with pytest.raises(ProcessLookupError):
             os.kill(int(log.read_text().split()[1]), 0)
+
+
+def test_results_page_holds_the_tables_of_the_published_panel() -> None:
+    page = panel.PAGE.read_text()
+    assert page == panel.with_tables(page, json.loads((panel.RESULTS / "panel.json").read_text()))
+    assert page.count("\n## ") > 2
+
+
+def test_tables_replace_only_what_is_between_the_marks() -> None:
+    page = f"before\n{panel.START}\nold\n{panel.END}\nafter\n"
+    document = {
+        "sets": {"some": figures_of(CLEAR)},
+        "panel": panel_figures({"some": figures_of(CLEAR)}),
+    }
+    changed = panel.with_tables(page, document)
+    assert changed.startswith(f"before\n{panel.START}\n\n## Means over 1 sets")
+    assert changed.endswith(f"\n\n{panel.END}\nafter\n")
+    assert "old" not in changed
+    assert panel.with_tables(changed, document) == changed
