@@ -179,6 +179,8 @@ def predict(
             else "absent"
         )
         typer.echo(f"  {name}: {'; '.join([summary, *output.warnings])}")
+    if prediction.interaction:
+        typer.echo(f"  together: {prediction.interaction:.0%} of the answer, in the weights above")
 
 
 def inspect(

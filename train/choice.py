@@ -15,7 +15,7 @@ from dimml.nn.fusion import CertaintyFusion
 from dimml.nn.masks import subset_index
 from dimml.samples import subset_name, subsets
 from train.calibration import EncodedRows, Rule, calibrate, subset_mask, subset_rows
-from train.interaction import fit_shares
+from train.interaction import fit_shares, reset_shares
 
 DEFAULT_RULE: Rule = "sum"
 RULES: tuple[Rule, ...] = (DEFAULT_RULE, "average", "certainty", "pooled")
@@ -79,8 +79,9 @@ def choose_fusion(
 ) -> FusionChoice:
     """Calibrate a fusion by the rule that does best on validation.
 
-    The default rule is kept unless another has a lower negative log-likelihood beyond noise. The
-    shares of interaction heads are fitted in either case, see `fit_shares`.
+    The default rule is kept unless another has a lower negative log-likelihood beyond noise.
+    Interaction heads have shares, see `fit_shares`, only if these lower it on rows that they were
+    not fitted on.
 
     Args:
         fusion: The fusion to calibrate.
@@ -88,15 +89,23 @@ def choose_fusion(
         rows: Labelled rows of the validation split.
         rule: The rule, or None to choose.
     """
-    figures: dict[str, dict[str, float]] = {}
+    scores: dict[str, tuple[Tensor, Tensor]] = {}
+    enough = len(modalities) > 1 and len(rows.labels) > 1
     if rule is None:
         rule = DEFAULT_RULE
-        if len(modalities) > 1 and len(rows.labels) > 1:
-            rule, figures = _best_rule(fusion, modalities, rows)
-            if fusion.interaction is not None:
-                figures[INTERACTION] = _means(held_out_scores(fusion, modalities, rows, rule, True))
+        if enough:
+            rule, scores = _best_rule(fusion, modalities, rows)
+    heads = fusion.interaction is not None and enough
+    if heads:
+        if rule not in scores:
+            scores[rule] = held_out_scores(fusion, modalities, rows, rule, False)
+        scores[INTERACTION] = held_out_scores(fusion, modalities, rows, rule, True)
+        heads = bool(scores[INTERACTION][0].mean() < scores[rule][0].mean())
     calibrate(fusion, modalities, rows, rule)
-    fit_shares(fusion, modalities, rows)
+    reset_shares(fusion)
+    if heads:
+        fit_shares(fusion, modalities, rows)
+    figures = {name: _means(values) for name, values in scores.items()}
     return FusionChoice(rule, *interaction_shares(fusion, modalities), figures)
 
 
@@ -119,15 +128,17 @@ def interaction_shares(
 
 def _best_rule(
     fusion: CertaintyFusion, modalities: tuple[str, ...], rows: EncodedRows
-) -> tuple[Rule, dict[str, dict[str, float]]]:
-    scores = {rule: held_out_scores(fusion, modalities, rows, rule, False) for rule in RULES}
+) -> tuple[Rule, dict[str, tuple[Tensor, Tensor]]]:
+    scores: dict[str, tuple[Tensor, Tensor]] = {
+        rule: held_out_scores(fusion, modalities, rows, rule, False) for rule in RULES
+    }
     best: Rule = DEFAULT_RULE
     for rule in RULES[1:]:
         gain = scores[DEFAULT_RULE][0] - scores[rule][0]
         certain = gain.mean() > STANDARD_ERRORS * gain.std() / len(gain) ** 0.5
         if certain and scores[rule][0].mean() < scores[best][0].mean():
             best = rule
-    return best, {rule: _means(values) for rule, values in scores.items()}
+    return best, scores
 
 
 def held_out_scores(

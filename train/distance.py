@@ -11,10 +11,12 @@ from dimml.nn.distance import FAR, DistanceScale
 from train.calibration import EncodedRows
 
 FLOOR = 0.01
-"""The least variance of a direction, relative to the mean over directions.
+"""The least variance of a direction within classes, relative to the mean over directions.
 
 A direction in which the training data hardly vary would otherwise decide about every distance.
 """
+TOTAL_FLOOR = 1e-4
+"""The same, relative to the variance of all rows, for classes whose rows are all alike."""
 
 
 @torch.no_grad()
@@ -39,10 +41,13 @@ def fit_distance(scale: DistanceScale, rows: EncodedRows) -> None:
         mean = features.mean(dim=0)
         means = _class_means(features - mean, labels, classes)
         residuals = features - mean - means[labels]
-        if not bool(residuals.any()):
+        if not bool((features != mean).any()):
             continue
         covariance = LedoitWolf(assume_centered=True).fit(residuals.numpy()).covariance_
-        covariance += FLOOR * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        dimensions = len(covariance)
+        total = float((features - mean).square().mean())
+        floor = FLOOR * np.trace(covariance) / dimensions + TOTAL_FLOOR * total
+        covariance += floor * np.eye(dimensions)
         whitening = torch.from_numpy(np.linalg.cholesky(np.linalg.inv(covariance)))
         scale.mean[slot] = mean
         scale.whitening[slot] = whitening

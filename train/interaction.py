@@ -15,6 +15,8 @@ SHARES = tuple(np.linspace(0.05, 1.0, 20))
 """The shares that are tried."""
 TOLERANCE = 1e-4
 """Losses in nats that differ by less count as equal."""
+MIN_ROWS = 20
+"""The least number of rows of a subset from which a share is fitted."""
 STANDARD_ERRORS = 2.0
 """By how many standard errors of the mean a head has to lower the negative log-likelihood."""
 
@@ -28,9 +30,9 @@ def fit_shares(
 ) -> None:
     """Fit the share of each head in the answer of each subset, by the negative log-likelihood.
 
-    A subset has a share only if the mixture's likelihood is better than the late answer's by more
-    than `STANDARD_ERRORS`, row by row. The head that gains most over all subsets takes part; the
-    others have a share of 0.
+    A subset has a share only if it has `MIN_ROWS` and the mixture's likelihood is better than the
+    late answer's by more than `STANDARD_ERRORS`, row by row. The head that gains most over all
+    subsets takes part; the others have a share of 0.
 
     Args:
         fusion: The fusion, whose late answer is calibrated; its interaction is changed.
@@ -41,13 +43,15 @@ def fit_shares(
     interaction = fusion.interaction
     if interaction is None:
         return
+    reset_shares(fusion)
     share = torch.zeros_like(interaction.share)
-    head_temperature = torch.ones_like(interaction.head_temperature)
-    mixture_temperature = torch.ones_like(interaction.share)
-    interaction.set_shares(share, head_temperature, mixture_temperature[0])
+    head_temperature = torch.ones_like(share)
+    mixture_temperature = torch.ones_like(share)
     gains = torch.zeros(len(interaction.heads))
     for subset, chosen, mask in subset_rows(modalities, rows.present):
         if len(subset) < 2 or ("paper" in interaction.heads and len(subset) < len(modalities)):
+            continue
+        if len(mask) < MIN_ROWS:
             continue
         features, labels = rows.features[chosen], rows.labels[chosen]
         late, joint_logits = _answers(fusion, features, mask)
@@ -66,6 +70,16 @@ def fit_shares(
     others = torch.arange(len(gains)) != best_head
     share[others], head_temperature[others] = 0, 1
     interaction.set_shares(share, head_temperature, mixture_temperature[best_head])
+
+
+def reset_shares(fusion: CertaintyFusion) -> None:
+    """Let no interaction head take part."""
+    interaction = fusion.interaction
+    if interaction is not None:
+        share = torch.zeros_like(interaction.share)
+        interaction.set_shares(
+            share, torch.ones_like(share), torch.ones_like(interaction.mixture_temperature)
+        )
 
 
 def _answers(fusion: CertaintyFusion, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

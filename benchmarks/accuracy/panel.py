@@ -147,20 +147,22 @@ def write_report(trials: int) -> str:
 
     Figures of sets that are not finished here stay as they are.
     """
-    path = RESULTS / "panel.json"
+    name = f"panel{_suffix(trials)}"
+    path = RESULTS / f"{name}.json"
     earlier: dict[str, Any] = json.loads(path.read_text())["sets"] if path.exists() else {}
     measured = {}
-    for name, one in SETS.items():
-        results, failed = set_results(name, trials)
+    for key, one in SETS.items():
+        results, failed = set_results(key, trials)
         if results:
-            measured[name] = set_figures(one.title, results, failed)
+            measured[key] = set_figures(one.title, results, failed)
     if not measured:
         raise UsageError(f"{WORK} has no finished set; run without --report")
     merged = {**earlier, **measured}
-    ordered = {name: merged[name] for name in SETS if name in merged}
+    ordered = {key: merged[key] for key in SETS if key in merged}
     figures = {"trials": trials, "panel": panel_figures(ordered), "sets": ordered}
-    document = write_result("panel", figures, markdown)
-    write_atomic(PAGE, with_tables(PAGE.read_text(), document))
+    document = write_result(name, figures, markdown)
+    if trials == 1:
+        write_atomic(PAGE, with_tables(PAGE.read_text(), document))
     return markdown(document)
 
 

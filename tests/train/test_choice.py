@@ -10,7 +10,7 @@ from dimml.nn.model import MultimodalModel
 from dimml.nn.pretrained.adapter import Adapter
 from train.calibration import EncodedRows, calibrate
 from train.choice import DEFAULT_RULE, RULES, choose_fusion, halves, interaction_shares
-from train.interaction import any_informative, fit_shares
+from train.interaction import MIN_ROWS, any_informative, fit_shares
 
 NAMES = ("a", "b")
 DIM = 4
@@ -74,6 +74,22 @@ class TestShares:
         assert interaction_shares(model.fusion, NAMES) == (None, {})
         assert model.fusion(rows.features, rows.present)[0].allclose(late, atol=1e-6)
 
+    def test_few_rows_give_no_share(self) -> None:
+        model = model_with_oracle()
+        few = matching_pairs(skill=6.0).select(torch.arange(ROWS - MIN_ROWS + 1, ROWS))
+        choice = choose_fusion(model.fusion, NAMES, few, "average")
+        assert (choice.head, choice.shares) == (None, {})
+
+    def test_head_that_does_not_help_on_other_rows_takes_no_part(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Without the demand on the gain, a share is fitted to whatever the rows hold.
+        monkeypatch.setattr("train.interaction.STANDARD_ERRORS", -100.0)
+        model = model_with_oracle()
+        choice = choose_fusion(model.fusion, NAMES, matching_pairs(skill=0.0), "average")
+        late, mixed = choice.figures["average"]["nll"], choice.figures["interaction"]["nll"]
+        assert (choice.head is None) == (mixed >= late)
+
     def test_new_fit_forgets_the_old_shares(self) -> None:
         model = model_with_oracle()
         for skill in (6.0, 0.0):
@@ -129,7 +145,7 @@ class TestRule:
         model = model_with_oracle()
         choice = choose_fusion(model.fusion, NAMES, matching_pairs(0.0), "average")
         assert choice.rule == "average"
-        assert choice.figures == {}
+        assert set(choice.figures) == {"average", "interaction"}
         assert model.fusion.fusion_temperature > 1000
 
 

@@ -83,6 +83,16 @@ def test_fewer_rows_than_dimensions_give_a_finite_scale() -> None:
     assert float(scale(fresh).mean()) < 5
 
 
+def test_rows_that_are_alike_within_their_class_are_usual() -> None:
+    # Such as one text per class, whose features differ by the rounding of the encoder's batches.
+    rows = clusters(300)
+    means = torch.stack([rows.features[rows.labels == c].mean(dim=0) for c in range(CLASSES)])
+    generator = torch.Generator().manual_seed(0)
+    noise = 1e-6 * torch.randn(rows.features.shape, generator=generator)
+    scale = fitted(rows._replace(features=means[rows.labels] + noise))
+    assert scale(means[rows.labels]).allclose(torch.ones(300, 2))
+
+
 @pytest.mark.parametrize("constant", ["dimension", "class", "all"])
 def test_data_that_do_not_vary_are_no_error(constant: str) -> None:
     rows = clusters(60)
