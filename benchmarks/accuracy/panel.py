@@ -139,7 +139,10 @@ def set_results(name: str, trials: int) -> tuple[list[Result], list[str]]:
         folder = WORK / name / f"{_folder_name(name, data_seed)}{_suffix(trials)}"
         if (folder / RUN_RESULTS).exists():
             results += read_results(folder)
-    return [r for r in results if r.seed < seeds.get(r.method, 0)], finished["failed"]
+    # A training gives rows of its own besides that of its method.
+    run_of = {row: r.method for r in results if r.method in seeds for row in r.rows}
+    kept = [r for r in results if r.seed < seeds.get(run_of.get(r.method, r.method), 0)]
+    return kept, finished["failed"]
 
 
 def write_report(trials: int) -> str:
