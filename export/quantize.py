@@ -150,10 +150,11 @@ class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _float_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Return the nodes that stay in fp32: those before a logarithm, and the projection."""
-    # The projection is the last node with weights.
-    projection = [n.name for n in graph.node if n.op_type in ("Conv", "Gemm", "MatMul")][-1]
-    return [projection, *nodes_before_logarithms(graph)]
+    """Return the nodes that stay in fp32: those before a logarithm, and the projections."""
+    # The projection is the last node with weights. With an interaction head there are two, joined.
+    weighted = [node.name for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    branches = 2 if graph.node[-1].op_type == "Concat" else 1
+    return [*weighted[-branches:], *nodes_before_logarithms(graph)]
 
 
 def _remove_unused_domains(model: onnx.ModelProto) -> None:

@@ -93,9 +93,11 @@ class TestGraphs:
         graph = onnx.load(int8 / f"{name}.onnx").graph
         makers = {output: node for node in graph.node for output in node.output}
         types = {t.name: t.data_type for t in graph.initializer}
-        projection = makers["features"]
-        assert projection.op_type == "Gemm"
-        assert types[projection.input[1]] == onnx.TensorProto.FLOAT
+        joined = makers["features"]
+        assert joined.op_type == "Concat"
+        for projection in (makers[name] for name in joined.input):
+            assert projection.op_type == "Gemm"
+            assert types[projection.input[1]] == onnx.TensorProto.FLOAT
         logarithms = [node for node in graph.node if node.op_type == "Log"]
         assert len(logarithms) == (name == "audio")
         pending = list(logarithms)
