@@ -18,8 +18,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Each process takes tests of whole files, so that few fixtures are built twice.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # Exports every family of pretrained models, of which `make test` exports half.
 families: install

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from itertools import permutations
 from typing import Any, Literal
 
+import pydantic
 import torch
 from torch import Tensor
 
@@ -78,6 +79,15 @@ class DetachedOptions(MethodOptions):
     fusion: Literal[Rule, "auto"] = "auto"
     interaction: Literal["auto", "none", "linear", "mlp", "paper"] = "auto"
     gradient: Literal["auto", "detached", "joint"] = "auto"
+
+    @pydantic.model_validator(mode="after")
+    def _check_gradient(self) -> DetachedOptions:
+        if self.gradient == "joint" and self.interaction in ("none", "paper"):
+            raise ValueError(
+                f"gradient: joint has no effect with interaction: {self.interaction}; leave one of "
+                "them out"
+            )
+        return self
 
 
 class Detached(Method):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pydantic
 import pytest
 import torch
 from torch import Tensor
@@ -95,6 +96,12 @@ def test_gradient_is_joint_while_no_modality_alone_beats_chance(
     method.inspect_validation(model, rows)
     method.start_epoch(model)
     assert all(branches.detached for branches in model.branches)
+
+
+@pytest.mark.parametrize("interaction", ["none", "paper"])
+def test_joint_gradient_needs_a_head_with_features_of_its_own(make: Make, interaction: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="gradient: joint has no effect"):
+        make("dimml", interaction=interaction, gradient="joint")
 
 
 def test_one_modality_has_no_interaction(batch: EncodedRows) -> None:
