@@ -52,8 +52,9 @@ def set_figures(title: str, results: Sequence[Result], notes: Iterable[str] = ()
         notes: What a reader must know, such as a training that diverged.
 
     Returns:
-        Title, notes, verdict, and for each method its figures, its accuracy by seed, its seconds,
-        and the differences: `dimml` less the method. `dimml` comes first, then the best.
+        Title, notes, verdict, and for each method its figures, over seeds and by seed, its seconds,
+        and the difference of the mean over subsets: `dimml` less the method. `dimml` comes first,
+        then the best.
     """
     scope = measured_scope(results)
     by_method: dict[str, dict[int, dict[str, float | None]]] = {}
@@ -72,9 +73,9 @@ def set_figures(title: str, results: Sequence[Result], notes: Iterable[str] = ()
             "by_seed": {str(seed): seeds[seed] for seed in sorted(seeds)},
             "seconds": mean(seconds[name]),
             "figures": {key: mean_and_deviation(_column(seeds, key).values()) for key in FIGURES},
-            "differences": None
+            "difference": None
             if name == REFERENCE
-            else {key: paired(_column(ours, key), _column(seeds, key)) for key in FIGURES},
+            else paired(_column(ours, "mean"), _column(seeds, "mean")),
         }
         for name, seeds in by_method.items()
     }
@@ -102,7 +103,7 @@ def verdict(methods: Mapping[str, Summary]) -> Summary | None:
     if REFERENCE not in methods or not others:
         return None
     best = max(others, key=lambda name: _mean_of(methods[name]) or 0.0)
-    difference = methods[best]["differences"]["mean"]
+    difference = methods[best]["difference"]
     if difference is None or len(difference["seeds"]) < 2:
         relation = UNSETTLED
     else:
@@ -126,7 +127,7 @@ def panel_figures(sets: Mapping[str, Summary]) -> Summary:
             sign(difference, FIGURES["mean"])
             for one in sets.values()
             if (method := one["methods"].get(name)) and name != REFERENCE
-            if (difference := method["differences"]["mean"])
+            if (difference := method["difference"])
         ]
         figures[name] = {
             "sets": sum(name in one["methods"] for one in sets.values()),
@@ -218,7 +219,7 @@ def _verdicts(sets: Mapping[str, Summary]) -> str:
 def _set_section(name: str, one: Summary) -> str:
     rows = []
     for method, figures in one["methods"].items():
-        difference = figures["differences"] and figures["differences"]["mean"]
+        difference = figures["difference"]
         rows.append(
             [
                 Bold(method) if method == REFERENCE else method,
