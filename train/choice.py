@@ -15,12 +15,10 @@ from dimml.nn.fusion import CertaintyFusion
 from dimml.nn.masks import subset_index
 from dimml.samples import subset_name, subsets
 from train.calibration import EncodedRows, Rule, calibrate, subset_mask, subset_rows
-from train.interaction import fit_shares, reset_shares
+from train.interaction import fit_shares, is_beyond_noise, reset_shares
 
 DEFAULT_RULE: Rule = "sum"
 RULES: tuple[Rule, ...] = (DEFAULT_RULE, "average", "certainty", "pooled")
-STANDARD_ERRORS = 2.0
-"""By how many standard errors a rule has to beat the default."""
 INTERACTION = "interaction"
 
 
@@ -135,8 +133,7 @@ def _best_rule(
     best: Rule = DEFAULT_RULE
     for rule in RULES[1:]:
         gain = scores[DEFAULT_RULE][0] - scores[rule][0]
-        certain = gain.mean() > STANDARD_ERRORS * gain.std() / len(gain) ** 0.5
-        if certain and scores[rule][0].mean() < scores[best][0].mean():
+        if is_beyond_noise(gain) and scores[rule][0].mean() < scores[best][0].mean():
             best = rule
     return best, scores
 

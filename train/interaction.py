@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 MIN_ROWS = 20
 """The least number of rows of a subset from which a share is fitted."""
 STANDARD_ERRORS = 2.0
-"""By how many standard errors of the mean a head has to lower the negative log-likelihood."""
+"""A gain of fewer standard errors is taken for noise."""
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def fit_shares(
             own = fit_temperature(joint, labels)
             after, best, temperature = _best_share(late, joint / own, labels, shares)
             gain = before - after
-            if gain.mean() > STANDARD_ERRORS * gain.std() / len(gain) ** 0.5:
+            if is_beyond_noise(gain):
                 share[number, index] = best
                 head_temperature[number, index] = own
                 mixture_temperature[number, index] = temperature
@@ -70,6 +70,11 @@ def fit_shares(
     others = torch.arange(len(gains)) != best_head
     share[others], head_temperature[others] = 0, 1
     interaction.set_shares(share, head_temperature, mixture_temperature[best_head])
+
+
+def is_beyond_noise(gain: Tensor) -> bool:
+    """Return whether the mean of the rows' gains [N] exceeds `STANDARD_ERRORS` of it."""
+    return bool(gain.mean() > STANDARD_ERRORS * gain.std() / len(gain) ** 0.5)
 
 
 def reset_shares(fusion: CertaintyFusion) -> None:
