@@ -8,7 +8,7 @@ from typing import Any
 
 from dimml.bundle import Bundle
 from dimml.samples import is_absent
-from dimml.table import read_rows
+from dimml.table import TableSource, read_rows
 
 
 def modality_kinds(bundle: Bundle) -> dict[str, str]:
@@ -24,7 +24,8 @@ def read_samples(bundle: Bundle, data: Path, split: str | None = None) -> Iterat
         data: Folder of the table. Paths are absolute if this folder is.
         split: The only split to read.
     """
-    for row in read_rows(data / "manifest.parquet", modality_kinds(bundle), split=split):
+    source = TableSource(data / "manifest.parquet", modality_kinds(bundle))
+    for row in read_rows(source, split=split):
         yield {name: None if is_absent(v) else v for name, v in row.sample.items()}
 
 

@@ -22,6 +22,7 @@ from dimml.files import new_folder
 from dimml.modalities import KINDS, Kind, Limits
 from dimml.onnx_check import check_graph
 from dimml.samples import MAX_MODALITIES
+from dimml.table import TableLayout
 
 MANIFEST = "manifest.json"
 CLASSIFIER = "classifier.onnx"
@@ -117,7 +118,7 @@ class Manifest(_Model):
     """The content of `manifest.json`. The classifier has its slots in the order of `modalities`.
 
     `interaction` maps a subset to the share of the interaction head in its answers; a subset that
-    is not listed has none.
+    is not listed has none. `table` has the columns of the tables that the bundle was trained on.
     """
 
     format: Literal["dimml-bundle"] = FORMAT
@@ -133,6 +134,7 @@ class Manifest(_Model):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     provenance: dict[str, Any] = {}
     conformal: Conformal | None = None
+    table: TableLayout = TableLayout()
     interaction: dict[str, Annotated[float, pydantic.Field(ge=0, le=1)]] = {}
     files: dict[FileName, FileEntry] = {}
 

@@ -14,6 +14,11 @@ InputErrorCode = Literal[
 ]
 
 
+def shorten(text: str, limit: int = 80) -> str:
+    """Return a user's text for a message: whole, or its beginning with an ellipsis."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 class DimmlError(Exception):
     """Base class of all errors that dimml raises on purpose.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -48,3 +49,12 @@ def print_status(line: str) -> None:
     """Write one line to standard error, because standard output is reserved for results."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+@functools.lru_cache(maxsize=1024)
+def print_once(line: str) -> None:
+    """Write a line to standard error, unless this process has written it before.
+
+    A table is read several times, and each reading finds the same peculiarities.
+    """
+    print_status(line)

@@ -7,10 +7,33 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 Sample: TypeAlias = Mapping[str, Any]
 """Modality name to value. A value is bytes (the content of a file), a path, an open file, an array,
-text for a text modality, or a list of these for a modality with several frames. A modality is
-absent if its value is None, blank text, NaN or an empty list, or if the sample leaves it out."""
+an `AudioArray`, text for a text modality, or a list of these for a modality with several frames. A
+modality is absent if its value is None, blank text, NaN or an empty list, or if the sample leaves
+it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioArray:
+    """A decoded recording that states its own sample rate.
+
+    Attributes:
+        samples: float [samples] or [samples, channels].
+        rate: Samples per second.
+    """
+
+    samples: np.ndarray
+    rate: int
+
+    def to_bytes(self) -> bytes:
+        """Return bytes that differ between recordings."""
+        return repr((self.rate, self.samples.dtype, self.samples.shape)).encode() + (
+            self.samples.tobytes()
+        )
+
 
 OnUnreadable: TypeAlias = Literal["error", "absent"]
 """Whether an unreadable value fails the sample or makes its modality count as absent."""

@@ -114,6 +114,7 @@ def _write_fp32(run: Run, bundle: Path, validation: list[Row]) -> None:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={**provenance, "recipe": run.recipe.model_dump(mode="json")},
         conformal=run.conformal,
+        table=run.recipe.source.layout,
         check=parity_check(run.model, run.kinds, samples),
     )
 
@@ -121,5 +122,4 @@ def _write_fp32(run: Run, bundle: Path, validation: list[Row]) -> None:
 def _read_split(run: Run, split: str) -> list[Row]:
     from train.data.splits import read_split
 
-    kinds = {name: spec.kind for name, spec in run.specs.items()}
-    return read_split(run.recipe.data, kinds, split)
+    return read_split(run.recipe.source, split)

@@ -23,6 +23,7 @@ from dimml.bundle import (
 )
 from dimml.modalities import Audio, Kind, Text
 from dimml.nn.model import MultimodalModel
+from dimml.table import TableLayout
 from train.choice import interaction_shares
 
 Check = Callable[[Path, Manifest], None]
@@ -40,6 +41,7 @@ def write_bundle(
     created: str,
     provenance: Mapping[str, Any],
     conformal: Conformal | None = None,
+    table: TableLayout | None = None,
     check: Check | None = None,
 ) -> None:
     """Export a model as a bundle; write nothing on an error.
@@ -55,6 +57,7 @@ def write_bundle(
         created: Date and time, ISO 8601.
         provenance: Recipe, seed, data and versions that the model was trained with.
         conformal: Thresholds of the prediction sets.
+        table: The columns of the tables that the model was trained on.
         check: Called with the complete temporary folder and its manifest before the folder is
             renamed to `path`; an exception stops the export.
     """
@@ -74,6 +77,7 @@ def write_bundle(
             modalities=dict(specs),
             provenance=dict(provenance),
             conformal=conformal,
+            table=table or TableLayout(),
             interaction=interaction_shares(model.fusion, model.modalities)[1],
             files={file.name: file_entry(file) for file in sorted(folder.iterdir())},
         )

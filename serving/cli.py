@@ -160,9 +160,10 @@ def example_sample(bundle: Bundle) -> dict[str, Any]:
     kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
     table = bundle.path.parent / "data" / "manifest.parquet"
     if table.is_file():
-        from dimml.table import read_rows
+        from dimml.table import TableSource, read_rows
 
-        for row in read_rows(table, kinds, split="test"):
+        source = TableSource(table, kinds, bundle.manifest.table)
+        for row in read_rows(source, split="test"):
             if all(isinstance(row.sample[name], str | Path) for name in kinds):
                 return dict(row.sample)
     return {

@@ -81,8 +81,8 @@ def train(
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    manifest: Annotated[Path, typer.Argument(help="Table of labelled samples.")],
-    split: Annotated[str, typer.Option(help="Name of the split.")] = "test",
+    table: Annotated[Path, typer.Argument(help="Table of labelled samples, folder or pattern.")],
+    split: Annotated[str, typer.Option(help="Name of the split; all for every row.")] = "test",
     as_json: PrintJson = False,
 ) -> None:
     """Measure a bundle on every subset of its modalities, and write evaluation.json into it.
@@ -94,13 +94,13 @@ def evaluate(
 
     from dimml.bundle import EVALUATION
     from dimml.files import write_atomic
-    from train.evaluate import evaluate_bundle, model_card, table
+    from train.evaluate import evaluate_bundle, model_card, subset_table
 
-    report = evaluate_bundle(bundle, manifest, split)
+    report = evaluate_bundle(bundle, table, split)
     document = json.dumps(report, indent=2)
     write_atomic(bundle / EVALUATION, document + "\n")
     write_atomic(bundle / "README.md", model_card(bundle, report))
-    typer.echo(document if as_json else table(report))
+    typer.echo(document if as_json else subset_table(report))
 
 
 def compare(

@@ -18,17 +18,26 @@ from dimml.outputs import PreparedSample
 from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import print_status, track
 from dimml.samples import is_absent, subset_name, subsets
-from dimml.table import Row, column_names, missing_columns
+from dimml.table import Row, TableSource
 from train import markdown
 from train.conformal import uncertified_text
-from train.data.splits import read_split, report_unreadable
+from train.data.splits import missing_modalities, read_split, report_unreadable
 from train.metrics import scores
 
+ALL = "all"
+"""The split that has every row."""
 
-def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
+
+def evaluate_bundle(path: Path, table: Path, split: str) -> dict[str, Any]:
     """Measure a bundle on every subset of its modalities, over the rows that have the subset.
 
     A cell that cannot be read counts as absent, and is reported.
+
+    Args:
+        path: Folder of the bundle.
+        table: A table, or a folder or a pattern of tables, with the columns that the bundle was
+            trained with.
+        split: Name of the split; `all` for every row.
 
     Returns:
         The document of `evaluation.json`.
@@ -38,15 +47,17 @@ def evaluate_bundle(path: Path, manifest: Path, split: str) -> dict[str, Any]:
             the label of a row.
     """
     predictor = Predictor.load(path, threads=available_cores())
-    kinds = {name: spec.kind for name, spec in predictor.bundle.manifest.modalities.items()}
-    rows = read_split(manifest, kinds, split)
-    if missing := missing_columns(column_names(manifest), kinds):
-        print_status(f"warning: {missing.message(manifest)}; these modalities count as absent")
+    manifest = predictor.bundle.manifest
+    kinds = {name: spec.kind for name, spec in manifest.modalities.items()}
+    source = TableSource(table, kinds, manifest.table)
+    rows = read_split(source, None if split == ALL else split)
+    if missing := missing_modalities(source):
+        print_status(f"warning: {missing.message(table)}; these modalities count as absent")
     answers, problems = answer_subsets(predictor, rows, f"evaluating {split}")
     report_unreadable(split, problems)
     if not any(answers.values()):
         raise ManifestError(f"no row of the {split} split can be read; the first: {problems[0]}")
-    conformal = predictor.bundle.manifest.conformal
+    conformal = manifest.conformal
     return {
         "split": split,
         "samples": len(rows),
@@ -111,7 +122,7 @@ def _unreadable_cells(row: Row, item: PreparedSample | InputError) -> list[str]:
     ]
 
 
-def table(report: dict[str, Any]) -> str:
+def subset_table(report: dict[str, Any]) -> str:
     """Return the report as a Markdown table, and the subsets whose coverage is not certified."""
     unreadable = f", {report['unreadable']} unreadable cells" if report["unreadable"] else ""
     head = f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}"
@@ -139,7 +150,7 @@ def model_card(path: Path, report: dict[str, Any]) -> str:
         f"# {bundle.id}\n\nMade {manifest.created} by dimml, in {manifest.precision}. Answers for "
         f"any non-empty subset of its modalities with one of {len(manifest.labels)} labels: "
         f"{', '.join(manifest.labels)}."
-        f"\n\n## Modalities\n\n{modalities}\n\n{fusion}## Evaluation\n\n{table(report)}\n"
+        f"\n\n## Modalities\n\n{modalities}\n\n{fusion}## Evaluation\n\n{subset_table(report)}\n"
     )
 
 

@@ -14,6 +14,8 @@ from dimml.bundle import ModalityName, reserved_name_problem
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS
 from dimml.samples import MAX_MODALITIES
+from dimml.table import TableLayout, TableSource
+from train.data_config import DataConfig, SplitConfig
 from train.encoder_config import EncoderConfig, RecipePart, expand_encoder
 from train.methods import METHODS, method_class
 from train.methods.settings import DetachedTraining
@@ -24,6 +26,7 @@ class ModalityConfig(RecipePart):
 
     Attributes:
         kind: A key of `KINDS`.
+        column: Its column in the table; None if the column has the name of the modality.
         preprocessing: The configuration of the kind.
         encoder: The encoder. A string is short for a preset or for a pretrained model.
         tokenizer: A `tokenizer.json` for a text preset; None trains one on the training split.
@@ -32,6 +35,7 @@ class ModalityConfig(RecipePart):
     """
 
     kind: Literal["audio", "image", "text"]
+    column: str | None = None
     preprocessing: dict[str, Any] = pydantic.Field(default_factory=dict)
     encoder: EncoderConfig = EncoderConfig(preset="small")
     tokenizer: Path | None = None
@@ -96,8 +100,7 @@ class Recipe(RecipePart):
 
     Attributes:
         name: The name of the run and of its bundle.
-        data: The manifest (Parquet, CSV or JSON lines). Like every path in a recipe and in `--set`,
-            it is relative to the current folder.
+        data: The tables. A string is short for a table whose columns have the usual names.
         modalities: Names and configurations. A string is short for that kind with its defaults.
         method: The training method, a key of `METHODS`.
         options: The options of the method, see its file.
@@ -108,7 +111,7 @@ class Recipe(RecipePart):
     """
 
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-    data: Path
+    data: DataConfig
     modalities: Annotated[
         dict[ModalityName, ModalityConfig], pydantic.Field(min_length=1, max_length=MAX_MODALITIES)
     ]
@@ -118,6 +121,11 @@ class Recipe(RecipePart):
     seed: pydantic.NonNegativeInt = 0
     coverage: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9
     training: TrainingConfig = TrainingConfig()
+
+    @pydantic.field_validator("data", mode="before")
+    @classmethod
+    def _expand_table(cls, value: Any) -> Any:
+        return {"table": value} if isinstance(value, str | Path) else value
 
     @pydantic.field_validator("modalities", mode="before")
     @classmethod
@@ -149,6 +157,29 @@ class Recipe(RecipePart):
             method_class(info.data["method"]).Options.model_validate(value)
         return value
 
+    @property
+    def source(self) -> TableSource:
+        """The tables and what their columns hold."""
+        columns = {name: modality.column for name, modality in self.modalities.items()}
+        columns |= self.data.columns
+        other = {name: column for name, column in columns.items() if column and column != name}
+        layout = TableLayout(columns=other, rule=self.data.rule, keep_na=self.data.keep_na)
+        kinds = {name: modality.kind for name, modality in self.modalities.items()}
+        return TableSource(self.data.table, kinds, layout)
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Loads YAML and rejects a key that is given twice, of which YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if repeated := next((key for n, key in enumerate(keys) if key in keys[:n]), None):
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {repeated!r} is given twice; keep one of them",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_mapping(node, deep)
+
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read and validate a recipe.
@@ -162,7 +193,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             key names the nearest known key.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), _RecipeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     except yaml.YAMLError as error:
@@ -203,6 +234,8 @@ def _override(document: dict[str, Any], override: str) -> None:
 def _expand(place: Sequence[str], value: str) -> dict[str, Any] | None:
     """Return the mapping that a string abbreviates at a place of the recipe, if any."""
     match place:
+        case ["data"]:
+            return {"table": value}
         case ["modalities", _]:
             return {"kind": value}
         case ["modalities", _, "encoder"]:
@@ -231,6 +264,10 @@ def _describe(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
 def _model_at(place: Sequence[str | int], document: Mapping[str, Any]) -> type[pydantic.BaseModel]:
     """Return the model that validates a place of the recipe."""
     match place:
+        case ["data"]:
+            return DataConfig
+        case ["data", "split"]:
+            return SplitConfig
         case ["training"]:
             return TrainingConfig
         case ["modalities", _]:

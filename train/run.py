@@ -23,11 +23,12 @@ from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
 from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
+from dimml.table.find import find_tables
 from train.calibration import EncodedRows
 from train.choice import FusionChoice
 from train.conformal import conformal, conformal_rows, uncertified_text
 from train.data.prepare import prepare
-from train.data.splits import table_sha256
+from train.data.splits import tables_sha256
 from train.encoders import build_model, encoder_documents, join_frozen, run_encoders
 from train.methods import method_class
 from train.methods.base import Method
@@ -155,7 +156,8 @@ def check_samples(folder: Path, samples: Mapping[str, str]) -> None:
 
 def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     started = time.monotonic()
-    table = {"path": str(recipe.data.absolute()), "sha256": table_sha256(recipe.data)}
+    path = recipe.data.table
+    table = {"path": str(path.absolute()), "sha256": tables_sha256(path)}
     recipe_yaml = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     if is_first_process():
         check_folder(folder, recipe_yaml, table["sha256"], resume)
@@ -208,7 +210,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
 def load_run(folder: Path) -> Run:
     """Read a finished run back.
 
-    The `data` of its recipe is the path of the table at training time.
+    The table of its recipe is the path of the table at training time.
 
     Raises:
         UsageError: If the folder holds no finished run of this version, or the table no longer
@@ -221,7 +223,7 @@ def load_run(folder: Path) -> Run:
             f"{folder} holds no finished run ({error}); make one with `dimml train RECIPE`"
         ) from error
     table = Path(document["data"]["path"])
-    if not table.is_file():
+    if not find_tables(table)[0].is_file():
         raise UsageError(
             f"the run in {folder} was trained on {table}, which no longer exists: restore the "
             "table and its files, or train again"
@@ -229,7 +231,9 @@ def load_run(folder: Path) -> Run:
     # A bundle repeats this path. A relative path reveals less about the machine.
     table = table.relative_to(Path.cwd()) if table.is_relative_to(Path.cwd()) else table
     document["data"]["path"] = str(table)
-    recipe = load_recipe(folder / RECIPE).model_copy(update={"data": table})
+    recipe = load_recipe(folder / RECIPE)
+    data = recipe.data.model_copy(update={"table": table})
+    recipe = recipe.model_copy(update={"data": data})
     specs = {n: ModalitySpec.model_validate(s) for n, s in document["modalities"].items()}
     assets = {
         name: {asset: (folder / file).read_bytes() for asset, file in spec.assets.items()}

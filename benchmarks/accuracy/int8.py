@@ -29,7 +29,7 @@ from dimml.modalities import KINDS, Kind
 from dimml.nn.encoders import build_encoder
 from dimml.runtime.session import Graph
 from dimml.samples import is_absent
-from dimml.table import Row
+from dimml.table import Row, TableSource
 from export.onnx import export_encoder
 from export.precision import compare_bundles, convert_bundle
 from export.quantize import CalibrationSamples, quantize_graph
@@ -59,9 +59,9 @@ def main() -> None:
 def _digits(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the accuracy of the digits bundle by split and subset, and times of its encoders."""
     bundle = Bundle.load(BUNDLE)
-    kinds = modality_kinds(bundle)
+    source = TableSource(TABLE, modality_kinds(bundle))
     train, validation, test = (
-        read_split(TABLE, kinds, split) for split in ("train", "validation", "test")
+        read_split(source, split) for split in ("train", "validation", "test")
     )
     order = np.random.default_rng(0).permutation(len(train))
     int8 = folder / "int8"

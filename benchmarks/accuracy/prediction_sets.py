@@ -61,7 +61,7 @@ def main() -> None:
 @torch.no_grad()
 def encode_split(run: Run, split: str) -> EncodedRows:
     """Return the features of the rows of a split."""
-    rows = read_split(run.recipe.data, {n: spec.kind for n, spec in run.specs.items()}, split)
+    rows = read_split(run.recipe.source, split)
     features = torch.zeros(len(rows), len(run.kinds), run.model.feature_dim)
     present = torch.zeros(len(rows), len(run.kinds), dtype=torch.bool)
     for slot, (name, kind) in enumerate(run.kinds.items()):

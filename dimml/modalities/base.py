@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pydantic
 
-from dimml.errors import InputError, InputErrorCode
+from dimml.errors import InputError, InputErrorCode, shorten
+from dimml.modalities.paths import missing_file_message, other_form, path_hint
 
 Arrays = dict[str, np.ndarray]
 """Graph input name to array."""
@@ -157,12 +158,15 @@ class Kind(ABC):
 
     def _read_file(self, path: Path) -> bytes:
         try:
-            if not path.is_file():
-                problem = "not a regular file" if path.exists() else "no such file"
-                raise self.error("unreadable", f"{problem}: {path}")
+            if not path.is_file() and not (path := other_form(path)).is_file():
+                raise self.error("unreadable", missing_file_message(path))
             with path.open("rb", buffering=0) as file:
                 # `read` allocates the requested size, even if the file is smaller.
                 size = os.fstat(file.fileno()).st_size
                 return file.read(min(size, self.limits.bytes) + 1) or b""
         except (OSError, ValueError) as error:
-            raise self.error("unreadable", f"cannot read {path}: {error}") from error
+            # The text of an OSError repeats the whole path.
+            reason = getattr(error, "strerror", None) or error
+            hint = path_hint(str(path))
+            message = f"cannot read {shorten(str(path))}: {reason}{hint}"
+            raise self.error("unreadable", message) from error

@@ -8,6 +8,16 @@ list of paths. An empty cell is an absent modality.
 from __future__ import annotations
 
 from dimml.table.formats import SUFFIXES, column_names
-from dimml.table.rows import Row, missing_columns, read_rows
+from dimml.table.layout import TableLayout, TableSource
+from dimml.table.rows import Row, read_rows
+from dimml.table.splitting import SplitRule
 
-__all__ = ["SUFFIXES", "Row", "column_names", "missing_columns", "read_rows"]
+__all__ = [
+    "SUFFIXES",
+    "Row",
+    "SplitRule",
+    "TableLayout",
+    "TableSource",
+    "column_names",
+    "read_rows",
+]

@@ -5,44 +5,40 @@ A line of CSV or JSON that cannot be read is a `BrokenRecord`, and the lines aft
 
 from __future__ import annotations
 
-import csv
+import codecs
+import gzip
+import io
 import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-from dimml.errors import InputError, ManifestError
-from dimml.samples import is_absent
+from dimml.errors import ManifestError
+from dimml.table.delimited import DelimitedReader
+from dimml.table.records import (
+    BrokenRecord,
+    Record,
+    broken_record,
+    checked_record,
+    distinct_names,
+)
 
-SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+DELIMITED = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+SUFFIXES = (".parquet", *DELIMITED, ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 BATCH_ROWS = 256
 
-# A CSV cell may hold a whole text. The text modality has the limit that users can set.
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenRecord:
-    """A line that cannot be read, with its id where that can be read."""
-
-    error: InputError
-    id: str | None = None
-
-
-Record = Mapping[str, Any] | BrokenRecord
-
-
-def record_id(record: Record) -> str | None:
-    """Return the id of a record, None where it has none that can be read."""
-    identifier = record.id if isinstance(record, BrokenRecord) else record.get("id")
-    return None if is_absent(identifier) else str(identifier)
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 def column_names(path: Path) -> Iterable[str]:
@@ -54,10 +50,10 @@ def column_names(path: Path) -> Iterable[str]:
     _check_table(path)
     if suffix(path) == ".parquet":
         with open_parquet(path) as file:
-            return _distinct(file.schema_arrow.names, path)
-    if suffix(path) == ".csv":
+            return distinct_names(file.schema_arrow.names, path)
+    if suffix(path) in DELIMITED:
         with reading(path), _open_text(path) as file:
-            return _csv_header(csv.reader(file, strict=True), path)
+            return DelimitedReader(file, path).header
     return _json_keys(path)
 
 
@@ -66,22 +62,33 @@ def count_rows(path: Path) -> int:
     if suffix(path) == ".parquet":
         with open_parquet(path) as file:
             return int(file.metadata.num_rows)
-    return sum(1 for _ in read_records(path))
+    return sum(1 for _ in read_records(path, keep_na=True))
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(
+    path: Path, used: Collection[str] | None = None, keep_na: bool = False
+) -> Iterator[Record]:
     """Yield the rows of a table in order, each as column name to value; blank lines are not rows.
+
+    Args:
+        path: The table.
+        used: The columns that are used, of which alone Parquet is read; None for all.
+        keep_na: Whether CSV cells such as `NA` and `null` are text, rather than empty.
 
     Raises:
         ManifestError: If the table cannot be read, or has a quote that is never closed.
     """
     with reading(path):
         if suffix(path) == ".parquet":
-            for batch in parquet_batches(path):
+            columns = None if used is None else [c for c in column_names(path) if c in used]
+            for batch in parquet_batches(path, columns):
                 yield from plain_values(pa.table(batch)).to_pylist()
             return
         with _open_text(path) as file:
-            yield from _csv_records(file, path) if suffix(path) == ".csv" else _json_records(file)
+            if suffix(path) in DELIMITED:
+                yield from DelimitedReader(file, path).records(used, keep_na)
+            else:
+                yield from _json_records(file)
 
 
 def parquet_batches(
@@ -132,13 +139,14 @@ def reading(path: object) -> Iterator[None]:
     """Raise `ManifestError` for errors of the block, which reads the table at `path`."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, EOFError, zlib.error) as error:
         raise ManifestError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def suffix(path: Path) -> str:
-    """Return the suffix that names the format, in lower case."""
-    return path.suffix.lower()
+    """Return the suffix that names the format, in lower case, such as `.csv.gz`."""
+    last = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() + last if last == ".gz" else last
 
 
 def _check_table(path: Path) -> None:
@@ -152,53 +160,28 @@ def _check_table(path: Path) -> None:
         raise ManifestError(f"{path} is empty (0 bytes)")
 
 
-def _distinct(names: Sequence[str], path: object) -> list[str]:
-    # Columns without a name, as of an exported index, may be several: none is read.
-    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
-        raise ManifestError(
-            f"{path} has several columns named {', '.join(repeated)}; keep one of each"
-        )
-    return list(names)
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    """Open a text table, compressed or not.
 
-
-def _open_text(path: Path) -> Any:
-    # Bytes that are not UTF-8 become lone surrogates, which `_checked` finds line by line.
-    return path.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
-
-
-def _csv_header(reader: Any, path: object) -> list[str]:
-    try:
-        return _distinct(next((names for names in reader if names), []), path)
-    except csv.Error as error:
-        raise ManifestError(f"{path}: its first line is not CSV: {error}") from error
-
-
-def _csv_records(file: Any, path: object) -> Iterator[Record]:
-    reader = csv.reader(file, strict=True)
-    header = _csv_header(reader, path)
-    while True:
-        line = reader.line_num + 1
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            if "end of data" in str(error):
-                # The rows after the quote are all in one cell, so none of them can be read.
+    Raises:
+        ManifestError: If the table has the byte order mark of another encoding than UTF-8.
+    """
+    with path.open("rb") as raw:
+        file: Any = gzip.GzipFile(fileobj=raw) if suffix(path).endswith(".gz") else raw
+        start = file.read(4)
+        for mark, encoding in _OTHER_ENCODINGS.items():
+            if start.startswith(mark):
                 raise ManifestError(
-                    f"{path}, line {line}: a quote is opened and never closed"
-                ) from error
-            yield _broken(f"line {line} is not CSV: {error}")
-            continue
-        if values is None:
-            return
-        record = dict(zip(header, values, strict=False))
-        if len(values) == len(header):
-            yield _checked(record, line)
-        elif values:
-            counts = f"{len(values)} cells; the header has {len(header)}"
-            yield _broken(f"line {line} has {counts}", record.get("id"))
+                    f"{path}, line 1: the table is in {encoding}; write it again in UTF-8, as "
+                    f"`iconv -f {encoding} -t UTF-8` or a spreadsheet's `CSV UTF-8` does"
+                )
+        file.seek(0)
+        # Bytes that are not UTF-8 become lone surrogates, which `checked_record` finds.
+        yield io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _json_records(file: Any) -> Iterator[Record]:
+def _json_records(file: TextIO) -> Iterator[Record]:
     for line, text in enumerate(file, 1):
         if not text.strip():
             continue
@@ -206,12 +189,12 @@ def _json_records(file: Any) -> Iterator[Record]:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             # The full text of a JSON error has a position that counts from this line.
-            yield _broken(f"line {line} is not JSON: {getattr(error, 'msg', error)}")
+            yield broken_record(f"line {line} is not JSON: {getattr(error, 'msg', error)}")
             continue
         if isinstance(record, dict):
-            yield _checked(record, line)
+            yield checked_record(record, line)
         else:
-            yield _broken(f"line {line} is not a JSON object")
+            yield broken_record(f"line {line} is not a JSON object")
 
 
 def _json_keys(path: Path) -> Iterator[str]:
@@ -225,27 +208,3 @@ def _json_keys(path: Path) -> Iterator[str]:
         yield from new
     if first_error and not seen:
         raise ManifestError(f"{path}: {first_error.message}; no line can be read")
-
-
-def _checked(record: Mapping[str, Any], line: int) -> Record:
-    for name, value in record.items():
-        if not is_utf8(value):
-            column = name.encode(errors="replace").decode()
-            return _broken(f"line {line}: the cell of {column} is not UTF-8", record.get("id"))
-    return record
-
-
-def _broken(message: str, identifier: Any = None) -> BrokenRecord:
-    readable_id = identifier if is_utf8(identifier) else None
-    return BrokenRecord(InputError("invalid_request", message), readable_id)
-
-
-def is_utf8(value: Any) -> bool:
-    """Return whether UTF-8 can encode a value, which it cannot if it has lone surrogates."""
-    # `str` would escape the surrogates in a list or an object.
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

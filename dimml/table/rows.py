@@ -1,16 +1,24 @@
-"""Read the rows of a table as samples."""
+"""Read the rows of tables as samples."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimml.errors import ManifestError
-from dimml.samples import is_absent
-from dimml.table.formats import BrokenRecord, column_names, is_utf8, read_records, record_id
+from dimml.errors import InputError, ManifestError, shorten
+from dimml.progress import print_once
+from dimml.table.cells import cell_text, label_text, modality_value, split_name
+from dimml.table.find import find_tables
+from dimml.table.formats import column_names, read_records
+from dimml.table.layout import TableSource
+from dimml.table.records import BrokenRecord, is_utf8
+from dimml.table.splitting import assign_splits
+
+_SHOWN_COLUMNS = 30
+"""Columns of a table that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +27,7 @@ class Row:
 
     Attributes:
         id: The `id` column, or the row's number from 0 where it is empty or missing.
-        split: "train", "validation", "test", or None.
+        split: "train", "validation", "test", another name, or None.
         label: None where the label is not known.
         sample: Modality name to value, ready for `Predictor.predict`.
     """
@@ -30,65 +38,91 @@ class Row:
     sample: Mapping[str, Any]
 
 
-def read_rows(
-    path: str | Path, kinds: Mapping[str, str], split: str | None = None
-) -> Iterator[Row]:
-    """Yield the rows of a table in order, after a check of its columns.
+def read_rows(source: TableSource, split: str | None = None) -> Iterator[Row]:
+    """Yield the rows of tables in order, after a check of their columns.
 
     Args:
-        path: Path of the table.
-        kinds: Modality name, which is also the name of its column, to kind.
+        source: The tables.
         split: Name of the only split to return; None for all rows.
 
     Raises:
-        ManifestError: If the table or one of its lines cannot be read, or no column is a modality.
+        ManifestError: If a table or one of its lines cannot be read, no column is a modality, or
+            the id, the label or a modality of a row has a type that cannot be read.
     """
-    path = Path(path)
-    if not any(name in kinds for name in column_names(path)):
-        raise ManifestError(missing_columns(column_names(path), kinds).message(path))
-    if split is not None and "split" not in column_names(path):
-        raise ManifestError(f"{path} has no column `split`, so it has no {split} split")
-    return _rows(path, kinds, split)
-
-
-def _rows(path: Path, kinds: Mapping[str, str], split: str | None) -> Iterator[Row]:
-    locate = path.parent.joinpath
-    for number, record in enumerate(read_records(path)):
-        if isinstance(record, BrokenRecord):
-            raise ManifestError(f"{path}: {record.error.message}; correct or remove this line")
-        if split is not None and record.get("split") != split:
+    layout = source.layout
+    required = [layout.column(name) for name in source.kinds]
+    for table in find_tables(source.path):
+        if not any(name in required for name in column_names(table)):
+            raise ManifestError(missing_columns(column_names(table), required).message(table))
+        if split is None:
             continue
-        yield Row(
-            id=record_id(record) or str(number),
-            split=_optional_text(record.get("split")),
-            label=_optional_text(record.get("label")),
-            sample={n: modality_value(record.get(n), kind, locate) for n, kind in kinds.items()},
+        needed = layout.rule.by if layout.rule else layout.column("split")
+        if needed is not None and needed not in column_names(table):
+            raise ManifestError(f"{table} has no column `{needed}`, so it has no {split} split")
+    return _rows(source, split)
+
+
+def _rows(source: TableSource, only: str | None) -> Iterator[Row]:
+    names = ("id", "split", "label", *source.kinds)
+    columns = {name: source.layout.column(name) for name in names}
+    assigned = _assigned_splits(source, columns["label"])
+    changed_labels: list[str] = []
+    for number, (table, record) in enumerate(_records(source, columns.values())):
+        try:
+            split = assigned[number] if assigned else _split(record, columns["split"])
+            if only is not None and split != split_name(only):
+                continue
+            written = cell_text(record.get(columns["label"]), columns["label"])
+            label = label_text(record.get(columns["label"]), columns["label"])
+            if label is not None and label != written:
+                changed_labels.append(f"{shorten(repr(written))} in row {number}")
+            sample = {
+                name: modality_value(name, record.get(columns[name]), kind, table.parent.joinpath)
+                for name, kind in source.kinds.items()
+            }
+            identifier = cell_text(record.get(columns["id"]), columns["id"])
+        except InputError as error:
+            raise ManifestError(f"{table}, row {number}: {error}; correct this cell") from error
+        yield Row(identifier or str(number), split, label, sample)
+    if changed_labels:
+        print_once(
+            f"{source.path}: {len(changed_labels)} labels {f'of the {only} split ' if only else ''}"
+            "lose the blanks around them or are composed (Unicode NFC), such as "
+            f"{changed_labels[0]}"
         )
 
 
-def modality_value(value: Any, kind: str, locate: Callable[[str], Any]) -> Any:
-    """Return the cell of a modality as `Sample` takes it; None if the cell is empty.
-
-    Args:
-        value: The cell; a Hugging Face struct of `bytes` and `path` counts as one of them.
-        kind: Kind of the modality.
-        locate: Turns the path in a cell into the file that the sample holds.
-    """
-    if isinstance(value, Mapping):
-        value = value.get("path") if value.get("bytes") is None else value["bytes"]
-    if is_absent(value) or value == b"":
-        return None
-    if kind == "text":
-        return value if isinstance(value, str | bytes) else str(value)
-    if isinstance(value, str):
-        return locate(value)
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [modality_value(item, kind, locate) for item in value]
-    return value
+def _records(
+    source: TableSource, used: Collection[str]
+) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield the table and the record of each row, or raise `ManifestError` at a broken one."""
+    for table in find_tables(source.path):
+        for record in read_records(table, used, source.layout.keep_na):
+            if isinstance(record, BrokenRecord):
+                raise ManifestError(f"{table}: {record.error.message}; correct or remove this line")
+            yield table, record
 
 
-def _optional_text(value: Any) -> str | None:
-    return None if is_absent(value) else str(value)
+def _assigned_splits(source: TableSource, label_column: str) -> list[str]:
+    """Return the split of each row by the rule of the source, or nothing without a rule."""
+    rule = source.layout.rule
+    if rule is None:
+        return []
+    by = rule.by
+    labels, groups = [], []
+    used = [label_column, by] if by else [label_column]
+    for number, (table, record) in enumerate(_records(source, used)):
+        try:
+            labels.append(label_text(record.get(label_column), label_column))
+            groups.append(cell_text(record.get(by), by) if by else None)
+        except InputError as error:
+            raise ManifestError(f"{table}, row {number}: {error}; correct this cell") from error
+    return assign_splits(labels, groups if by else None, rule)
+
+
+def _split(record: Mapping[str, Any], column: str) -> str | None:
+    text = cell_text(record.get(column), column)
+    return None if text is None else split_name(text)
 
 
 @dataclass(frozen=True)
@@ -112,7 +146,9 @@ class MissingColumns:
             name + (f" (did you mean {near}?)" if near else "")
             for name, near in self.suggestions.items()
         ]
-        columns = ", ".join(self.columns) or "none"
+        columns = ", ".join(map(shorten, self.columns[:_SHOWN_COLUMNS])) or "none"
+        more = len(self.columns) - _SHOWN_COLUMNS
+        columns += f" and {more} more" if more > 0 else ""
         advice = "" if is_utf8(columns) else "; write the table again in UTF-8"
         return f"{path} has no column for {', '.join(missing)}; its columns are {columns}{advice}"
 

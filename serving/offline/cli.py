@@ -37,6 +37,7 @@ _Out = Annotated[
     Path, typer.Argument(metavar="OUTPUT", help="Folder, or .parquet, .jsonl or .csv file.")
 ]
 _Column = Annotated[_Texts, _option(_INPUT, "Column of a modality, as MODALITY=COLUMN.")]
+_KeepNa = Annotated[bool, _flag("--keep-na", "Read CSV cells such as NA and null as text.")]
 _OnUnreadable = Annotated[
     OnUnreadable, _option(_INPUT, "Default: error; absent: let other modalities answer.")
 ]
@@ -66,6 +67,7 @@ def score(
     table: _Table,
     out: _Out,
     column: _Column = None,
+    keep_na: _KeepNa = False,
     on_unreadable: _OnUnreadable = OnUnreadable.error,
     allow_scheme: _AllowScheme = None,
     keep: _Keep = None,
@@ -98,6 +100,7 @@ def score(
         columns=_pairs("column", column),
         keep=_pairs("keep", keep),
         schemes=tuple(scheme.lower() for scheme in allow_scheme or ()),
+        keep_na=keep_na,
         on_unreadable=cast(Literal["error", "absent"], on_unreadable.value),
         probabilities=probabilities,
         part_rows=part_rows,

@@ -16,8 +16,10 @@ import pyarrow as pa
 from dimml.errors import InputError, ManifestError, UsageError
 from dimml.samples import Sample
 from dimml.table import formats
-from dimml.table.formats import BrokenRecord, Record, column_names, read_records, suffix
-from dimml.table.rows import missing_columns, modality_value
+from dimml.table.cells import cell_text, modality_value
+from dimml.table.formats import column_names, read_records, suffix
+from dimml.table.records import BrokenRecord, Record
+from dimml.table.rows import missing_columns
 from serving.offline.remote import RemoteFile, is_url, open_path
 
 
@@ -59,6 +61,8 @@ class Inputs:
         columns: Modality to the column that holds it.
         keep: Name of a column in the output to its name in the tables.
         schemes: URL schemes that may be read.
+        id_column: The column of ids.
+        keep_na: See `read_records`.
     """
 
     tables: tuple[str, ...]
@@ -66,16 +70,21 @@ class Inputs:
     columns: Mapping[str, str]
     keep: Mapping[str, str]
     schemes: tuple[str, ...] = ()
+    id_column: str = "id"
+    keep_na: bool = False
 
-    def check(self) -> str | None:
+    def check(self, named: Collection[str] = ()) -> str | None:
         """Check the columns of the tables, and return a warning of modalities without a column.
+
+        Args:
+            named: Modalities whose column the user named, which no table may lack.
 
         Raises:
             ManifestError: If a table cannot be read, or has no column of a modality.
             UsageError: If a column that the user named is missing.
         """
         warning = None
-        named = {column for name, column in self.columns.items() if name != column}
+        named = {self.columns[name] for name in named}
         for table in self.tables:
             path = self._path(table)
             if missing := missing_columns(column_names(path), self.keep.values()):
@@ -164,14 +173,11 @@ class Inputs:
             if skip and skip >= (table_rows := formats.count_rows(path)):
                 skip -= table_rows
                 continue
-            has_ids = _has_ids(path)
+            has_ids = self._has_ids(path)
             locate = partial(self._locate, table)
             for records, kept in self._records(path, skip):
                 rows = [
-                    ScoreRow(
-                        formats.record_id(record) if has_ids else str(number + i),
-                        self._sample(record, locate),
-                    )
+                    self._row(record, locate, None if has_ids else str(number + i))
                     for i, record in enumerate(records)
                 ]
                 yield rows, pa.table(kept, schema=schema)
@@ -181,25 +187,42 @@ class Inputs:
     def _records(self, path: Path, skip: int) -> Iterator[tuple[Sequence[Record], list[Any]]]:
         if suffix(path) == ".parquet":
             names = list(column_names(path))
-            used = [c for c in dict.fromkeys(("id", *self.columns.values())) if c in names]
+            used = [column for column in self._used_columns() if column in names]
             columns = list(dict.fromkeys((*used, *self.keep.values())))
             with formats.reading(path):
                 for batch in formats.parquet_batches(path, columns, skip):
                     kept = [batch.column(name) for name in self.keep.values()]
                     yield formats.plain_values(pa.table(batch.select(used))).to_pylist(), kept
             return
-        lines = islice(read_records(path), skip, None)
+        lines = islice(read_records(path, self._used_columns(), self.keep_na), skip, None)
         while records := list(islice(lines, formats.BATCH_ROWS)):
             texts = [[_kept_text(r, column) for r in records] for column in self.keep.values()]
             yield records, [pa.array(text, pa.string()) for text in texts]
 
-    def _sample(self, record: Record, locate: Callable[[str], Any]) -> Sample | InputError:
+    def _used_columns(self) -> list[str]:
+        return list(dict.fromkeys((self.id_column, *self.columns.values())))
+
+    def _has_ids(self, path: Path) -> bool:
+        if suffix(path) in (".parquet", *formats.DELIMITED):
+            return self.id_column in column_names(path)
+        records = (r for r in read_records(path) if not isinstance(r, BrokenRecord))
+        return self.id_column in next(records, {})
+
+    def _row(self, record: Record, locate: Callable[[str], Any], number: str | None) -> ScoreRow:
+        """Return the row of a record; without a number, its id is in the record."""
         if isinstance(record, BrokenRecord):
-            return record.error
-        return {
-            name: modality_value(record.get(self.columns[name]), kind, locate)
-            for name, kind in self.kinds.items()
-        }
+            return ScoreRow(record.id if number is None else number, record.error)
+        identifier = number
+        try:
+            if number is None:
+                identifier = cell_text(record.get(self.id_column), self.id_column)
+            sample = {
+                name: modality_value(name, record.get(self.columns[name]), kind, locate)
+                for name, kind in self.kinds.items()
+            }
+        except InputError as error:
+            return ScoreRow(identifier, error)
+        return ScoreRow(identifier, sample)
 
     def _locate(self, table: str, value: str) -> str | RemoteFile:
         """Return the file that a cell names, relative to its table."""
@@ -212,13 +235,6 @@ class Inputs:
 
     def _path(self, table: str) -> Any:
         return open_path(table, self.schemes)
-
-
-def _has_ids(path: Path) -> bool:
-    if suffix(path) in (".parquet", ".csv"):
-        return "id" in column_names(path)
-    records = (r for r in read_records(path) if not isinstance(r, BrokenRecord))
-    return "id" in next(records, {})
 
 
 def _kept_text(record: Record, column: str) -> str | None:

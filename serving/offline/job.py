@@ -44,6 +44,7 @@ class ScoreOptions:
         columns: Modality to column, where their names differ.
         keep: Output column to the input column that it carries.
         schemes: URL schemes that may be read.
+        keep_na: Whether CSV cells such as `NA` and `null` are text, rather than empty.
         on_unreadable: See `Predictor.predict`.
         probabilities: Whether to add a column of all probabilities.
         part_rows: Rows of an output part; None for those of the resumed job, or the default.
@@ -53,6 +54,7 @@ class ScoreOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     keep: Mapping[str, str] = field(default_factory=dict)
     schemes: tuple[str, ...] = ()
+    keep_na: bool = False
     on_unreadable: Literal["error", "absent"] = "error"
     probabilities: bool = False
     part_rows: int | None = None
@@ -174,9 +176,18 @@ def _inputs(bundle: Bundle, tables: tuple[str, ...], options: ScoreOptions) -> I
         raise UsageError(
             f"--column: the bundle has no modality {unknown[0]!r}; it has {', '.join(kinds)}"
         )
-    columns = {name: options.columns.get(name, name) for name in kinds}
-    inputs = Inputs(tables, kinds, columns, dict(options.keep), options.schemes)
-    if warning := inputs.check():
+    layout = bundle.manifest.table
+    columns = {name: options.columns.get(name, layout.column(name)) for name in kinds}
+    inputs = Inputs(
+        tables,
+        kinds,
+        columns,
+        dict(options.keep),
+        options.schemes,
+        layout.column("id"),
+        options.keep_na or layout.keep_na,
+    )
+    if warning := inputs.check(options.columns):
         print_status(f"warning: {warning}")
     return inputs
 
@@ -207,6 +218,7 @@ def _job(
         tables={table: table_checksum(table, inputs.schemes) for table in inputs.tables},
         columns=dict(inputs.columns),
         keep=dict(inputs.keep),
+        keep_na=inputs.keep_na,
         on_unreadable=options.on_unreadable,
         probabilities=options.probabilities,
         provider=stored.provider if stored else engine.provider(bundle.path),

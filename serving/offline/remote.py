@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dimml.errors import UsageError
-from dimml.table import SUFFIXES
+from dimml.table import find
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _INSTALL = "pip install -e '.[remote]', and the package of that storage, such as s3fs or gcsfs"
@@ -36,27 +35,7 @@ def find_tables(
         open_path(argument, schemes)
         return (argument,)
     # Paths are absolute, as a job may be resumed, and its processes may run, in another folder.
-    root = Path(os.path.abspath(argument))
-    if root.is_dir():
-        names = {path: path.relative_to(root).parts for path in root.rglob("*")}
-        paths = [p for p in names if not any(name[0] in "._" for name in names[p])]
-        reason = f"the folder {root} holds no table"
-    elif root.exists() or not glob.has_magic(str(root)):
-        return (str(root),)
-    else:
-        paths = [Path(path) for path in glob.glob(str(root), recursive=True)]
-        reason = f"no table matches {root}"
-    excluded = {path.resolve() for path in leave_out}
-    tables = sorted(
-        str(path)
-        for path in paths
-        if path.is_file()
-        and path.suffix.lower() in SUFFIXES
-        and not excluded & {path.resolve(), *path.resolve().parents}
-    )
-    if not tables:
-        raise UsageError(f"{reason} ({', '.join(SUFFIXES)})")
-    return tuple(tables)
+    return tuple(map(str, find.find_tables(Path(os.path.abspath(argument)), leave_out)))
 
 
 def is_url(text: str) -> bool:

@@ -50,6 +50,7 @@ class Job(pydantic.BaseModel):
     tables: dict[str, str]
     columns: dict[str, str]
     keep: dict[str, str]
+    keep_na: bool = False
     on_unreadable: Literal["error", "absent"]
     probabilities: bool
     provider: Literal["cpu", "cuda", "tensorrt"]

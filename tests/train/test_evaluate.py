@@ -15,7 +15,7 @@ from dimml import Predictor
 from dimml.errors import ManifestError
 from dimml.samples import subset_name, subsets
 from train.cli import evaluate
-from train.evaluate import evaluate_bundle, measure, model_card, table
+from train.evaluate import evaluate_bundle, measure, model_card, subset_table
 
 NAMES = ("front", "rear", "note")
 LABELS = ("zero", "one", "two", "three")
@@ -151,7 +151,7 @@ class TestEvaluateBundle:
         report = evaluate_bundle(free_names_bundle, data, "test")
         stderr = capsys.readouterr().err
         assert report["unreadable"] == 4
-        assert "80 samples, 4 unreadable cells" in table(report)
+        assert "80 samples, 4 unreadable cells" in subset_table(report)
         assert "test: 4 unreadable cells count as absent; the first: 0: front: unsup" in stderr
         assert "evaluating test: 80 in" in stderr
 
@@ -193,7 +193,7 @@ class TestEvaluateBundle:
 
 def test_model_card_shows_every_figure(free_names_bundle: Path, report: dict[str, Any]) -> None:
     card = model_card(free_names_bundle, report)
-    assert card.endswith(table(report) + "\n")
+    assert card.endswith(subset_table(report) + "\n")
     for name, row in report["subsets"].items():
         numbers = [f"{row[key]:.4f}" for key in ("accuracy", "macro_f1", "nll", "ece")]
         assert f"| {name} | {row['samples']} | {' | '.join(numbers)} |" in card
@@ -203,6 +203,8 @@ def test_model_card_shows_every_figure(free_names_bundle: Path, report: dict[str
 
 def test_table_names_subsets_without_a_certified_coverage(report: dict[str, Any]) -> None:
     sets = {"coverage": 0.99, "uncertified": {"front": 12}}
-    assert "Not certified" not in table(report)
-    assert table({**report, "prediction_sets": sets}).endswith("or lower `coverage`.")
-    assert "front (12 rows): a coverage of 0.99" in table({**report, "prediction_sets": sets})
+    assert "Not certified" not in subset_table(report)
+    assert subset_table({**report, "prediction_sets": sets}).endswith("or lower `coverage`.")
+    assert "front (12 rows): a coverage of 0.99" in subset_table(
+        {**report, "prediction_sets": sets}
+    )

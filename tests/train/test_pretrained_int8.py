@@ -14,6 +14,7 @@ from dimml import Predictor
 from dimml.bundle import Bundle
 from dimml.errors import PrecisionError
 from dimml.runtime.session import Graph
+from dimml.table import TableSource
 from export.bundle import export_run
 from export.precision import convert_bundle, report_text
 from tests.conftest import PretrainedFolder
@@ -44,7 +45,7 @@ def convert(fp32: Path, recipe_file: Path, tmp_path: Path) -> Any:
     """Return a function that writes an int8 bundle, and returns its folder and the report."""
     data = load_recipe(recipe_file).data
     kinds = {"front": "image", "note": "text"}
-    rows = [read_split(data, kinds, split) for split in ("train", "validation")]
+    rows = [read_split(TableSource(data, kinds), split) for split in ("train", "validation")]
 
     def converted() -> tuple[Path, dict[str, Any]]:
         folder = tmp_path / "int8"

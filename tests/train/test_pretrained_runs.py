@@ -61,7 +61,7 @@ def make_recipe(
 
 def samples_of(recipe: Recipe) -> list[dict[str, Any]]:
     """Return a sample for each subset of the modalities of a recipe."""
-    folder = recipe.data.parent
+    folder = recipe.data.table.parent
     values: dict[str, Any] = {
         "front": folder / "front1.png",
         "rear": folder / "rear1.png",

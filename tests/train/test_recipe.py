@@ -89,7 +89,9 @@ class TestSet:
             ("training.epochs=5", ("training", "epochs"), 5),
             ("training.learning_rate=1e-4", ("training", "learning_rate"), 1e-4),
             ("training.normalize=true", ("training", "normalize"), True),
-            ("data=other=data.csv", ("data",), "other=data.csv"),
+            ("data=other=data.csv", ("data", "table"), "other=data.csv"),
+            ("data.label=kind", ("data", "label"), "kind"),
+            ("data.split={by: speaker}", ("data", "split", "by"), "speaker"),
             (
                 "modalities.front.encoder=small",
                 ("modalities", "front", "encoder", "preset"),
@@ -120,7 +122,7 @@ class TestSet:
         def value_at(overrides: list[str]) -> Any:
             place: Any = load_recipe(recipe, overrides).model_dump(mode="json")
             for key in where:
-                place = place.get(key, {})
+                place = place.get(key, {}) if isinstance(place, dict) else {}
             return place
 
         assert value_at([]) != value

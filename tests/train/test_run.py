@@ -24,7 +24,7 @@ def test_free_modality_names_work_from_training_to_serving(
     train_run(recipe, tmp_path / "run", resume=False)
     export_run(tmp_path / "run", tmp_path / "bundle")
 
-    report = evaluate_bundle(tmp_path / "bundle", recipe.data, "test")
+    report = evaluate_bundle(tmp_path / "bundle", recipe.data.table, "test")
     prediction = Predictor.load(tmp_path / "bundle", "cpu").predict({"note": "it was red"})
 
     assert len(report["subsets"]) == 7
@@ -33,7 +33,7 @@ def test_free_modality_names_work_from_training_to_serving(
     assert set(prediction.probabilities) == {"red", "blue"}
 
     with open_client(tmp_path / "bundle") as client:
-        front = (recipe.data.parent / "front1.png").read_bytes()
+        front = (recipe.data.table.parent / "front1.png").read_bytes()
         answer = client.post("/predict", files={"front": front, "note": (None, "it was red")})
         modalities = answer.json()["modalities"]
         assert {name: answer["present"] for name, answer in modalities.items()} == {
@@ -68,10 +68,10 @@ def test_run_finds_its_table_from_any_folder(
     changes = ["data=data.csv", "modalities={note: text}", "training.epochs=1"]
     train_run(load_recipe(calls_recipe, changes), tmp_path / "run", resume=False)
 
-    assert load_run(tmp_path / "run").recipe.data == Path("data.csv")
+    assert load_run(tmp_path / "run").recipe.data.table == Path("data.csv")
     monkeypatch.chdir(tmp_path / "away")
     run = load_run(tmp_path / "run")
-    assert run.recipe.data == tmp_path / "data.csv"
+    assert run.recipe.data.table == tmp_path / "data.csv"
     assert run.document["data"]["path"] == str(tmp_path / "data.csv")
     (tmp_path / "data.csv").unlink()
     with pytest.raises(UsageError) as raised:
@@ -112,7 +112,7 @@ def test_run_with_pretrained_weights_exports_without_the_original_weights(
     export_run(tmp_path / "run", tmp_path / "bundle")
 
     prediction = Predictor.load(tmp_path / "bundle", "cpu").predict(
-        {"front": recipe.data.parent / "front1.png"}
+        {"front": recipe.data.table.parent / "front1.png"}
     )
     assert prediction.modalities["front"].present
 
@@ -123,7 +123,7 @@ def test_exported_ensemble_weights_modalities_equally(recipe_file: Path, tmp_pat
     export_run(tmp_path / "run", tmp_path / "bundle")
 
     predictor = Predictor.load(tmp_path / "bundle", "cpu")
-    front = recipe.data.parent / "front1.png"
+    front = recipe.data.table.parent / "front1.png"
     prediction = predictor.predict({"front": front, "note": "it was red"})
     weights = {name: answer.weight for name, answer in prediction.modalities.items()}
     assert weights == pytest.approx({"front": 0.5, "rear": 0.0, "note": 0.5}, abs=1e-5)

@@ -192,7 +192,7 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
 
 def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all results of a folder share; seeds and methods may be added later."""
-    from train.data.splits import table_sha256
+    from train.data.splits import tables_sha256
 
     # Each training of a comparison uses one device, whatever the recipe says.
     excluded: Any = {"method": True, "options": True, "data": True, "training": {"devices"}}
@@ -201,7 +201,7 @@ def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
         del document["training"]["precision"]
     return {
         "recipe": document,
-        "data": table_sha256(recipe.data),
+        "data": tables_sha256(recipe.data.table),
         "trials": plan.trials,
         "protocol": PROTOCOL,
         "version": __version__,

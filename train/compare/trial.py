@@ -67,8 +67,8 @@ class TrialRunner:
         rows = len(splits["validation"])
         if (~conformal_rows(rows)).sum() < 2:
             raise ManifestError(
-                f"the validation split of {recipe.data} has {rows} readable rows; a comparison "
-                "needs three, and some hundred to calibrate well"
+                f"the validation split of {recipe.data.table} has {rows} readable rows; a "
+                "comparison needs three, and some hundred to calibrate well"
             )
         self._test = read_test_split(recipe, self._prepared, cache)
         every_split = {**splits, "test": self._test.clean}

@@ -21,13 +21,14 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from dimml import __version__
-from dimml.errors import InputError, InterruptedRunError, ManifestError
+from dimml.errors import InputError, InterruptedRunError, ManifestError, shorten
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, Text
 from dimml.progress import print_status, track
 from dimml.samples import is_absent
 from dimml.table import Row
+from train.data.digests import rows_digest
 from train.data.features import FrozenEncoder, PendingFeatures, stored_kinds
 from train.data.splits import report_unreadable
 from train.methods.base import UNLABELLED
@@ -113,7 +114,8 @@ def cached_split(
     Raises:
         ManifestError: If no row is readable.
     """
-    path = folder / f"{name}-{_key(rows, labels, settings)}.arrow"
+    key = rows_digest(rows, json.dumps([__version__, FORMAT, settings, *labels]))
+    path = folder / f"{name}-{key}.arrow"
     frozen = frozen or {}
     if not path.exists():
         with made_folder(folder), new_file(path) as part:
@@ -166,7 +168,7 @@ def _write(
             for number, (row, (item, errors)) in enumerate(
                 zip(rows_of_block, items, strict=True), start
             ):
-                problems += [f"{row.id}: {error}" for error in errors]
+                problems += [f"{shorten(row.id)}: {error}" for error in errors]
                 if item:
                     block.append({"label": index[row.label], "row": number, **_columns(item)})
             batch = pa.RecordBatch.from_pylist(block, schema)
@@ -276,24 +278,3 @@ def _cell(block: pa.RecordBatch, column: str, row: int) -> np.ndarray:
     values = block.column(column)[row].values.to_numpy()
     array: np.ndarray = values.reshape(block.column(f"{column}.shape")[row].as_py())
     return array
-
-
-def _key(rows: Sequence[Row], labels: Sequence[str], settings: str) -> str:
-    """Return a digest of everything that determines the arrays; a file counts by size and time."""
-    digest = hashlib.sha256(json.dumps([__version__, FORMAT, settings, *labels]).encode())
-    for row in rows:
-        digest.update(repr((row.id, row.label)).encode())
-        for name, value in row.sample.items():
-            digest.update(name.encode())
-            for part in value if isinstance(value, list) else [value]:
-                digest.update(_identity(part))
-    return digest.hexdigest()[:16]
-
-
-def _identity(value: Any) -> bytes:
-    if isinstance(value, bytes):
-        return hashlib.sha256(value).digest()
-    if isinstance(value, Path) and value.is_file():
-        status = value.stat()
-        return repr((str(value), status.st_size, status.st_mtime_ns)).encode()
-    return repr(value).encode()

@@ -168,10 +168,10 @@ def read_test_split(recipe: Recipe, prepared: PreparedData, cache: Path) -> Test
     Raises:
         ManifestError: If there is no test split, or it has a label that the train split lacks.
     """
-    rows = read_split(recipe.data, {n: m.kind for n, m in recipe.modalities.items()}, "test")
+    rows = read_split(recipe.source, "test")
     if unknown := sorted({str(row.label) for row in rows} - set(prepared.labels)):
         raise ManifestError(
-            f"the test split of {recipe.data} has labels that its train split has not: "
+            f"the test split of {recipe.data.table} has labels that its train split has not: "
             f"{', '.join(unknown[:5])}"
         )
     labels, settings = prepared.labels, prepared.settings

@@ -17,6 +17,7 @@ from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, KindConfig
 from dimml.nn.encoders import pool_frames
 from dimml.nn.pretrained.backbone import Backbone, pooled_width
+from dimml.samples import AudioArray
 from train.data.augment import augment
 from train.data.store import FeatureStore
 from train.pretrained import PretrainedModel
@@ -164,6 +165,8 @@ class FrozenEncoder:
             return hashlib.sha256(b"".join(self._content(part) for part in value)).digest()
         if isinstance(value, str):
             return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+        if isinstance(value, AudioArray):
+            return hashlib.sha256(value.to_bytes()).digest()
         return hashlib.sha256(self.kind.read_bytes(value)).digest()
 
     @torch.inference_mode()

@@ -63,13 +63,12 @@ def prepare(recipe: Recipe, cache: Path) -> PreparedData:
     Raises:
         UsageError: If the recipe or its data cannot be used.
     """
-    names = {name: modality.kind for name, modality in recipe.modalities.items()}
     models = {
         name: read_model(name, modality)
         for name, modality in recipe.modalities.items()
         if modality.encoder.pretrained
     }
-    rows = read_training_splits(recipe.data, names)
+    rows = read_training_splits(recipe.source)
     labels = tuple(sorted({row.label for row in rows["train"] if row.label is not None}))
     _report_unlabelled(rows["train"])
     specs, assets = _specifications(recipe, rows["train"], models)

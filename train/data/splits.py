@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from dimml.errors import ManifestError
+from dimml.errors import ManifestError, shorten
 from dimml.progress import print_status
 from dimml.samples import is_absent
-from dimml.table import Row, column_names, missing_columns, read_rows
+from dimml.table import Row, TableSource, column_names, read_rows
+from dimml.table.cells import SPLITS
+from dimml.table.find import find_tables
+from dimml.table.rows import MissingColumns, missing_columns
 from train.methods.base import UNLABELLED
 
-SPLITS = ("train", "validation", "test")
 
-
-def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list[Row]]:
+def read_training_splits(source: TableSource) -> dict[str, list[Row]]:
     """Return the rows of the train and validation splits, and reject rows that cannot be learnt.
 
     The train split includes rows without a label that have two or more modalities, because one
@@ -29,13 +30,15 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
         ManifestError: If a modality has no column or too few rows, there are fewer than two labels,
             or a label of the validation split does not occur in the train split.
     """
-    if missing := missing_columns(column_names(path), kinds):
+    path = source.path
+    if missing := missing_modalities(source):
         raise ManifestError(
-            f"{missing.message(path)}; name each modality of the recipe as its column"
+            f"{missing.message(path)}; name each modality of the recipe as its column, or its "
+            "column in the recipe with `column:`"
         )
     rows = {
-        "train": read_split(path, kinds, "train", pairs=True),
-        "validation": read_split(path, kinds, "validation"),
+        "train": read_split(source, "train", pairs=True),
+        "validation": read_split(source, "validation"),
     }
     labelled = [row for row in rows["train"] if row.label is not None]
     labels = {str(row.label) for row in labelled}
@@ -47,9 +50,9 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
     if unknown := sorted({str(row.label) for row in rows["validation"]} - labels):
         raise ManifestError(
             f"the validation split of {path} has labels that its train split lacks: "
-            f"{', '.join(unknown[:5])}; add a row with each to the train split"
+            f"{', '.join(map(shorten, unknown[:5]))}; add a row with each to the train split"
         )
-    for name in kinds:
+    for name in source.kinds:
         if sum(not is_absent(row.sample[name]) for row in labelled) < 2:
             raise ManifestError(
                 f"{name}: fewer than two labelled rows of the train split of {path} have it; "
@@ -58,42 +61,51 @@ def read_training_splits(path: Path, kinds: Mapping[str, str]) -> dict[str, list
     return rows
 
 
-def read_split(path: Path, kinds: Mapping[str, str], split: str, pairs: bool = False) -> list[Row]:
+def missing_modalities(source: TableSource) -> MissingColumns:
+    """Return the columns of modalities that the first table lacks."""
+    required = [source.layout.column(name) for name in source.kinds]
+    return missing_columns(column_names(find_tables(source.path)[0]), required)
+
+
+def read_split(source: TableSource, split: str | None, pairs: bool = False) -> list[Row]:
     """Return the labelled rows of a split that have at least one modality.
 
     Args:
-        path: The table.
-        kinds: Modality to kind.
-        split: The name of the split.
+        source: The tables.
+        split: The name of the split; None for all rows.
         pairs: Whether to include rows without a label that have two or more modalities.
 
     Raises:
         ManifestError: If the table has no `label` column or the split has no labelled row.
     """
-    if "label" not in column_names(path):
+    label = source.layout.column("label")
+    if missing := missing_columns(column_names(find_tables(source.path)[0]), [label]):
         raise ManifestError(
-            f"{path} has no column `label`; its columns are {', '.join(column_names(path))}"
+            f"{missing.message(source.path)}; the recipe's `data: {{label: COLUMN}}` names it"
         )
     rows = []
-    for row in read_rows(path, kinds, split):
+    for row in read_rows(source, split):
         count = sum(not is_absent(value) for value in row.sample.values())
         if count and (row.label is not None or (pairs and count > 1)):
             rows.append(row)
     if all(row.label is None for row in rows):
         raise ManifestError(
-            f"{path} has no labelled row in its {split} split: "
-            f"{_explain_no_rows(path, kinds, split)}"
+            f"{source.path} has no labelled row{f' in its {split} split' if split else ''}: "
+            f"{_explain_no_rows(source, split)}"
         )
     return rows
 
 
-def _explain_no_rows(path: Path, kinds: Mapping[str, str], split: str) -> str:
-    splits = {row.split or "(empty)" for row in read_rows(path, kinds)}
-    if split in splits:
+def _explain_no_rows(source: TableSource, split: str | None) -> str:
+    splits = {row.split or "(empty)" for row in read_rows(source)}
+    if split is None or split in splits:
         return "none of its rows has both a label and a modality"
+    if source.layout.rule:
+        return "the recipe's `split` gives it too few rows"
+    held = ", ".join(map(shorten, sorted(splits)[:10])) or "nothing"
     return (
-        f"its column `split` holds {', '.join(sorted(splits)[:10]) or 'nothing'}; the names of "
-        f"splits are {', '.join(SPLITS)}"
+        f"its column `{source.layout.column('split')}` holds {held}; the names of splits are "
+        f"{', '.join(SPLITS)}"
     )
 
 
@@ -105,15 +117,20 @@ def report_unreadable(split: str, problems: Sequence[str]) -> None:
         )
 
 
-def table_sha256(path: Path) -> str:
-    """Return the sha256 of a table, which identifies the data of a run.
+def tables_sha256(path: Path) -> str:
+    """Return the sha256 of a table, or of the sha256s of several, which identifies a run's data.
 
     Raises:
-        ManifestError: If the table cannot be read.
+        ManifestError: If a table cannot be read.
     """
+    digests = [_sha256(table) for table in find_tables(path)]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ManifestError(
             f"cannot read the table {path} ({error.strerror}); a relative path in a recipe's "

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from dimml.errors import ManifestError
-from dimml.table.formats import BrokenRecord, column_names, count_rows, read_records
+from dimml.table.formats import column_names, count_rows, read_records
+from dimml.table.records import BrokenRecord
 
 TABLE = pa.table({"id": ["a", "b", "c"], "text": ["one", "two", "three"]})
 
@@ -39,7 +40,11 @@ def test_broken_csv_lines_are_records_between_the_others(tmp_path: Path) -> None
         (None, "line 2 is not CSV: ',' expected after '\"'"),
         ("b", "line 3 has 1 cells; the header has 2"),
         (None, "line 6 has 3 cells; the header has 2"),
-        ("d", "line 7: the cell of text is not UTF-8"),
+        (
+            "d",
+            "line 7: the cell of text is not UTF-8 (byte 0xFF, which is 'ÿ' in Windows-1252); "
+            "write the table again in UTF-8, as `iconv -f WINDOWS-1252 -t UTF-8` does",
+        ),
     ]
 
 

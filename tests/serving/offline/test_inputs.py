@@ -92,7 +92,7 @@ class TestEveryFormat:
     ) -> None:
         table = write(tmp_path / f"t{suffix}", [{"titel": "seven", "audio": "x"}])
         with pytest.raises(UsageError, match=r"no column for title \(did you mean titel\?\)"):
-            inputs(table, columns={"text": "title"}).check()
+            inputs(table, columns={"text": "title"}).check({"text"})
         with pytest.raises(UsageError, match=r"--keep: .* no column for sku"):
             inputs(table, keep={"x": "sku"}).check()
 
@@ -121,7 +121,8 @@ class TestBrokenLines:
         assert messages == [
             "line 3 has 3 cells; the header has 2",
             "line 4 has 1 cells; the header has 2",
-            "line 6: the cell of text is not UTF-8",
+            "line 6: the cell of text is not UTF-8 (byte 0xE9, which is 'é' in Windows-1252); "
+            "write the table again in UTF-8, as `iconv -f WINDOWS-1252 -t UTF-8` does",
         ]
 
     def test_broken_json_lines_do_not_affect_other_rows(self, tmp_path: Path) -> None:

@@ -125,3 +125,11 @@ def test_unlabelled_row_is_kept_and_repeated_row_is_augmented_again(
     (_, other), (first, label), (second, _) = (data[0, index] for index in range(3))
     assert (other, label) == (UNLABELLED, 0)
     assert (first["call"]["power"] != second["call"]["power"]).any()
+
+
+def test_cell_that_is_too_long_for_a_path_counts_as_absent(tmp_path: Path) -> None:
+    rows = [row(0, call=tone(0.5), shot=tmp_path / ("x" * 350)), row(1, "low", call=tone(0.5))]
+    split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
+    assert split.present.tolist() == [[True, False], [True, False]]
+    assert "File name too long" in split.problems[0]
+    assert len(split.problems[0]) < 300

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dimml.errors import ManifestError
+from dimml.table import TableSource
 from train.data.splits import read_split, read_training_splits, training_rows
 
 KINDS = {"photo": "image", "title": "text"}
@@ -22,13 +23,13 @@ GOOD = (
 def rejection(folder: Path, content: str) -> str:
     (folder / "table.csv").write_text(content)
     with pytest.raises(ManifestError) as raised:
-        read_training_splits(folder / "table.csv", KINDS)
+        read_training_splits(TableSource(folder / "table.csv", KINDS))
     return raised.value.message
 
 
 def test_smallest_table_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(GOOD)
-    rows = read_training_splits(tmp_path / "table.csv", KINDS)
+    rows = read_training_splits(TableSource(tmp_path / "table.csv", KINDS))
     assert {split: [row.id for row in split_rows] for split, split_rows in rows.items()} == {
         "train": ["1", "2"],
         "validation": ["3"],
@@ -42,9 +43,13 @@ def test_smallest_table_is_accepted(tmp_path: Path) -> None:
         ("2,train,hat", "2,train,shoe", "has one label, shoe; a classifier needs at least two"),
         ("validation,hat", "validation,coat", "labels that its train split lacks: coat"),
         ("b.png", "", "photo: fewer than two labelled rows of the train split"),
-        (",label,", ",class,", "no column `label`; its columns are id, split, class, photo, title"),
+        (
+            ",label,",
+            ",class,",
+            "no column for label; its columns are id, split, class, photo, title",
+        ),
         (",split,", ",part,", "no column `split`"),
-        ("validation", "val", "holds train, val; the names of splits are train, validation, test"),
+        ("validation", "part2", "holds part2, train; the names of splits are train, validation, "),
         ("validation", "", "holds (empty), train; the names of splits are"),
         ("validation,hat", "validation,", "none of its rows has both a label and a modality"),
     ],
@@ -58,7 +63,7 @@ def test_table_that_cannot_train_a_classifier_is_rejected(
 def test_unlabelled_row_needs_two_modalities(tmp_path: Path) -> None:
     more = "4,train,,c.png,three\n5,train,,,four\n6,validation,,d.png,five\n"
     (tmp_path / "table.csv").write_text(GOOD + more)
-    rows = read_training_splits(tmp_path / "table.csv", KINDS)
+    rows = read_training_splits(TableSource(tmp_path / "table.csv", KINDS))
     labels = {row.id: row.label for row in rows["train"]}
     assert labels == {"1": "shoe", "2": "hat", "4": None}
     assert [row.id for row in rows["validation"]] == ["3"]
@@ -88,5 +93,5 @@ def test_labelled_rows_make_up_half_of_an_epoch_of_fixed_length(
 
 def test_evaluation_accepts_a_table_that_lacks_a_modality(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("split,label,title\ntest,shoe,one\n")
-    [row] = read_split(tmp_path / "table.csv", KINDS, "test")
+    [row] = read_split(TableSource(tmp_path / "table.csv", KINDS), "test")
     assert row.sample == {"photo": None, "title": "one"}

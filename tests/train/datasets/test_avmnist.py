@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dimml.errors import UsageError
-from dimml.table import read_rows
+from dimml.table import TableSource, read_rows
 from train.datasets import avmnist
 
 SPEAKERS = ("ann", "bob", "cleo", "dan", "eve", "finn")
@@ -102,7 +102,8 @@ class TestSamples:
         out, _ = write_rows(root)
         moved = out.rename(out.with_name("moved"))
         root.rename(root.with_name("gone"))
-        rows = list(read_rows(moved / "manifest.parquet", {"audio": "audio", "image": "image"}))
+        kinds = {"audio": "audio", "image": "image"}
+        rows = list(read_rows(TableSource(moved / "manifest.parquet", kinds)))
         assert all(path.is_file() for row in rows for path in row.sample.values())
 
     def test_other_files_beside_the_recordings_are_ignored(self, root: Path) -> None:

@@ -1,0 +1,37 @@
+"""Digests that identify rows and values, without reading the files that rows name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dimml.samples import AudioArray
+from dimml.table import Row
+
+
+def rows_digest(rows: Sequence[Row], settings: str) -> str:
+    """Return a digest of rows and settings; a file counts by its size and its time."""
+    digest = hashlib.sha256(settings.encode())
+    for row in rows:
+        digest.update(repr((row.id, row.label)).encode())
+        for name, value in row.sample.items():
+            digest.update(name.encode())
+            for part in value if isinstance(value, list) else [value]:
+                digest.update(_identity(part))
+    return digest.hexdigest()[:16]
+
+
+def _identity(value: Any) -> bytes:
+    if isinstance(value, AudioArray):
+        value = value.to_bytes()
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).digest()
+    # The file may be missing. A cell that is no path can be too long for the file system.
+    with suppress(OSError, ValueError):
+        if isinstance(value, Path):
+            status = value.stat()
+            return repr((str(value), status.st_size, status.st_mtime_ns)).encode()
+    return repr(value).encode()
