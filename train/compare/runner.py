@@ -21,6 +21,7 @@ from dimml.errors import InterruptedRunError, TrainingError, UsageError
 from dimml.files import locked_folder, write_atomic
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.progress import print_status
+from dimml.table import TableLayout
 from train.compare.results import (
     REPORT_FILES,
     RESULTS,
@@ -197,6 +198,10 @@ def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
     # Each training of a comparison uses one device, whatever the recipe says.
     excluded: Any = {"method": True, "options": True, "data": True, "training": {"devices"}}
     document = recipe.model_dump(mode="json", exclude=excluded)
+    for modality in document["modalities"].values():
+        del modality["column"]
+    if (layout := recipe.source.layout) != TableLayout():
+        document["table"] = layout.model_dump(mode="json")
     if recipe.training.precision == "32-true":  # Absent in folders without the setting.
         del document["training"]["precision"]
     return {
