@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -63,7 +64,7 @@ def read_container(data: bytes, demuxer: str) -> Iterator[Block]:
             metadata_errors="replace",
             io_open=_refuse_to_open,
         ) as container:
-            yield from _read_track(container, demuxer)
+            yield from _read_track(av, container, demuxer)
     # PyAV raises the errors of FFmpeg, and Python's own where a value is out of range.
     except (
         av.FFmpegError,
@@ -79,7 +80,7 @@ def read_container(data: bytes, demuxer: str) -> Iterator[Block]:
         raise DecodeError("it declares too much data", is_fatal=False) from error
 
 
-def _read_track(container: Any, demuxer: str) -> Iterator[Block]:
+def _read_track(av: Any, container: Any, demuxer: str) -> Iterator[Block]:
     if not container.streams.audio:
         raise DecodeError("it has no sound")
     track = container.streams.audio[0]
@@ -88,16 +89,18 @@ def _read_track(container: Any, demuxer: str) -> Iterator[Block]:
         raise DecodeError(f"its sound is in {context.name if context else 'an unknown format'}")
     context.options = {"max_samples": str(MAX_FRAME_SAMPLES)}
     context.thread_count = 1
+    # The planes of a frame of PyAV run past their end from 8 channels on, so frames are packed.
+    packer = av.AudioResampler(format="flt")
     total = rate = channels = 0
-    for frame in container.decode(track):
-        block = _block(frame)
-        if not rate:
-            rate, channels = frame.sample_rate, block.shape[1]
-            yield rate, block[:0]
-        if (frame.sample_rate, block.shape[1]) != (rate, channels):
-            raise DecodeError("its sample rate or channels change", is_fatal=False)
-        total += len(block)
-        yield rate, block
+    for frame in chain(container.decode(track), [None]):
+        if frame and not rate:
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
+            yield rate, np.empty((0, channels), np.float32)
+        # A frame of another rate or layout is a ValueError.
+        for packed in packer.resample(frame) if rate else ():
+            block = packed.to_ndarray().reshape(-1, channels)
+            total += len(block)
+            yield rate, block
     declared = _declared_seconds(container, track) if demuxer in _DECLARE_LENGTH else 0.0
     if rate and total / rate < declared * (1 - MISSING_SHARE) - MISSING_SECONDS:
         raise DecodeError(f"its header declares {declared:.1f} s", is_fatal=False)
@@ -109,19 +112,6 @@ def _declared_seconds(container: Any, track: Any) -> float:
     # The length of the container is that of its longest track.
     alone = container.duration and len(container.streams) == 1
     return container.duration / 1e6 if alone else 0.0
-
-
-def _block(frame: Any) -> np.ndarray:
-    """Return the samples of a frame, float32 [samples, channels], full scale 1."""
-    values: np.ndarray = frame.to_ndarray()
-    channels = frame.layout.nb_channels
-    values = values.T if frame.format.is_planar else values.reshape(-1, channels)
-    samples = values.astype(np.float32)
-    if values.dtype == np.uint8:
-        samples -= 128
-    if np.issubdtype(values.dtype, np.integer):
-        samples /= np.float32(2 ** (8 * values.itemsize - 1))
-    return samples
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:

@@ -186,6 +186,15 @@ class TestBatches:
         assert predictor.predict_many([]) == []
 
 
+def test_text_over_the_limit_is_cut_with_a_warning(predictor: Predictor) -> None:
+    long, cut = predictor.predict_many([{"text": "one " * 6_000}, {"text": "one " * 5_000}])
+    assert isinstance(long, Prediction)
+    assert isinstance(cut, Prediction)
+    assert long.probabilities == pytest.approx(cut.probabilities, abs=1e-5)
+    expected = "the text has 24,000 characters; only the first 20,000 were read"
+    assert long.modalities["text"].warnings[0] == expected
+
+
 INVALID: dict[str, tuple[Any, tuple[str, str | None]]] = {
     "empty sample": ({}, ("no_modality", None)),
     "only empty values": ({"audio": None, "text": " "}, ("no_modality", None)),

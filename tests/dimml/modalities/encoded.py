@@ -38,28 +38,32 @@ def tone(seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
 
 
-def encode_wav(samples: np.ndarray, subtype: str = "PCM_16", form: str = "WAV") -> bytes:
+def encode_wav(samples: np.ndarray, subtype: str | None = "PCM_16", form: str = "WAV") -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, RATE, format=form, subtype=subtype)
     return file.getvalue()
 
 
-def encode_container(name: str, seconds: float = 1.0, tracks: int = 1) -> bytes:
+def encode_container(
+    name: str, seconds: float = 1.0, tracks: int = 1, layout: str = "mono"
+) -> bytes:
     """Return a tone in a container of `CONTAINERS`."""
     muxer, encoder = CONTAINERS[name]
     rate = _RATES.get(encoder, RATE)
     file = io.BytesIO()
     with av.open(file, "w", format=muxer) as container:
-        streams = [container.add_stream(encoder, rate=rate, layout="mono") for _ in range(tracks)]
+        streams = [container.add_stream(encoder, rate=rate, layout=layout) for _ in range(tracks)]
         for stream in streams:
             stream.codec_context.bit_rate = 64_000
             stream.codec_context.open()
         for stream in streams:
             context = stream.codec_context
             resampler = av.AudioResampler(
-                context.format.name, "mono", rate, frame_size=context.frame_size or None
+                context.format.name, layout, rate, frame_size=context.frame_size or None
             )
-            frame = av.AudioFrame.from_ndarray(tone(seconds, rate)[None], "fltp", "mono")
+            channels = av.AudioLayout(layout).nb_channels
+            samples = np.repeat(tone(seconds, rate), channels)[None]
+            frame = av.AudioFrame.from_ndarray(samples, "flt", layout)
             frame.sample_rate = rate
             for part in (*resampler.resample(frame), *resampler.resample(None)):
                 container.mux(stream.encode(part))

@@ -17,7 +17,6 @@ import torch
 from dimml.errors import InputError
 from dimml.modalities import Audio, Limits
 from dimml.nn.encoders import LogMel
-from dimml.samples import AudioArray
 
 RATE = 16_000
 
@@ -47,9 +46,6 @@ def decode_error(kind: Audio, value: Any) -> InputError:
         kind.decode(value)
     assert caught.value.field == "sound"
     return caught.value
-
-
-WAV = encode(chirp(0.1))
 
 
 class TestSpectrogram:
@@ -150,36 +146,6 @@ class TestDecoding:
         assert len(decoded) == round(len(samples) * RATE / rate)
 
 
-class TestArrays:
-    @pytest.mark.parametrize("rate", [8_000, 44_100])
-    def test_array_with_a_rate_is_resampled_like_a_file(self, rate: int) -> None:
-        samples = chirp(0.5, rate)
-        expected = audio().decode(encode(samples, rate, sub="FLOAT")).samples
-        for value in (samples, samples.astype(np.float64), samples.tolist()):
-            decoded = audio().decode(AudioArray(value, rate)).samples
-            np.testing.assert_array_equal(decoded, expected)
-
-    @pytest.mark.parametrize("channels", [1, 2])
-    def test_int16_array_equals_the_file_of_its_samples(self, channels: int) -> None:
-        samples = (np.stack([chirp(0.2)] * channels, axis=1) * 32_767).astype(np.int16)
-        expected = audio().decode(encode(samples)).samples
-        for value in (samples, AudioArray(samples, RATE)):
-            np.testing.assert_array_equal(audio().decode(value).samples, expected)
-        assert audio().decode(np.full(9, -32_768, np.int16)).samples.min() == -1
-
-    @pytest.mark.parametrize("value", [WAV, chirp(0.1), AudioArray(chirp(0.1), RATE)])
-    def test_list_of_one_recording_is_that_recording(self, value: Any) -> None:
-        alone = audio().decode(value).samples
-        np.testing.assert_array_equal(audio().decode([value]).samples, alone)
-
-    def test_limits_apply_to_an_array_with_a_rate(self) -> None:
-        kind = audio(Limits(seconds=1.0))
-        long = AudioArray(chirp(1.1, 8_000), 8_000)
-        assert decode_error(kind, long).message == "the recording is over the limit of 1 s"
-        dense = AudioArray(np.zeros((48_000, 3), np.float32), 48_000)
-        assert "96,000 samples in all channels" in decode_error(kind, dense).message
-
-
 class TestLimits:
     def test_limit_of_seconds_applies_to_files_and_arrays(self) -> None:
         kind = audio(Limits(seconds=1.0))
@@ -203,6 +169,7 @@ def with_header(data: bytes, offset: int, value: int) -> bytes:
     return data[:offset] + struct.pack("<I", value) + data[offset + 4 :]
 
 
+WAV = encode(chirp(0.1))
 SAMPLE_RATE, DATA_SIZE = 24, 40
 
 BROKEN = {
@@ -232,14 +199,6 @@ BROKEN = {
     "truncated OGG": (encode(chirp(1.0), form="OGG")[:100], "unreadable", "convert it again"),
     "65 channels": (encode(np.zeros((9, 65))), "unreadable", "at most 64"),
     "empty array": (np.zeros(0, np.float32), "unreadable", "not empty"),
-    "array of 32-bit integers": (np.zeros(9, np.int32), "unreadable", "divide other integers by"),
-    "array of bytes": (np.zeros(9, np.uint8), "unreadable", "float (full scale 1) or int16"),
-    "rate of 0": (AudioArray(np.zeros(9), 0), "unreadable", "1 to 768,000 is accepted"),
-    "rate that is no integer": (AudioArray(np.zeros(9), 1.5), "unreadable", "an integer in Hz"),
-    "rate that is text": (AudioArray(np.zeros(9), "16k"), "unreadable", "an integer in Hz"),
-    "list of integers": (AudioArray([0, 9, -3], RATE), "unreadable", "divide other integers by"),
-    "ragged list": (AudioArray([[0.0], [0.0, 1.0]], RATE), "unreadable", "not an array"),
-    "two recordings": ([WAV, WAV], "unreadable", "got list"),
     "three axes": (np.zeros((2, 9, 2)), "unreadable", "[samples, channels]"),
     "channels first": (np.zeros((2, RATE)), "unreadable", "at most 64 channels"),
     "missing file": (Path("no/such.wav"), "unreadable", "no such file"),

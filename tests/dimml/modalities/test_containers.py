@@ -52,6 +52,16 @@ def test_lossless_container_has_the_exact_samples() -> None:
     np.testing.assert_allclose(decoded, tone(), atol=1 / 32_768)
 
 
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("MOV", "stereo"), ("MOV", "7.1"), ("MOV", "hexadecagonal"), ("M4A", "5.1"), ("M4A", "7.1")],
+)
+def test_channels_of_a_container_are_averaged(name: str, layout: str) -> None:
+    # From 8 channels on, PyAV reads beyond the planes of a frame, and crashes at worst.
+    decoded = audio().decode(encode_container(name, layout=layout)).samples
+    assert np.abs(decoded[4_000:12_000]).max() == pytest.approx(0.3, abs=0.08)
+
+
 @pytest.mark.parametrize("name", ["M4A", "WebM"])
 def test_limit_of_seconds_applies_to_a_container(name: str) -> None:
     error = decode_error(audio(Limits(seconds=2)), encode_container(name, seconds=3))
@@ -112,13 +122,12 @@ def test_streams_of_a_container_are_limited(monkeypatch: pytest.MonkeyPatch) -> 
     data = encode_container("Matroska", seconds=0.1, tracks=containers.MAX_STREAMS + 20)
     opened: list[int] = []
     read = containers._read_track
-    monkeypatch.setattr(
-        containers,
-        "_read_track",
-        lambda container, demuxer: (
-            opened.append(len(container.streams)) or read(container, demuxer)
-        ),
-    )
+
+    def counting_read(av: Any, container: Any, demuxer: str) -> Any:
+        opened.append(len(container.streams))
+        return read(av, container, demuxer)
+
+    monkeypatch.setattr(containers, "_read_track", counting_read)
     assert len(audio().decode(data).samples) == 1_600
     assert opened == [containers.MAX_STREAMS]
 
