@@ -35,20 +35,6 @@ class AudioArray:
         )
 
 
-
-@dataclass(frozen=True, slots=True)
-class AudioArray:
-    """A decoded recording.
-
-    Attributes:
-        samples: float [samples] or [samples, channels].
-        rate: Samples per second.
-    """
-
-    samples: np.ndarray
-    rate: int
-
-
 OnUnreadable: TypeAlias = Literal["error", "absent"]
 """Whether an unreadable value fails the sample or makes its modality count as absent."""
 
