@@ -10,7 +10,7 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,serve,ray,remote,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,serve,ray,remote,media,dev]'
 	touch $@
 
 check: install

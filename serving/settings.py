@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     max_parts: int = _cap("Parts of a form", 16, ge=1, le=1000)
     max_pixels: int = _cap("Pixels of an image", 40_000_000, ge=1, le=10**9)
     max_seconds: float = _cap("Seconds of a decoded recording", 600, gt=0, le=86_400)
-    max_characters: int = _cap("Characters of a text", 20_000, ge=1, le=10**7)
+    max_characters: int = _cap("Characters of a text, the rest is cut", 1_000_000, ge=1, le=10**6)
     api_keys: pydantic.SecretStr = Field(
         default=pydantic.SecretStr(""),
         description="keys of 16 characters or more, separated by commas",

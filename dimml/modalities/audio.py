@@ -57,13 +57,19 @@ class AudioConfig(KindConfig):
 
 @dataclass(frozen=True)
 class Recording:
-    """A decoded mono recording at the configured rate, float32 [samples]."""
+    """A decoded mono recording at the configured rate.
+
+    Attributes:
+        samples: float32 [samples].
+        notes: Notes for the user about the file.
+    """
 
     samples: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 class Audio(RecordingKind):
-    """Recordings in WAV, FLAC, OGG, MP3 and the other formats of libsndfile.
+    """Recordings in WAV, FLAC, OGG, MP3 and the other formats of libsndfile, and in containers.
 
     Graph input: `power`, float32 [N, n_fft / 2 + 1, frames], or `waveform`, float32 [N, samples].
     """
@@ -88,10 +94,9 @@ class Audio(RecordingKind):
         """Decode a recording, mix it to mono and resample it.
 
         Args:
-            value: See `Kind.decode`. An array is float [samples] or [samples, channels] at
-                `sample_rate`.
+            value: See `RecordingKind.read_samples`. The rate of an array is `sample_rate`.
         """
-        samples, rate = self.read_samples(value, self.config.sample_rate)
+        samples, rate, notes = self.read_samples(value, self.config.sample_rate)
         if rate != self.config.sample_rate:
             samples = soxr.resample(samples, rate, self.config.sample_rate)
         if not len(samples):
@@ -99,7 +104,7 @@ class Audio(RecordingKind):
                 "unreadable",
                 f"the recording is shorter than one sample at {self.config.sample_rate:,} Hz",
             )
-        return Recording(samples)
+        return Recording(samples, notes)
 
     def preprocess(self, raw: Recording) -> Arrays:
         """Return the samples [samples] or the power spectrogram [n_fft / 2 + 1, frames]."""
@@ -144,7 +149,7 @@ class Audio(RecordingKind):
         return np.ascontiguousarray(power.T, dtype=np.float32)
 
     def warnings(self, raw: Recording) -> tuple[str, ...]:
-        notes = []
+        notes = list(raw.notes)
         if np.abs(raw.samples).max(initial=0.0) < SILENCE_AMPLITUDE:
             notes.append("the recording is silent")
         used = self._target_length(len(raw.samples))

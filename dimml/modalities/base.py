@@ -33,14 +33,14 @@ class Limits:
         bytes: Bytes of an encoded value.
         pixels: Pixels of an image according to its header.
         seconds: Seconds of a decoded recording.
-        characters: Characters of a text.
+        characters: Characters of a text, if its configuration allows more. More are cut.
         frames: Frames of a list of images or of an animation.
     """
 
     bytes: int = 512 * 1024 * 1024
     pixels: int = 40_000_000
     seconds: float = 600.0
-    characters: int = 20_000
+    characters: int = 1_000_000
     frames: int = 1_000
 
 
@@ -87,7 +87,8 @@ class Kind(ABC):
         """Decode one value to its raw form.
 
         Args:
-            value: bytes (the content of a file), a path, an open binary file or an array.
+            value: bytes (the content of a file), a path, an open binary file, an array, or a list
+                of one of these.
 
         Raises:
             InputError: If the value is unreadable, too large or of an unsupported type.
@@ -125,6 +126,16 @@ class Kind(ABC):
         """Return batches of `size` examples, one in each shape that `pad` returns."""
         item = self.preprocess(self.decode(self.example()))
         return [self.collate([item] * size)]
+
+    @classmethod
+    def accepts(cls) -> str:
+        """Return what to send for a modality of this kind, for documents."""
+        return "a file"
+
+    def only_value(self, value: Any) -> Any:
+        """Return the entry of a list of one value, and any other value as it is."""
+        is_list = isinstance(value, list | tuple)
+        return value[0] if is_list and len(value) == 1 else value
 
     def error(self, code: InputErrorCode, message: str) -> InputError:
         """Return an `InputError` with this modality as its field."""

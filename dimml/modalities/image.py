@@ -11,18 +11,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import pydantic
 
 from dimml.errors import InputError
+from dimml.modalities import formats
 from dimml.modalities.base import Arrays, Kind, KindConfig
+from dimml.modalities.pixels import extrema, flatten, is_camera_raw
 from dimml.modalities.resizing import RESAMPLING, ResampleName, resize_image
 
 # Pillow warns about large images, which `limits.pixels` handles, and about damaged metadata. The
 # filter is set once, because `warnings.catch_warnings` is not safe in the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 BLANK_RANGE = 2
 """An image is blank if the 8-bit values of each channel differ by at most this much."""
 
@@ -110,6 +111,11 @@ class Image(Kind):
     config: ImageConfig
     input_names = ("pixels",)
 
+    @classmethod
+    def accepts(cls) -> str:
+        extra = ", " if formats.is_installed("pillow_heif") else "; not "
+        return f"a file: {', '.join(FORMATS)}{extra}{formats.MEDIA_PICTURES}"
+
     def _setup(self, assets: Mapping[str, bytes]) -> None:
         config = self.config
         self._mode = "L" if config.channels == 1 else "RGB"
@@ -123,6 +129,8 @@ class Image(Kind):
             value: See `Kind.decode`. An array is uint8 [height, width] or [height, width, 3 or 4].
                 With `frames` set, the value can also be a list of values or an animation.
         """
+        if self.config.frames is None:
+            value = self.only_value(value)
         if not isinstance(value, list | tuple):
             return self._open(value)
         if self.config.frames is None:
@@ -142,7 +150,7 @@ class Image(Kind):
         return {"pixels": frames[0] if self.config.frames is None else np.stack(frames)}
 
     def warnings(self, raw: list[PIL.Image.Image]) -> tuple[str, ...]:
-        if all(high - low <= BLANK_RANGE for image in raw for low, high in _extrema(image)):
+        if all(high - low <= BLANK_RANGE for image in raw for low, high in extrema(image)):
             return ("the image is blank",)
         return ()
 
@@ -160,23 +168,33 @@ class Image(Kind):
         if isinstance(value, np.ndarray):
             value = self._from_array(value)
         if isinstance(value, PIL.Image.Image):
-            return [self._flatten(value)] * (self.config.frames or 1)
+            return [flatten(value, self._mode)] * (self.config.frames or 1)
         data = self.read_bytes(value)
+        accepted = FORMATS
+        if formats.is_heic(data) and formats.register_heif():
+            accepted = ("HEIF",)
+            if formats.heic_pixels(data) > self.limits.pixels:
+                raise self._too_many_pixels()
         try:
-            image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+            image = PIL.Image.open(io.BytesIO(data), formats=accepted)
             self._check_effort(image, data)
-            # `_flatten` may swap width and height, so both must be large enough.
+            # `flatten` may swap width and height, so both must be large enough.
             side = REDUCING_GAP * self._largest_side()
             image.draft(None, (side, side))
             return self._frames(image)
         except PIL.UnidentifiedImageError as error:
-            raise self.error(
-                "unsupported_type", f"not an image file; {', '.join(FORMATS)} are accepted"
-            ) from error
+            raise self._unsupported(formats.recognise(data)) from error
         except PIL.Image.DecompressionBombError as error:
             raise self._too_many_pixels() from error
         except _DECODE_ERRORS as error:
             raise self.error("unreadable", f"cannot decode the image: {error}") from error
+
+    def _unsupported(self, found: formats.Format | None) -> InputError:
+        accepted = f"{', '.join(FORMATS)} are accepted"
+        if found is None:
+            return self.error("unsupported_type", f"not an image file; {accepted}")
+        message = formats.explain_unsupported(found, "picture", accepted)
+        return self.error("unsupported_type", message)
 
     def _largest_side(self) -> int:
         """Return the largest side that the image is resized to, before its middle is cut out."""
@@ -188,6 +206,9 @@ class Image(Kind):
         """Reject a file that takes much longer to decode than its number of pixels suggests."""
         if image.width * image.height > self.limits.pixels:
             raise self._too_many_pixels(image)
+        if is_camera_raw(image):
+            # Pillow would decode the small preview that the file begins with.
+            raise self._unsupported(formats.CAMERA_RAW)
         if "progressive" in image.info and data.count(_START_OF_SCAN) > MAX_SCANS:
             raise self.error(
                 "too_large",
@@ -203,7 +224,7 @@ class Image(Kind):
 
     def _frames(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
         if self.config.frames is None:
-            return [self._flatten(image)]
+            return [flatten(image, self._mode)]
         available = getattr(image, "n_frames", 1)
         self._check_frames(available)
         # Pillow decodes all frames before the requested frame.
@@ -211,7 +232,7 @@ class Image(Kind):
         frames = []
         for index in _evenly_spaced(available, self.config.frames):
             image.seek(index)
-            frames.append(self._flatten(image))
+            frames.append(flatten(image, self._mode))
         return frames
 
     def _check_frames(self, available: int) -> None:
@@ -248,17 +269,6 @@ class Image(Kind):
             raise self._too_many_pixels()
         return PIL.Image.fromarray(value)
 
-    def _flatten(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        """Return the image upright, on a white background and in the configured mode."""
-        image = PIL.ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
-            image = _to_8_bit(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = PIL.Image.new("RGBA", image.size, "white")
-            image = PIL.Image.alpha_composite(white, image)
-        return image.convert(self._mode)
-
     def _resize(self, image: PIL.Image.Image) -> PIL.Image.Image:
         config = self.config
         return resize_image(
@@ -277,20 +287,3 @@ def _evenly_spaced(available: int, count: int) -> list[int]:
     """Return `count` evenly spaced indices of `available` frames, with repeats if too few."""
     # The middle of each of `count` equal parts.
     return [(2 * step + 1) * available // (2 * count) for step in range(count)]
-
-
-def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Drop the low bits of integer pixels, and scale floating-point pixels from 0..1 if needed."""
-    values = np.nan_to_num(np.asarray(image, np.float32))
-    highest = values.max(initial=0.0)
-    if image.mode == "F":
-        scale = 255.0 if highest <= 1.0 else 1.0
-    else:
-        scale = 1.0 if highest <= 255 and image.mode == "I" else 255.0 / 65535.0
-    return PIL.Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
-
-
-def _extrema(image: PIL.Image.Image) -> list[tuple[int, int]]:
-    """Return the minimum and the maximum of each channel."""
-    extrema: Any = image.getextrema()
-    return list(extrema) if image.mode == "RGB" else [extrema]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from dimml.errors import InputError
+from dimml.modalities import formats
 from dimml.modalities.base import Kind
+from dimml.modalities.containers import read_container
+from dimml.modalities.decoders import (
+    Block,
+    DecodeError,
+    end_of_tags,
+    read_libsndfile,
+    skip_padding,
+)
+from dimml.modalities.wav import Wav, pcm16, read_header, with_known_size
+from dimml.samples import AudioArray
 
 MAX_AMPLITUDE = 1e10
 """A recording with a higher peak amplitude is damaged. Far above, its power is infinite."""
@@ -22,108 +31,146 @@ MAX_RATE_AT_LENGTH = 96_000
 """Samples per second, summed over channels, that a recording of maximum length may have. This
 bounds the memory of a recording."""
 
-_BLOCK_FRAMES = 65_536
-_UNRECOGNISED_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
-_PCM = 1  # WAVE_FORMAT_PCM
-
-
-class _File(io.BytesIO):
-    """A file that ignores a seek to before its start, which a damaged header can cause.
-
-    libsndfile seeks in a callback, where an exception is printed instead of raised.
-    """
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):
-            return self.tell()
+Samples = tuple[np.ndarray, int, tuple[str, ...]]
+"""Mono samples, float32 [samples], their rate in Hz, and notes for the user."""
 
 
 class RecordingKind(Kind):
     """A kind whose values are recordings."""
 
-    def read_samples(self, value: Any, array_rate: int) -> tuple[np.ndarray, int]:
-        """Return mono samples, float32 [samples], and their rate in Hz.
+    @classmethod
+    def accepts(cls) -> str:
+        media = formats.MEDIA_RECORDINGS
+        extra = f"also {media}" if formats.is_installed("av") else f"not {media}"
+        return f"a file: WAV, FLAC, OGG, MP3, AIFF and others of libsndfile; {extra}"
+
+    def read_samples(self, value: Any, array_rate: int) -> Samples:
+        """Return mono samples, float32 [samples], their rate in Hz, and notes for the user.
 
         Args:
-            value: See `Kind.decode`. An array is float [samples] or [samples, channels].
+            value: See `Kind.decode`, or an `AudioArray`, or a list of one of these. An array is
+                float or int16, [samples] or [samples, channels].
             array_rate: The rate of an array.
 
         Raises:
             InputError: If the recording is unreadable, too large or damaged.
         """
+        value = self.only_value(value)
         if isinstance(value, np.ndarray):
-            samples, rate = self._from_array(value, array_rate), array_rate
+            value = AudioArray(value, array_rate)
+        if isinstance(value, AudioArray):
+            samples, rate = self._from_array(value)
+            notes: tuple[str, ...] = ()
         else:
-            samples, rate = self._from_file(self.read_bytes(value))
+            samples, rate, notes = self._from_file(self.read_bytes(value))
         # `not ... <=` also rejects NaN, unlike `>`.
         if not np.abs(samples).max() <= MAX_AMPLITUDE:
             raise self.error(
                 "unreadable",
                 "the recording has NaN, infinite or extremely large samples; full scale is 1",
             )
-        return samples, rate
+        return samples, rate, notes
 
-    def _from_array(self, value: np.ndarray, rate: int) -> np.ndarray:
-        if (
-            value.ndim not in (1, 2)
-            or not value.size
-            or not np.issubdtype(value.dtype, np.floating)
-            or value[0].size > MAX_CHANNELS
-        ):
-            raise self.error(
-                "unreadable",
-                "an array must be float [samples] or [samples, channels], not empty and with at "
-                f"most {MAX_CHANNELS} channels, got {value.dtype} {list(value.shape)}",
-            )
-        self._check_length(len(value), rate)
-        return (value if value.ndim == 1 else value.mean(axis=1)).astype(np.float32)
-
-    def _from_file(self, data: bytes) -> tuple[np.ndarray, int]:
-        if pcm := self._read_wav(data):
-            return pcm
+    def _from_array(self, array: AudioArray) -> tuple[np.ndarray, int]:
+        rate = array.rate
+        if not isinstance(rate, int | np.integer) or isinstance(rate, bool):
+            raise self.error("unreadable", f"the rate must be an integer in Hz, got {rate!r}")
         try:
-            with soundfile.SoundFile(_File(data)) as file:
-                return self._read(file), file.samplerate
-        except (soundfile.SoundFileError, TypeError, ValueError) as error:
-            if getattr(error, "code", None) == _UNRECOGNISED_FORMAT:
-                raise self.error(
-                    "unsupported_type", f"not an audio file; {ACCEPTED_FORMATS}"
-                ) from error
-            # The text of a libsndfile error begins with the memory address of the file object.
-            reason = getattr(error, "error_string", str(error)).strip(" .")
+            values = np.asarray(array.samples)
+        except ValueError as error:
+            raise self.error("unreadable", f"the samples are not an array: {error}") from error
+        is_number = values.dtype == np.int16 or np.issubdtype(values.dtype, np.floating)
+        if not is_number or values.ndim not in (1, 2) or not values.size:
             raise self.error(
                 "unreadable",
-                f"cannot decode the audio ({reason}); convert it again: {ACCEPTED_FORMATS}",
-            ) from error
+                "an array must be float (full scale 1) or int16, [samples] or [samples, channels], "
+                f"and not empty, got {values.dtype} {list(values.shape)}; divide other integers by "
+                "their full scale",
+            )
+        self._check_layout(int(rate), values[0].size)
+        self._check_length(len(values), int(rate))
+        self._check_density(values.size)
+        if values.dtype == np.int16:
+            values = values.astype(np.float32) / np.float32(32_768)
+        return (values if values.ndim == 1 else values.mean(axis=1)).astype(np.float32), int(rate)
 
-    def _read(self, file: soundfile.SoundFile) -> np.ndarray:
-        """Decode mono float32 [samples] in blocks, and check the limits after each block."""
-        if not 0 < file.samplerate <= MAX_SAMPLE_RATE:
-            raise self.error(
-                "unreadable",
-                f"the sample rate is {file.samplerate:,} Hz; 1 to {MAX_SAMPLE_RATE:,} is accepted",
-            )
-        if file.channels > MAX_CHANNELS:
-            raise self.error(
-                "unreadable", f"{file.channels} channels; at most {MAX_CHANNELS} are accepted"
-            )
+    def _from_file(self, data: bytes) -> Samples:
+        data = skip_padding(data)
+        if wav := read_header(data):
+            if wav.size > (available := len(data) - wav.start):
+                raise self._damaged(
+                    f"it is truncated: its header declares {wav.size:,} bytes of samples, but it "
+                    f"has only {available:,}"
+                )
+            if (samples := self._read_pcm16(data, wav)) is not None:
+                return samples, wav.layout[2], ()
+            data = with_known_size(data, wav) if wav.is_streamed else data
+        start = end_of_tags(data)
+        found = formats.recognise(data[start : start + formats.RECOGNISED_BYTES])
+        if found and found.demuxer:
+            if not formats.is_installed("av"):
+                raise self._unsupported(found)
+            return self._join(read_container(data, found.demuxer), found)
+        return self._join(read_libsndfile(data), found)
+
+    def _read_pcm16(self, data: bytes, wav: Wav) -> np.ndarray | None:
+        """Return the mono samples of a 16-bit PCM WAV; None for what libsndfile judges."""
+        if not wav.is_pcm16:
+            return None
+        _, channels, rate, _, frame_bytes, _ = wav.layout
+        count = wav.size // frame_bytes
+        if not (count and channels <= MAX_CHANNELS and 0 < rate <= MAX_SAMPLE_RATE):
+            return None
+        self._check_length(count, rate)
+        return _mono(pcm16(data, wav))
+
+    def _join(self, blocks: Iterator[Block], found: formats.Format | None) -> Samples:
+        """Join decoded blocks to mono samples, and check the limits after each block."""
         # A header can declare any length, so memory is allocated only for decoded blocks.
-        blocks: list[np.ndarray] = []
-        total = 0
-        while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
-            blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
-            total += len(block)
-            self._check_length(total, file.samplerate)
-            self._check_density(total * file.channels)
-            if len(block) < _BLOCK_FRAMES:
-                break
+        parts: list[np.ndarray] = []
+        total = rate = 0
+        notes: tuple[str, ...] = ()
+        try:
+            for rate, block in blocks:
+                self._check_layout(rate, block.shape[1])
+                total += len(block)
+                self._check_length(total, rate)
+                self._check_density(total * block.shape[1])
+                if len(block):
+                    parts.append(_mono(block))
+        except DecodeError as error:
+            if error.is_unknown:
+                raise self._unsupported(found) from error
+            if error.is_fatal or not total:
+                raise self._damaged(error.reason) from error
+            seconds = f"{total / rate:.1f}"
+            notes = (f"the file is damaged ({error.reason}); only the first {seconds} s were read",)
         if not total:
             raise self.error("unreadable", "the recording has no samples")
-        if total < file.frames and file.format in ("WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64"):
-            raise self._truncated("samples", file.frames, total)
-        return np.concatenate(blocks)
+        return np.concatenate(parts), rate, notes
+
+    def _damaged(self, reason: str) -> InputError:
+        return self.error(
+            "unreadable",
+            f"cannot decode the audio ({reason}); convert it again: {ACCEPTED_FORMATS}",
+        )
+
+    def _unsupported(self, found: formats.Format | None) -> InputError:
+        if found is None:
+            return self.error("unsupported_type", f"not an audio file; {ACCEPTED_FORMATS}")
+        message = formats.explain_unsupported(found, "recording", ACCEPTED_FORMATS)
+        return self.error("unsupported_type", message)
+
+    def _check_layout(self, rate: int, channels: int) -> None:
+        if not 0 < rate <= MAX_SAMPLE_RATE:
+            raise self.error(
+                "unreadable",
+                f"the sample rate is {rate:,} Hz; 1 to {MAX_SAMPLE_RATE:,} is accepted",
+            )
+        if channels > MAX_CHANNELS:
+            raise self.error(
+                "unreadable", f"{channels:,} channels; at most {MAX_CHANNELS} channels are accepted"
+            )
 
     def _check_length(self, samples: int, rate: int) -> None:
         if samples > self.limits.seconds * rate:
@@ -140,47 +187,8 @@ class RecordingKind(Kind):
                 "it to a lower rate or to mono",
             )
 
-    def _read_wav(self, data: bytes) -> tuple[np.ndarray, int] | None:
-        """Return mono float32 [samples] and the rate of a 16-bit PCM WAV, or None for other files.
 
-        This takes a tenth of the time of libsndfile. Unlike libsndfile, it rejects a WAV whose
-        header declares more bytes than the file has.
-        """
-        if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-            return None
-        layout: tuple[int, ...] = ()
-        position = 12
-        while position + 8 <= len(data):
-            chunk, size = struct.unpack_from("<4sI", data, position)
-            position += 8
-            if chunk == b"fmt " and size >= 16 and position + 16 <= len(data):
-                layout = struct.unpack_from("<HHIIHH", data, position)
-            if chunk == b"data":
-                if size > (available := len(data) - position):
-                    raise self._truncated("bytes of samples", size, available)
-                return self._read_pcm(data, position, size, layout)
-            position += size + size % 2  # Chunks start at even positions.
-        return None
-
-    def _truncated(self, unit: str, declared: int, available: int) -> InputError:
-        return self.error(
-            "unreadable",
-            f"the recording is truncated: its header declares {declared:,} {unit}, but it has only "
-            f"{available:,}; convert it again",
-        )
-
-    def _read_pcm(
-        self, data: bytes, start: int, size: int, layout: tuple[int, ...]
-    ) -> tuple[np.ndarray, int] | None:
-        if not layout:
-            return None
-        encoding, channels, rate, _, frame_bytes, bits = layout
-        count = size // (2 * channels) if channels else 0
-        is_plain = (encoding, bits, frame_bytes) == (_PCM, 16, 2 * channels)
-        # libsndfile reads or rejects every other layout.
-        if not (is_plain and count and channels <= MAX_CHANNELS and 0 < rate <= MAX_SAMPLE_RATE):
-            return None
-        self._check_length(count, rate)
-        values = np.frombuffer(data, "<i2", count * channels, start).astype(np.float32)
-        values /= np.float32(32_768)
-        return (values if channels == 1 else values.reshape(-1, channels).mean(axis=1)), rate
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """Average the channels of float32 [samples, channels]."""
+    mono: np.ndarray = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    return mono

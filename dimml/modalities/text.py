@@ -23,6 +23,8 @@ class TextConfig(KindConfig):
 
     Attributes:
         max_length: Maximum number of tokens, including special tokens. More are cut.
+        max_characters: Maximum number of characters. More are cut before the tokenizer sees them,
+            which bounds its time.
         prompt: Text that is put before every text, such as `query: ` for E5 models.
         pad_to_max: Whether every text is padded to `max_length`, for models that were trained so.
             Otherwise a text is padded to the longest text of its batch.
@@ -30,6 +32,7 @@ class TextConfig(KindConfig):
     """
 
     max_length: Annotated[int, pydantic.Field(ge=2, le=8192)] = 64
+    max_characters: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = 20_000
     prompt: Annotated[str, pydantic.Field(max_length=1000)] = ""
     pad_to_max: bool = False
     pad_id: pydantic.NonNegativeInt = 0
@@ -37,10 +40,19 @@ class TextConfig(KindConfig):
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised text: its token ids, and its number of tokens before the cut."""
+    """A tokenised text.
+
+    Attributes:
+        ids: Token ids, cut to `max_length`.
+        original_length: Number of tokens before that cut.
+        characters: Number of characters of the whole text.
+        used_characters: Number of characters that were tokenised.
+    """
 
     ids: tuple[int, ...]
     original_length: int
+    characters: int
+    used_characters: int
 
 
 class Text(Kind):
@@ -64,6 +76,10 @@ class Text(Kind):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
+    @classmethod
+    def accepts(cls) -> str:
+        return "plain text in UTF-8"
+
     @property
     def vocab_size(self) -> int:
         """Number of rows of the embedding table of the encoder."""
@@ -85,18 +101,16 @@ class Text(Kind):
         """Normalise a text to NFC and tokenise it.
 
         Args:
-            value: The text itself as str, UTF-8 bytes, a `Path` or an open binary file.
+            value: The text itself as str, UTF-8 bytes, a `Path` or an open binary file, or a list
+                of one of these.
         """
-        text = value if isinstance(value, str) else self._read(value)
-        if len(text) > self.limits.characters:
-            raise self.error(
-                "too_large",
-                f"{len(text):,} characters: over the limit of {self.limits.characters:,}",
-            )
+        value = self.only_value(value)
+        whole = value if isinstance(value, str) else self._read(value)
+        text = whole[: min(self.config.max_characters, self.limits.characters)]
         try:
             # Equal-looking text can be composed or decomposed, and tokenizers tell the two apart.
-            whole = self.config.prompt + unicodedata.normalize("NFC", text)
-            ids = self._tokenizer.encode(whole).ids
+            prompted = self.config.prompt + unicodedata.normalize("NFC", text)
+            ids = self._tokenizer.encode(prompted).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise self.error("unreadable", "the text is not valid Unicode") from error
         if not ids or not text.strip():
@@ -104,7 +118,7 @@ class Text(Kind):
         # A cut keeps the last token, because that is the end token of most tokenizers.
         limit = self.config.max_length
         kept = ids[: limit - 1] + ids[-1:] if len(ids) > limit else ids
-        return Tokens(tuple(kept), len(ids))
+        return Tokens(tuple(kept), len(ids), len(whole), len(text))
 
     def preprocess(self, raw: Tokens) -> Arrays:
         """Return the token ids and their mask, int64 [tokens] each."""
@@ -142,12 +156,18 @@ class Text(Kind):
         return [*powers, limit]
 
     def warnings(self, raw: Tokens) -> tuple[str, ...]:
-        if raw.original_length > self.config.max_length:
-            return (
-                f"the text has {raw.original_length} tokens; only the first "
-                f"{self.config.max_length} were used",
+        notes = []
+        if raw.used_characters < raw.characters:
+            notes.append(
+                f"the text has {raw.characters:,} characters; only the first "
+                f"{raw.used_characters:,} were read"
             )
-        return ()
+        if raw.original_length > self.config.max_length:
+            notes.append(
+                f"the text has {raw.original_length} tokens; only the first "
+                f"{self.config.max_length} were used"
+            )
+        return tuple(notes)
 
     def example(self) -> str:
         return "one two three"

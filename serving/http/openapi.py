@@ -9,20 +9,12 @@ from pydantic.json_schema import models_json_schema
 
 import dimml
 from dimml.modalities import Kind, Limits
-from dimml.modalities.image import FORMATS
 from dimml.predictor import Predictor
 from serving.capacity import Capacity
 from serving.http.errors import ErrorAnswer, HttpError
 from serving.http.messages import PredictAnswer
 from serving.http.parsing import JSON, MAX_PARTS, MULTIPART, URLENCODED, Fields, ModalityField
 from serving.settings import Settings
-
-INPUTS = {
-    "audio": "a file: WAV, FLAC, OGG or MP3",
-    "image": f"a file: {', '.join(FORMATS)}",
-    "text": "plain text in UTF-8",
-}
-"""What to send for each kind of modality."""
 
 _REFERENCE = "#/components/schemas/"
 _ON_UNREADABLE = {
@@ -93,7 +85,7 @@ def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> di
 
 def _modality(predictor: Predictor, name: str) -> dict[str, Any]:
     spec, kind = predictor.bundle.manifest.modalities[name], predictor.kinds[name]
-    text, config = INPUTS.get(spec.kind, "a file"), _config(kind, spec.preprocessing)
+    text, config = kind.accepts(), _config(kind, spec.preprocessing)
     if (max_files := _max_files(kind, config)) > 1:
         text += f", or up to {max_files} of them, in order"
     return {"kind": spec.kind, "input": text, "preprocessing": config}

@@ -186,6 +186,15 @@ class TestBatches:
         assert predictor.predict_many([]) == []
 
 
+def test_text_over_the_limit_is_cut_with_a_warning(predictor: Predictor) -> None:
+    long, cut = predictor.predict_many([{"text": "one " * 6_000}, {"text": "one " * 5_000}])
+    assert isinstance(long, Prediction)
+    assert isinstance(cut, Prediction)
+    assert long.probabilities == pytest.approx(cut.probabilities, abs=1e-5)
+    expected = "the text has 24,000 characters; only the first 20,000 were read"
+    assert long.modalities["text"].warnings[0] == expected
+
+
 INVALID: dict[str, tuple[Any, tuple[str, str | None]]] = {
     "empty sample": ({}, ("no_modality", None)),
     "only empty values": ({"audio": None, "text": " "}, ("no_modality", None)),
@@ -195,9 +204,8 @@ INVALID: dict[str, tuple[Any, tuple[str, str | None]]] = {
     "missing file": ({"audio": "nowhere.wav", "text": "one"}, ("unreadable", "audio")),
     "empty file": ({"image": b""}, ("unreadable", "image")),
     "not an image": ({"image": b"not an image"}, ("unsupported_type", "image")),
-    "list instead of one image": ({"image": [picture(0)]}, ("unreadable", "image")),
+    "list instead of one image": ({"image": [picture(0)] * 2}, ("unreadable", "image")),
     "number instead of text": ({"text": 7}, ("unreadable", "text")),
-    "text over the limit": ({"text": "x" * 20_001}, ("too_large", "text")),
 }
 
 

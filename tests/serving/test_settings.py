@@ -23,7 +23,7 @@ def test_defaults_apply_without_environment_variables() -> None:
     assert settings.providers == "auto"
     assert settings.max_body_bytes == 20_000_000
     assert (settings.max_pixels, settings.max_seconds) == (40_000_000, 600)
-    assert settings.max_characters == 20_000
+    assert settings.max_characters == 1_000_000
 
 
 def test_environment_variables_set_the_settings(

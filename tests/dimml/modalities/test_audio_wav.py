@@ -16,10 +16,12 @@ RATE = 16_000
 KIND = Audio("audio", {"sample_rate": RATE})
 
 
-def wav(channels: int = 1, samples: int = 1_000, subtype: str = "PCM_16") -> bytes:
+def wav(
+    channels: int = 1, samples: int = 1_000, subtype: str = "PCM_16", form: str = "WAV"
+) -> bytes:
     noise = np.random.default_rng(0).uniform(-1, 1, (samples, channels))
     file = io.BytesIO()
-    soundfile.write(file, noise, RATE, format="WAV", subtype=subtype)
+    soundfile.write(file, noise, RATE, format=form, subtype=subtype)
     return file.getvalue()
 
 
@@ -79,3 +81,54 @@ def test_limit_of_seconds_applies_to_wav() -> None:
     kind = Audio("audio", {"sample_rate": RATE}, limits=Limits(seconds=0.05))
     with pytest.raises(InputError, match=r"over the limit of 0\.05 s"):
         kind.decode(wav())
+
+
+def of_unknown_size(data: bytes, size: int, riff_size: int) -> bytes:
+    """Return the WAV as a recorder streams it, which does not know the sizes."""
+    start = data.index(b"data") + 4
+    sizes = struct.pack("<I", riff_size), struct.pack("<I", size)
+    return b"".join((data[:4], sizes[0], data[8:start], sizes[1], data[start + 4 :]))
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF_F000, 0x8000_0000, 0xFFFF_FF00, 0xFFFF_FFFF])
+@pytest.mark.parametrize("riff_size", [0, 0xFFFF_FFFF, 2_036])
+@pytest.mark.parametrize(
+    ("form", "subtype"),
+    [
+        *(("WAV", subtype) for subtype in ("PCM_16", "PCM_24", "FLOAT", "PCM_U8", "ALAW")),
+        *(("WAVEX", subtype) for subtype in ("PCM_16", "PCM_24", "FLOAT")),
+    ],
+)
+def test_wav_of_unknown_size_is_read_to_its_end(
+    form: str, subtype: str, riff_size: int, size: int
+) -> None:
+    data = wav(2, 1_000, subtype, form)
+    streamed = KIND.decode(of_unknown_size(data, size, riff_size))
+    np.testing.assert_array_equal(streamed.samples, KIND.decode(data).samples)
+    assert KIND.warnings(streamed) == KIND.warnings(KIND.decode(data))
+
+
+def test_wav_of_unknown_size_is_read_whole_if_its_last_frame_is_cut() -> None:
+    streamed = of_unknown_size(wav(2), 0xFFFF_FFFF, 0xFFFF_FFFF)[:-3]
+    np.testing.assert_array_equal(KIND.decode(streamed).samples, KIND.decode(wav(2)).samples[:-1])
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_truncated_wav_is_rejected(form: str, subtype: str) -> None:
+    data = wav(2, 1_000, subtype, form)
+    with pytest.raises(InputError, match=r"truncated: its header declares [\d,]+ bytes of samples"):
+        KIND.decode(data[:-10])
+
+
+def test_wav_without_samples_before_another_chunk_is_rejected() -> None:
+    data = wav(samples=0) + b"LIST" + struct.pack("<I", 4) + b"INFO"
+    with pytest.raises(InputError, match="no samples"):
+        KIND.decode(data)
+
+
+def test_limit_of_seconds_applies_to_wav_of_unknown_size() -> None:
+    kind = Audio("audio", {"sample_rate": RATE}, limits=Limits(seconds=0.05))
+    for subtype in ("PCM_16", "PCM_24"):
+        with pytest.raises(InputError, match=r"over the limit of 0\.05 s"):
+            kind.decode(of_unknown_size(wav(subtype=subtype), 0, 0))

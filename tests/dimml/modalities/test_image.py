@@ -61,6 +61,8 @@ MODES = {
     "I, 8 bits": (PIL.Image.new("I", SIZE, 100), (100, 100, 100), 100),
     "F, 0 to 1": (PIL.Image.new("F", SIZE, 0.4), (102, 102, 102), 102),
     "F, 0 to 255": (PIL.Image.new("F", SIZE, 102.0), (102, 102, 102), 102),
+    "F, infinite": (PIL.Image.new("F", SIZE, float("inf")), (255, 255, 255), 255),
+    "F, one value above 255": (PIL.Image.new("F", SIZE, 300.0), (0, 0, 0), 0),
     "F, NaN": (PIL.Image.new("F", SIZE, float("nan")), (0, 0, 0), 0),
 }
 
@@ -83,6 +85,37 @@ class TestModes:
         assert pixels(image(), encode(picture, form))[:, 3, 3] == pytest.approx(rgb, abs=1)
 
 
+RANGES = {
+    "F, 0 to 1": ("F", [0.0, 0.5, 1.0], [0, 127, 255]),
+    "F, 0 to 255": ("F", [0.0, 100.0, 255.0], [0, 100, 255]),
+    "F, below 1 and 255": ("F", [0.0, 0.2, 2.0], [0, 0, 2]),
+    "F, above 255": ("F", [100.0, 200.0, 300.0], [0, 127, 255]),
+    "F, 16 bits": ("F", [0.0, 30_000.0, 60_000.0], [0, 127, 255]),
+    "F, negative": ("F", [-1.0, 0.0, 1.0], [0, 127, 255]),
+    "F, huge": ("F", [-3e38, 0.0, 3e38], [0, 127, 255]),
+    "F, tiny": ("F", [-1e-38, 0.0, 1e-38], [0, 0, 0]),
+    "F, with NaN": ("F", [float("nan"), 100.0, 300.0], [0, 0, 255]),
+    "F, with infinity": ("F", [float("inf"), -100.0, 300.0], [255, 0, 255]),
+    "I, 8 bits": ("I", [0, 100, 255], [0, 100, 255]),
+    "I, 16 bits": ("I", [0, 257 * 100, 65_535], [0, 100, 255]),
+    "I, above 16 bits": ("I", [0, 50_000, 100_000], [0, 127, 255]),
+    "I, negative": ("I", [-100, 0, 100], [0, 127, 255]),
+    "I;16, 8 bits": ("I;16", [0, 255, 65_535], [0, 0, 255]),
+}
+
+
+@pytest.mark.parametrize(("mode", "values", "expected"), RANGES.values(), ids=RANGES)
+def test_deep_pixels_are_scaled_by_their_range(
+    mode: str, values: list[float], expected: list[int]
+) -> None:
+    dtype = {"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode]
+    picture = PIL.Image.fromarray(np.array([values], dtype))
+    assert picture.mode == mode
+    for value in (picture, encode(picture, "TIFF")):
+        [decoded] = image(channels=1).decode(value)
+        np.testing.assert_allclose(np.asarray(decoded)[0], expected, atol=1)
+
+
 LEFT_RED = np.zeros((4, 8, 3), np.uint8)
 LEFT_RED[:, :4, 0] = 255
 
@@ -100,6 +133,10 @@ class TestDecoding:
             values = [path.read_bytes(), path, str(path), file, PIL.Image.open(path), LEFT_RED]
             for value in values:
                 np.testing.assert_array_equal(np.asarray(image().decode(value)[0]), LEFT_RED)
+
+    def test_list_of_one_image_is_that_image(self) -> None:
+        alone = np.asarray(image().decode(LEFT_RED)[0])
+        np.testing.assert_array_equal(np.asarray(image().decode([LEFT_RED])[0]), alone)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_exif_orientation_is_applied(self, orientation: int) -> None:

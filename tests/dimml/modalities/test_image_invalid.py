@@ -64,7 +64,7 @@ BROKEN = {
     "float array": (np.zeros((8, 8)), "unreadable", "must be uint8"),
     "empty array": (np.zeros((0, 8), np.uint8), "unreadable", "not empty"),
     "two channels": (np.zeros((8, 8, 2), np.uint8), "unreadable", "[height, width, 3 or 4]"),
-    "list": ([GREY], "unreadable", "expected one image, got a list of 1"),
+    "list": ([GREY, GREY], "unreadable", "expected one image, got a list of 2"),
     "missing file": (Path("no/such.png"), "unreadable", "no such file"),
     "number": (3.5, "unreadable", "got float"),
 }

@@ -124,11 +124,53 @@ class TestPreprocessing:
         assert kind.warnings(raw) == ((expected,) if cut else ())
 
 
+class TestCharacters:
+    def test_text_over_the_limit_is_cut_before_tokenisation_with_a_warning(self) -> None:
+        kind = text(max_characters=100, max_length=1_000)
+        raw = kind.decode("ab" * 60)
+        assert raw.ids == kind.decode("ab" * 50).ids
+        assert kind.warnings(raw) == ("the text has 120 characters; only the first 100 were read",)
+
+    @pytest.mark.parametrize("length", [1, 19_999, 20_000])
+    def test_text_up_to_the_limit_is_not_changed(self, length: int) -> None:
+        kind = text(max_length=8_000)
+        raw = kind.decode("a" * length)
+        assert raw.original_length == length + 2
+        assert not any("characters" in warning for warning in kind.warnings(raw))
+
+    def test_text_over_the_default_limit_is_cut_at_20_000_characters(self) -> None:
+        kind = text()
+        assert kind.decode("a" * 30_000).original_length == 20_002
+
+    @pytest.mark.parametrize(("configured", "limit"), [(100, 50), (50, 100)])
+    def test_the_lower_limit_applies(self, configured: int, limit: int) -> None:
+        kind = text(Limits(characters=limit), max_characters=configured)
+        assert kind.decode("a" * 200).original_length == 52
+
+    def test_limit_is_in_characters_not_bytes(self) -> None:
+        kind = text(max_characters=3, max_length=64)
+        assert len(kind.decode("😀😀😀").ids) == 14
+        assert kind.decode("😀😀😀😀").ids == kind.decode("😀😀😀").ids
+
+    def test_prompt_is_not_cut(self) -> None:
+        kind = text(max_characters=3, max_length=64, prompt="query: ")
+        assert kind.decode("abcdef").ids == kind.decode("abc").ids
+
+    def test_file_over_the_limit_is_cut(self, tmp_path: Path) -> None:
+        path = tmp_path / "long.txt"
+        path.write_text("a" * 400)
+        kind = text(Limits(bytes=500), max_characters=100)
+        for value in (path, path.read_bytes()):
+            assert kind.decode(value).original_length == 102
+
+    def test_list_of_one_text_is_that_text(self) -> None:
+        assert text().decode(["seven"]) == text().decode("seven")
+
+
 class TestInvalidText:
     @pytest.mark.parametrize(
         ("value", "code", "message"),
         [
-            ("a" * 101, "too_large", "101 characters: over the limit of 100"),
             (b"a" * 501, "too_large", "limit of 500 bytes"),
             (b"", "unreadable", "empty (0 bytes)"),
             ("", "unreadable", "no tokens"),
@@ -139,7 +181,7 @@ class TestInvalidText:
             ("\ud83d", "unreadable", "not valid Unicode"),
             (Path("no/such.txt"), "unreadable", "no such file"),
             (7, "unreadable", "expected text, got int"),
-            (["seven"], "unreadable", "expected text, got list"),
+            (["seven", "eight"], "unreadable", "expected text, got list"),
             (np.zeros(3), "unreadable", "expected text, got ndarray"),
             (io.StringIO("seven"), "unreadable", "open binary file, got StringIO"),
         ],
@@ -148,11 +190,6 @@ class TestInvalidText:
         error = decode_error(text(Limits(characters=100, bytes=500)), value)
         assert error.code == code
         assert message in error.message
-
-    def test_limit_is_in_characters_not_bytes(self) -> None:
-        kind = text(Limits(characters=3), max_length=64)
-        assert len(kind.decode("😀😀😀").ids) == 14
-        assert decode_error(kind, "😀😀😀😀").code == "too_large"
 
     @pytest.mark.parametrize("value", [None, "", "  ", "\n\t", "\u3000"])
     def test_blank_text_is_absent(self, value: str | None) -> None:

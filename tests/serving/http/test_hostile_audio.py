@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.testclient import TestClient
 
 from dimml.errors import InputError
 from dimml.modalities import Audio, Limits
+from tests.dimml.modalities.encoded import CONTAINERS, encode_container, with_field
 from tests.serving.media import patch
 
 FIELD = "audio"
@@ -65,6 +67,12 @@ def id3_header(size: int) -> bytes:
     return b"ID3\4\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
 
 
+def mp3_with_junk() -> bytes:
+    data, noise = encode("MP3", tone(8)), np.random.default_rng(0).integers(0, 256, 9_000, np.uint8)
+    middle = len(data) // 2
+    return data[:middle] + noise.tobytes() + data[middle:]
+
+
 CASES: dict[str, Callable[[], bytes]] = {
     "WAV of 1 sample": lambda: encode("WAV", tone(0)),
     "WAV of no samples": lambda: encode("WAV", np.zeros(0)),
@@ -89,12 +97,21 @@ CASES: dict[str, Callable[[], bytes]] = {
     "WAV whose samples are longer than declared": lambda: patch(
         encode("WAV"), DATA_SIZE, "<I", 16_000
     ),
+    "WAV whose samples have no declared length": lambda: patch(encode("WAV"), DATA_SIZE, "<I", 0),
+    "WAV that declares 4 GB, as recorders do": lambda: patch(
+        encode("WAV"), DATA_SIZE, "<I", 2**32 - 1
+    ),
+    "WAV of 24 bits that declares 4 GB": lambda: patch(
+        encode("WAV", subtype="PCM_24"), DATA_SIZE, "<I", 2**32 - 1
+    ),
     "WAV whose RIFF size is wrong": lambda: patch(encode("WAV"), RIFF_SIZE, "<I", 7),
     "FLAC that declares 64 billion samples": lambda: flac_of_declared_samples(2**36 - 1),
     "FLAC that declares fewer samples than it holds": lambda: flac_of_declared_samples(100),
     "FLAC cut in half": lambda: encode("FLAC")[: len(encode("FLAC")) // 2],
     "OGG cut in half": lambda: encode("OGG")[: len(encode("OGG")) // 2],
     "MP3 cut in half": lambda: encode("MP3")[: len(encode("MP3")) // 2],
+    "MP3 with zeros behind its tag": lambda: id3_header(9) + bytes(5_000) + encode("MP3"),
+    "MP3 with junk in its middle": lambda: mp3_with_junk(),
     "MP3 with a tag that declares 256 MB": lambda: id3_header(2**28 - 1) + encode("MP3"),
     "WAV too long": lambda: silence("WAV", MAX_SECONDS + 1),
     "FLAC too long": lambda: silence("FLAC", MAX_SECONDS + 1),
@@ -104,6 +121,14 @@ CASES: dict[str, Callable[[], bytes]] = {
     "OGG of 8 channels over the limit of samples": lambda: silence("OGG", 3, 48_000, 8),
     "WAV followed by a PDF": lambda: encode("WAV") + b"%PDF-1.7" + bytes(100),
     "PDF followed by a WAV": lambda: b"%PDF-1.7" + encode("WAV"),
+    **{name: partial(encode_container, name) for name in CONTAINERS},
+    "M4A cut in half": lambda: encode_container("M4A")[:4_000],
+    "WebM cut in half": lambda: encode_container("WebM")[:5_000],
+    "M4A too long": lambda: encode_container("M4A", MAX_SECONDS + 1),
+    "MP4 that declares 2 billion packets": lambda: with_field(
+        with_field(encode_container("MP4"), b"stsz", 4, 1, 2**31 - 1), b"stsc", 12, 2**31 - 1
+    ),
+    "HLS playlist": lambda: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
     "MIDI": lambda: b"MThd" + struct.pack(">IHHH", 6, 0, 1, 96) + b"MTrk" + bytes(40),
 }
 

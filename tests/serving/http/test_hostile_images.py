@@ -15,6 +15,8 @@ import PIL.Image
 import pytest
 from starlette.testclient import TestClient
 
+from dimml.modalities.formats import register_heif
+from tests.dimml.modalities.encoded import encode_container
 from tests.serving.media import PNG_SIGNATURE, patch, png_chunk
 
 MEBIBYTE = 2**20
@@ -100,6 +102,22 @@ def plain_ppm(size: int, content: bytes) -> bytes:
     return b"P2 %d %d 255\n" % (size, size) + content
 
 
+def deep_image(mode: str) -> PIL.Image.Image:
+    """Return an image of 32 bits per pixel, with values below 0 and above 65,535."""
+    dtype = {"F": np.float32, "I": np.int32}[mode]
+    return PIL.Image.fromarray(np.linspace(-9e4, 9e4, 1_600).reshape(40, 40).astype(dtype))
+
+
+def heic() -> bytes:
+    register_heif()
+    return encode("HEIF")
+
+
+def heic_of_declared_size(width: int, height: int) -> bytes:
+    data = heic()
+    return patch(data, data.index(b"ispe") + 8, ">II", width, height)
+
+
 CASES: dict[str, Callable[[], bytes]] = {
     "1 x 1 pixel": lambda: png(1, 1),
     "1 x 40,000 pixels": lambda: png(1, 40_000),
@@ -110,6 +128,17 @@ CASES: dict[str, Callable[[], bytes]] = {
     "WebP with alpha": lambda: encode("WEBP", IMAGE.convert("RGBA")),
     "1-bit TIFF": lambda: encode("TIFF", IMAGE.convert("1")),
     "float TIFF": lambda: encode("TIFF", IMAGE.convert("F")),
+    "float TIFF of other values": lambda: encode("TIFF", deep_image("F")),
+    "32-bit integer TIFF": lambda: encode("TIFF", deep_image("I")),
+    "HEIC": lambda: heic(),
+    "HEIC cut in half": lambda: heic()[: len(heic()) // 2],
+    "HEIC that declares 60,000 x 60,000": lambda: heic_of_declared_size(60_000, 60_000),
+    "HEIC that declares another size than it holds": lambda: heic_of_declared_size(8, 8),
+    "JPEG XL": lambda: b"\xff\x0a" + bytes(40),
+    "JPEG 2000": lambda: encode("JPEG2000"),
+    "PSD": lambda: b"8BPS\0\1" + bytes(40),
+    "DNG": lambda: encode("TIFF", tiffinfo={50_706: b"\1\4\0\0"}),
+    "video": lambda: encode_container("MP4", 0.1),
     "PNG of 3,000 frames": lambda: animation("PNG", 3_000),
     "GIF of 3,000 frames": lambda: animation("GIF", 3_000),
     "WebP of 3,000 frames": lambda: animation("WEBP", 3_000),

@@ -181,3 +181,12 @@ def test_text_is_the_content_between_the_boundaries(
 ) -> None:
     response = client.post("/predict", **CASES[name]())
     assert response.json() == client.post("/predict", data={"text": text}).json()
+
+
+def test_text_over_the_limit_is_cut_with_a_warning(tiny_bundle: Path, open_client: Any) -> None:
+    with open_client(tiny_bundle, max_characters=50) as client:
+        long = client.post("/predict", data={"text": "seven " * 10}).json()
+        short = client.post("/predict", data={"text": ("seven " * 10)[:50]}).json()
+    expected = "the text has 60 characters; only the first 50 were read"
+    assert expected in long["modalities"]["text"]["warnings"]
+    assert long["probabilities"] == short["probabilities"]

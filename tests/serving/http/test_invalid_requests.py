@@ -80,8 +80,8 @@ INVALID_REQUESTS: dict[str, tuple[dict[str, Any], tuple[int, str, str | None]]] 
         {"json": {"audio": to_base64(WAV[:900])}},
         (400, "unreadable", "audio"),
     ),
-    "WAV claiming 4 GB": (
-        request_with_file("audio", wav_of_declared_size(2**32 - 1)),
+    "WAV claiming 1 GB": (
+        request_with_file("audio", wav_of_declared_size(2**30)),
         (400, "unreadable", "audio"),
     ),
     "text in the image": (
@@ -104,7 +104,6 @@ INVALID_REQUESTS: dict[str, tuple[dict[str, Any], tuple[int, str, str | None]]] 
         request_with_file("image", png_of_declared_size(60_000, 60_000)),
         (413, "too_large", "image"),
     ),
-    "huge text": (request_with_field("text", "x" * 20_001), (413, "too_large", "text")),
     "URL for a file": (
         request_with_field("image", "http://127.0.0.1:9/a.png"),
         (422, "invalid_request", "image"),
