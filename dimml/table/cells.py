@@ -123,7 +123,9 @@ def _audio_array(name: str, values: Mapping[str, Any], kind: str) -> AudioArray:
             name, "an `array` is only read for audio, in an object that also has `sampling_rate`"
         )
     try:
-        samples = np.asarray(values["array"], np.float32)
+        samples = np.asarray(values["array"])
+        if samples.dtype.kind not in "fi":
+            raise ValueError(f"its elements are {samples.dtype}")
         # Hugging Face stores several channels as [channels, samples].
         return AudioArray(samples.T if samples.ndim == 2 else samples, int(values["sampling_rate"]))
     except (TypeError, ValueError) as error:
