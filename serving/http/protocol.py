@@ -33,7 +33,7 @@ Shed = Callable[[bytes, bytes, RawHeaders, Client], bytes | None]
 
 _MALFORMED = "the request is not valid HTTP/1.1"
 _HEAD_TOO_LARGE = f"the URL and headers are over the limit of {MAX_HEAD_BYTES:,} bytes"
-_UPGRADE = "the service speaks HTTP/1.1; send the body without an Upgrade header"
+_CONNECT = "the service is no proxy and accepts no CONNECT"
 
 
 @functools.cache
@@ -125,14 +125,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End a head: refuse the request, or start its task."""
         self._held_bytes = 0
+        if self.parser.should_upgrade():
+            # `_feed` parses the head again, without its upgrade.
+            self._check_not_connect()
+            return
         self._in_head = False
         self._stop_waiting()
         if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
             raise HttpParserError(f"more than {MAX_PIPELINED_REQUESTS} pipelined requests")
-        if self.parser.should_upgrade() and not self._should_upgrade() and self._has_body():
-            # The parser would take the body for data of the other protocol.
-            self._message = _UPGRADE
-            raise HttpParserError(_UPGRADE)
         # A pipelined request is answered in its turn, so it cannot be refused yet.
         is_next = self.cycle is None or self.cycle.response_complete
         request_id = is_next and self.shed(
@@ -153,6 +153,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._held_bytes = 0
+        if self.parser.should_upgrade():
+            return
         if not self._is_refused:
             super().on_message_complete()
         elif not self._keeps_alive():
@@ -185,8 +187,10 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 return
             except HttpParserUpgrade as upgrade:
-                # Upgrades are ignored, but the parser stops there, so a new one takes the rest.
-                data = data[upgrade.args[0] :]
+                # The service speaks HTTP/1.1 alone and may ignore an upgrade (RFC 9110, 7.8). The
+                # parser takes what follows the head for another protocol, so a new one parses the
+                # head without its upgrade, and the body.
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
                 self.parser = HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
@@ -215,9 +219,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
             raise HttpParserError(_HEAD_TOO_LARGE)
 
-    def _has_body(self) -> bool:
-        headers = dict(self.headers)
-        return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _check_not_connect(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._message = _CONNECT
+            raise HttpParserError(_CONNECT)
 
     def _wait(self) -> None:
         self._stop_waiting()
