@@ -29,6 +29,9 @@ HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 """Paths that are answered to everybody at any time, and neither counted nor logged."""
 
 PREDICT_PATH = "/predict"
+_SLASHED_PREDICT_PATH = PREDICT_PATH + "/"
+_PREDICT_URLS = (PREDICT_PATH.encode(), _SLASHED_PREDICT_PATH.encode())
+
 CLOSE_EVERY = 8
 """Under load, one response in this many closes its connection."""
 
@@ -75,6 +78,8 @@ class ServiceMiddleware:
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
             return
+        if scope["path"] == _SLASHED_PREDICT_PATH:
+            scope["path"] = PREDICT_PATH
         started = time.perf_counter()
         headers = dict(scope["headers"])
         record = scope[RECORD] = new_record(scope, headers)
@@ -99,7 +104,7 @@ class ServiceMiddleware:
         The protocol asks as soon as the head of a request is complete. A task, a scope and a
         response for each request of a flood would slow down the requests that were accepted.
         """
-        if method != b"POST" or url.partition(b"?")[0] != PREDICT_PATH.encode():
+        if method != b"POST" or url.partition(b"?")[0] not in _PREDICT_URLS:
             return None
         header_map = dict(headers)
         if not self.admission.must_shed(header_map, client):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from urllib.parse import parse_qsl
 
 from dimml.errors import InputError
 from dimml.samples import OnUnreadable
+from serving.http.decoding import decode_base64, find_codec
 from serving.http.multipart import Part, read_parts
 
 MULTIPART = "multipart/form-data"
@@ -20,6 +19,11 @@ URLENCODED = "application/x-www-form-urlencoded"
 CONTENT_TYPES = (MULTIPART, JSON, URLENCODED)
 MAX_PARTS = 16
 MAX_PART_BYTES = 20_000_000
+
+_JSON_AS_FORM = (
+    f"the body is JSON, but its Content-Type is {URLENCODED}; send the header "
+    f"`Content-Type: {JSON}`, as `curl -H 'Content-Type: {JSON}' -d @FILE` does"
+)
 
 Value: TypeAlias = bytes | str | list[Any] | None
 
@@ -105,6 +109,8 @@ def parse_body(
     if media_type == JSON:
         return _parse_json(body, fields)
     if media_type == URLENCODED:
+        if body.lstrip().startswith(b"{"):
+            raise InputError("unsupported_type", _JSON_AS_FORM)
         return _parse_urlencoded(body, fields)
     problem = f"{printable(media_type)!r} is not accepted" if media_type else "missing"
     accepted = ", ".join(CONTENT_TYPES)
@@ -136,7 +142,7 @@ def _value_of_parts(name: str, parts: list[Part], field: ModalityField) -> Value
 
 def _value_of_part(part: Part, field: ModalityField) -> Value:
     if field.is_text:
-        return _text_or_bytes(part.content)
+        return _text_or_bytes(part.content, find_codec(part.charset, part.name))
     if part.is_file:
         return part.content
     if not part.content.strip():
@@ -148,11 +154,14 @@ def _value_of_part(part: Part, field: ModalityField) -> Value:
     )
 
 
-def _text_or_bytes(content: bytes) -> Value:
-    """Return the text, or the bytes if they are empty or not UTF-8, which `dimml` rejects."""
+def _text_or_bytes(content: bytes, codec: str) -> Value:
+    """Return the text, or the bytes if they are empty or not in the codec.
+
+    `dimml` reads bytes as UTF-8, and rejects them if they are something else.
+    """
     try:
-        return content.decode() or content
-    except UnicodeDecodeError:
+        return content.decode(codec) or content
+    except UnicodeError:
         return content
 
 
@@ -174,9 +183,11 @@ def _parse_json(body: bytes, fields: Fields) -> dict[str, Value]:
 
 
 def _value_of_json(name: str, value: object, field: ModalityField) -> Value:
-    if isinstance(value, list) and field.most > 1:
+    if isinstance(value, list) and (value or field.most > 1):
         if len(value) > field.most:
             raise _too_many_values(name, field.most)
+        if field.most == 1:
+            return _value_of_json_scalar(name, value[0], field)
         return [_value_of_json_scalar(name, item, field) for item in value]
     return _value_of_json_scalar(name, value, field)
 
@@ -192,12 +203,11 @@ def _value_of_json_scalar(name: str, value: object, field: ModalityField) -> Val
     if not value.strip():
         return None
     try:
-        # Many encoders, such as `base64 FILE`, insert line breaks.
-        return base64.b64decode("".join(value.splitlines()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decode_base64(value)
+    except ValueError as error:
         raise _invalid(
-            f"the value is not base64: {error}; send the content of the file encoded as base64 "
-            "(the service opens no URLs or paths, and decodes no data: URLs)",
+            f"the value is not base64: {error}; send the content of the file encoded as base64, or "
+            "as a `data:` URL of it (the service opens no other URLs, and no paths)",
             name,
         ) from error
 
