@@ -16,6 +16,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.http.admission import Client, RawHeaders
+from serving.http.cors import Cors
 from serving.http.errors import HttpError
 from serving.metrics import REQUESTS
 
@@ -49,15 +50,17 @@ def _response(error: HttpError, message: str | None, *headers: bytes) -> bytes:
     return b"\r\n".join([head, *headers, b"", body])
 
 
-def install(shed: Shed) -> None:
+def install(shed: Shed, cors: Cors | None) -> None:
     """Make the servers that this process starts use `LimitedProtocol`.
 
     BentoML starts uvicorn without an option for the protocol, so uvicorn's table is changed.
 
     Args:
         shed: Called when the head of a request ends, see `ServiceMiddleware.shed`.
+        cors: Gives the headers for pages of other origins, None if there are no such pages.
     """
     LimitedProtocol.shed = staticmethod(shed)
+    LimitedProtocol.cors = cors
     uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.http.protocol:LimitedProtocol"
 
 
@@ -65,6 +68,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection: uvicorn's protocol with limits on heads, and errors in our shape."""
 
     shed: Shed = staticmethod(lambda *_: None)
+    cors: Cors | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -169,7 +173,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer an invalid request, or one over a limit, and close the connection."""
-        self.transport.write(_response(self._error, self._message, b"connection: close"))
+        headers = [b"connection: close", *self._cors_lines()]
+        self.transport.write(_response(self._error, self._message, *headers))
         self.transport.close()
         REQUESTS.labels(self._error.status).inc()
         self._drop_running()
@@ -201,13 +206,17 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, request_id: bytes) -> None:
         """Answer at once, and drop the body that still follows."""
         self._is_refused = True
-        headers = [b"x-request-id: " + request_id]
+        headers = [b"x-request-id: " + request_id, *self._cors_lines()]
         if not self._keeps_alive():
             headers.append(b"connection: close")
         self.transport.write(_response(HttpError.OVERLOADED, None, *headers))
         if self.flow.write_paused:
             self.flow.pause_reading()
         self._wait()
+
+    def _cors_lines(self) -> list[bytes]:
+        # A connection without a request has no headers yet.
+        return self.cors.header_lines(self.headers or ()) if self.cors else []
 
     def _keeps_alive(self) -> bool:
         return bool(self.parser.should_keep_alive()) and self.parser.get_http_version() != "1.0"
