@@ -26,6 +26,7 @@ from serving.capacity import get_capacity, gpu_options, set_worker_provider
 from serving.http.admission import Keys
 from serving.http.cors import Cors
 from serving.http.errors import HttpError, input_error_response
+from serving.http.lines import LinesPredictor
 from serving.http.messages import PredictAnswer, PredictRequest, Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.http.protocol import install
@@ -154,7 +155,8 @@ class Dimml:
         PROVIDER.labels(predictor.provider).set(1)
         forget_dead_workers()
         if _service.middleware:
-            _service.middleware.connect(self.predict, self.batcher)
+            predict_lines = LinesPredictor(self.batcher, settings, capacity.queue)
+            _service.middleware.connect(self.predict, self.batcher, predict_lines)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod

@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = _cap("Bytes of a request", 20_000_000, ge=1_000, le=2**31)
     max_part_bytes: int = _cap("Bytes of a file or text in it", 20_000_000, ge=1, le=2**31)
     max_parts: int = _cap("Parts of a form", 16, ge=1, le=1000)
+    max_lines: int = _cap("Lines of a request of JSON lines", 100_000, ge=1, le=10**9)
     max_pixels: int = _cap("Pixels of an image", 40_000_000, ge=1, le=10**9)
     max_seconds: float = _cap("Seconds of a decoded recording", 600, gt=0, le=86_400)
     max_characters: int = _cap("Characters of a text, the rest is cut", 1_000_000, ge=1, le=10**6)

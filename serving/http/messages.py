@@ -19,6 +19,11 @@ from serving.settings import get_settings
 RECORD = "dimml"
 """The key of a request's log record in its ASGI scope."""
 
+IS_GONE = "dimml.is_gone"
+"""The key in its ASGI scope of a function that returns whether the client has disconnected.
+
+In ASGI itself, a disconnect is only seen after the whole body."""
+
 REQUEST_SCHEMA: dict[str, Any] = {
     "title": "PredictRequest",
     "type": "object",
@@ -64,6 +69,15 @@ class Submission:
     is_gone: Callable[[], Awaitable[bool]]
 
 
+def content_encoding_error(request: Request) -> Response | None:
+    """Return the refusal of a compressed body, None for any other."""
+    if request.headers.get("content-encoding", "identity") == "identity":
+        return None
+    return HttpError.UNSUPPORTED_TYPE.response(
+        "Content-Encoding is not accepted; send the body without it"
+    )
+
+
 class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
     """Reads a request in place of BentoML's parser.
 
@@ -80,11 +94,8 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Submission | Response:
         """Return the request, or the response that refuses it before its content is parsed."""
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            return HttpError.UNSUPPORTED_TYPE.response(
-                "Content-Encoding is not accepted; send the body without it"
-            )
+        if refusal := content_encoding_error(request):
+            return refusal
         try:
             body = await cls._read_body(request, get_settings().max_body_bytes)
         except ClientDisconnect:

@@ -15,8 +15,9 @@ from serving.http.multipart import Part, read_parts
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 URLENCODED = "application/x-www-form-urlencoded"
-CONTENT_TYPES = (MULTIPART, JSON, URLENCODED)
+CONTENT_TYPES = (MULTIPART, JSON, NDJSON, URLENCODED)
 MAX_PARTS = 16
 MAX_PART_BYTES = 20_000_000
 
@@ -173,7 +174,7 @@ def _parse_json(body: bytes, fields: Fields) -> dict[str, Value]:
     except RecursionError as error:
         raise _invalid("the JSON is nested too deeply; send one flat object") from error
     except ValueError as error:
-        raise _invalid(f"the body is not valid JSON: {error}") from error
+        raise _invalid(f"not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise _invalid(f"expected a JSON object with any of {', '.join(fields)}")
     for name in document:

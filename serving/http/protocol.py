@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from serving.http.admission import Client, RawHeaders
 from serving.http.cors import Cors
 from serving.http.errors import HttpError
+from serving.http.messages import IS_GONE
 from serving.metrics import REQUESTS
 
 MAX_HEAD_BYTES = 65_536
@@ -201,6 +202,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.scope[IS_GONE] = lambda: cycle.disconnected  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
 
     def _refuse(self, request_id: bytes) -> None:
