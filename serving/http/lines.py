@@ -15,7 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from dimml.errors import InputError
 from serving.http.errors import HttpError, input_error_body, input_error_response
 from serving.http.messages import IS_GONE, RECORD, content_encoding_error
-from serving.http.parsing import JSON, NDJSON, RawRequest, parse_query
+from serving.http.parsing import JSON, NDJSON, RawRequest
+from serving.http.query import parse_query
 from serving.metrics import LINES
 from serving.settings import Settings
 

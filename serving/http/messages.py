@@ -42,8 +42,15 @@ class ModalityAnswer(pydantic.BaseModel):
     warnings: list[str]
 
 
+class FeaturesAnswer(pydantic.BaseModel):
+    """The numbers that the shared classifier reads, for each modality; null if it is absent."""
+
+    version: int
+    values: dict[str, list[float] | None]
+
+
 class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
-    """The prediction: `dimml.Prediction.to_dict()`."""
+    """The prediction: `dimml.Prediction.to_dict()`, with `features` on request."""
 
     label: str
     confidence: float
@@ -52,6 +59,7 @@ class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
     modalities: dict[str, ModalityAnswer]
     interaction: float
     bundle: str
+    features: FeaturesAnswer = pydantic.Field(default=None)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,12 @@ _ON_UNREADABLE = {
     "description": "absent: modalities that cannot be read are left out, and the others answer",
     "schema": {"enum": ["error", "absent"], "default": "error"},
 }
+_FEATURES = {
+    "name": "features",
+    "in": "query",
+    "description": "1: the answer has the features of each modality",
+    "schema": {"enum": ["0", "1"], "default": "0"},
+}
 _LINES = {
     "schema": {
         "type": "string",
@@ -168,7 +174,7 @@ def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",
-        "parameters": [_ON_UNREADABLE],
+        "parameters": [_ON_UNREADABLE, _FEATURES],
         "requestBody": {"required": True, "content": _bodies(description, fields)},
         "responses": {"200": _with_lines(_response("The prediction", "PredictAnswer")), **errors},
     }

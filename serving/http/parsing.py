@@ -9,7 +9,6 @@ from typing import Any, NoReturn, TypeAlias
 from urllib.parse import parse_qsl
 
 from dimml.errors import InputError
-from dimml.samples import OnUnreadable
 from serving.http.decoding import decode_base64, find_codec
 from serving.http.multipart import Part, read_parts
 
@@ -60,25 +59,6 @@ class ModalityField:
 Fields: TypeAlias = Mapping[str, ModalityField]
 
 
-def parse_query(query: str) -> OnUnreadable:
-    """Return the value of `on_unreadable` in the query string, by default "error".
-
-    Raises:
-        InputError: `unknown_field` if there is another parameter; `invalid_request` if the value
-            is neither "error" nor "absent" or occurs more than once.
-    """
-    values: list[str] = []
-    for name, value in _parse_pairs(query):
-        if name != "on_unreadable":
-            _reject_unknown(name, ["on_unreadable"], "query parameter")
-        values.append(value)
-    if not values or values == ["error"]:
-        return "error"
-    if values == ["absent"]:
-        return "absent"
-    raise _invalid('send on_unreadable once, with the value "error" or "absent"', "on_unreadable")
-
-
 def parse_body(
     content_type: str,
     body: bytes,
@@ -127,7 +107,7 @@ def _parse_multipart(parts: Iterable[Part], fields: Fields) -> dict[str, Value]:
     groups: dict[str, list[Part]] = {}
     for part in parts:
         if part.name not in fields:
-            _reject_unknown(part.name, fields)
+            reject_unknown(part.name, fields)
         groups.setdefault(part.name, []).append(part)
     return {name: _value_of_parts(name, group, fields[name]) for name, group in groups.items()}
 
@@ -179,7 +159,7 @@ def _parse_json(body: bytes, fields: Fields) -> dict[str, Value]:
         raise _invalid(f"expected a JSON object with any of {', '.join(fields)}")
     for name in document:
         if name not in fields:
-            _reject_unknown(name, fields)
+            reject_unknown(name, fields)
     return {name: _value_of_json(name, value, fields[name]) for name, value in document.items()}
 
 
@@ -219,9 +199,9 @@ def _parse_urlencoded(body: bytes, fields: Fields) -> dict[str, Value]:
     except UnicodeDecodeError as error:
         raise _invalid(f"the form is not UTF-8; send files as {MULTIPART}") from error
     sample: dict[str, Value] = {}
-    for name, value in _parse_pairs(text):
+    for name, value in parse_pairs(text):
         if name not in fields:
-            _reject_unknown(name, fields)
+            reject_unknown(name, fields)
         if name in sample:
             raise _too_many_values(name, 1)
         sample[name] = _value_of_pair(name, value, fields[name])
@@ -245,7 +225,8 @@ def _value_of_pair(name: str, value: str, field: ModalityField) -> Value:
     return value
 
 
-def _parse_pairs(form: str) -> list[tuple[str, str]]:
+def parse_pairs(form: str) -> list[tuple[str, str]]:
+    """Return the names and values of a form or query string, of which bytes may be surrogates."""
     try:
         return parse_qsl(
             form, keep_blank_values=True, errors="surrogateescape", max_num_fields=MAX_PARTS
@@ -274,7 +255,8 @@ def _json_type(value: object) -> str:
     return "a boolean" if isinstance(value, bool) else "a number"
 
 
-def _reject_unknown(name: str, accepted: Iterable[str], what: str = "field") -> NoReturn:
+def reject_unknown(name: str, accepted: Iterable[str], what: str = "field") -> NoReturn:
+    """Raise the error of a name that is not accepted."""
     raise InputError(
         "unknown_field",
         f"unknown {what} {printable(name)!r}; accepted: {', '.join(accepted)}",

@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 import pytest
 
 from dimml.errors import InputError
-from serving.http.parsing import JSON, URLENCODED, parse_body, parse_query
+from serving.http.parsing import JSON, URLENCODED, parse_body
+from serving.http.query import PredictOptions, parse_query
 from tests.serving.http.bodies import FIELDS, parse_error, parse_json
 from tests.serving.media import to_base64
 
@@ -159,9 +160,15 @@ def test_empty_body_is_an_empty_sample() -> None:
 
 @pytest.mark.parametrize(
     ("query", "expected"),
-    [("", "error"), ("on_unreadable=error", "error"), ("on_unreadable=absent", "absent")],
+    [
+        ("", PredictOptions("error", False)),
+        ("on_unreadable=error", PredictOptions("error", False)),
+        ("on_unreadable=absent", PredictOptions("absent", False)),
+        ("features=1", PredictOptions("error", True)),
+        ("features=0&on_unreadable=absent", PredictOptions("absent", False)),
+    ],
 )
-def test_query_sets_the_handling_of_unreadable_input(query: str, expected: str) -> None:
+def test_query_sets_the_options(query: str, expected: PredictOptions) -> None:
     assert parse_query(query) == expected
 
 
