@@ -90,7 +90,7 @@ def parse_body(
     if media_type == JSON:
         return _parse_json(body, fields)
     if media_type == URLENCODED:
-        if body.lstrip().startswith(b"{"):
+        if body[:64].lstrip().startswith(b"{"):
             raise InputError("unsupported_type", _JSON_AS_FORM)
         return _parse_urlencoded(body, fields)
     problem = f"{printable(media_type)!r} is not accepted" if media_type else "missing"
