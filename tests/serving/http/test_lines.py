@@ -53,13 +53,14 @@ def test_lines_are_split_however_they_arrive(size: int) -> None:
     assert 10 < len(long) <= 40
 
 
-class TestAnswers:
-    @pytest.fixture(scope="class")
-    def client(self, tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
-        limits = {"max_body_bytes": MAX_BODY_BYTES, "max_lines": MAX_LINES}
-        with open_client(tiny_bundle, **limits) as client:
-            yield client
+@pytest.fixture(scope="class")
+def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
+    limits = {"max_body_bytes": MAX_BODY_BYTES, "max_lines": MAX_LINES}
+    with open_client(tiny_bundle, **limits) as client:
+        yield client
 
+
+class TestAnswers:
     @pytest.mark.parametrize("path", ["/predict", "/predict/"])
     def test_answers_equal_those_of_single_requests(self, client: TestClient, path: str) -> None:
         samples = [*({"text": text} for text in TEXTS), {"image": to_base64(PNG), "text": "two"}]
