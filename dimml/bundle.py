@@ -45,7 +45,7 @@ RESERVED_NAMES: dict[str, tuple[str, ...]] = {
 }
 """Names that a modality cannot have, grouped by what already uses them."""
 
-SCORE_SUFFIXES = ("present", "label", "confidence", "weight")
+SCORE_SUFFIXES = ("present", "label", "confidence", "weight", "features")
 """Scores have a column `<modality>_<suffix>` for each of these."""
 
 FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
@@ -118,7 +118,9 @@ class Manifest(_Model):
     """The content of `manifest.json`. The classifier has its slots in the order of `modalities`.
 
     `interaction` maps a subset to the share of the interaction head in its answers; a subset that
-    is not listed has none. `table` has the columns of the tables that the bundle was trained on.
+    is not listed has none. Of the `feature_dim` features of an encoder, the shared classifier reads
+    the first `late_dim`, and the interaction head the others; earlier versions left this field out.
+    `table` has the columns of the tables that the bundle was trained on.
     """
 
     format: Literal["dimml-bundle"] = FORMAT
@@ -127,6 +129,7 @@ class Manifest(_Model):
     created: str
     labels: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
     feature_dim: Annotated[int, pydantic.Field(ge=1)]
+    late_dim: Annotated[int, pydantic.Field(ge=1)] | None = None
     modalities: Annotated[
         dict[ModalityName, ModalitySpec], pydantic.Field(min_length=1, max_length=MAX_MODALITIES)
     ]
@@ -145,6 +148,8 @@ class Manifest(_Model):
 
     @pydantic.model_validator(mode="after")
     def _check_consistency(self) -> Manifest:
+        if (self.late_dim or 1) > self.feature_dim:
+            raise ValueError(f"late_dim must be at most feature_dim, {self.feature_dim}")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must be distinct")
         files = self.graphs

@@ -5,46 +5,25 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
 from dimml.bundle import Bundle
+from dimml.decode import DecodedSample, decode_modality
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
-from dimml.modalities import Arrays, Kind, Limits
-from dimml.outputs import FusedBatch, PreparedSample, build_predictions
+from dimml.modalities import Kind, Limits
+from dimml.outputs import FusedBatch, PreparedSample, build_predictions, late_dim, with_features
 from dimml.runtime.execution import DataPath, EncoderCall, load_data_path
 from dimml.runtime.providers import GpuOptions, Provider, choose_provider, compute_error
-from dimml.samples import OnUnreadable, Prediction, Sample, is_absent
+from dimml.samples import OnUnreadable, Prediction, Sample
 
 logger = logging.getLogger("dimml")
 
 SampleRequest: TypeAlias = tuple[Sample, OnUnreadable]
 BATCH_SIZE = 64
-EAGER_PREPROCESS_BYTES = 4_000_000
-"""A larger decoded value is preprocessed at once instead of with its batch."""
-
-
-@dataclass(slots=True)
-class DecodedSample:
-    """One sample between decoding and preprocessing.
-
-    Attributes:
-        sample, on_unreadable: The request.
-        raw: Decoded values of the present modalities.
-        arrays: Arrays of the modalities that are already preprocessed.
-        warnings: Warnings about each value.
-        error: Why there is no prediction.
-    """
-
-    sample: Sample
-    on_unreadable: OnUnreadable
-    raw: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, Arrays] = field(default_factory=dict)
-    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    error: InputError | None = None
 
 
 @dataclass(frozen=True)
@@ -130,24 +109,31 @@ class Predictor:
         except Exception as error:
             raise compute_error(self.provider, gpu, f"it does not compute: {error}") from error
 
-    def predict(self, sample: Sample, *, on_unreadable: OnUnreadable = "error") -> Prediction:
+    def predict(
+        self, sample: Sample, *, on_unreadable: OnUnreadable = "error", features: bool = False
+    ) -> Prediction:
         """Predict one sample.
 
         Args:
             sample: Modality name to value, see `Sample`.
             on_unreadable: With "absent", an unreadable value makes its modality absent and adds a
                 warning, and the other modalities are used.
+            features: Whether to return a `PredictionWithFeatures`.
 
         Raises:
             InputError: If the sample has no modality, an unknown modality or an unreadable value.
         """
-        [prediction] = self.predict_many([sample], on_unreadable=on_unreadable)
+        [prediction] = self.predict_many([sample], on_unreadable=on_unreadable, features=features)
         if isinstance(prediction, InputError):
             raise prediction
         return prediction
 
     def predict_many(
-        self, samples: Sequence[Sample], *, on_unreadable: OnUnreadable = "error"
+        self,
+        samples: Sequence[Sample],
+        *,
+        on_unreadable: OnUnreadable = "error",
+        features: bool = False,
     ) -> list[Prediction | InputError]:
         """Return the prediction or the error for each sample. An error affects only its sample.
 
@@ -158,15 +144,17 @@ class Predictor:
         predictions: list[Prediction | InputError] = []
         for start in range(0, len(samples), BATCH_SIZE):
             batch = [(sample, on_unreadable) for sample in samples[start : start + BATCH_SIZE]]
-            predictions += self.predict_prepared(self.preprocess(self.decode(batch)))
+            prepared = self.preprocess(self.decode(batch))
+            predictions += self.predict_prepared(prepared, features=features)
         return predictions
 
     def predict_prepared(
-        self, batch: Sequence[PreparedSample | InputError]
+        self, batch: Sequence[PreparedSample | InputError], *, features: bool = False
     ) -> list[Prediction | InputError]:
         """Run the graphs on a prepared batch. Errors keep their positions."""
         ready = [item for item in batch if isinstance(item, PreparedSample)]
-        predictions = iter(self.classify(ready, self.encode(ready)) if ready else [])
+        wanted = [features] * len(ready)
+        predictions = iter(self.classify(ready, self.encode(ready), wanted) if ready else [])
         return [item if isinstance(item, InputError) else next(predictions) for item in batch]
 
     def prepare(self, sample: Sample, on_unreadable: OnUnreadable) -> PreparedSample | InputError:
@@ -190,7 +178,7 @@ class Predictor:
         for name, kind in self.kinds.items():
             for item in samples:
                 if item.error is None:
-                    _decode_modality(item, name, kind)
+                    decode_modality(item, name, kind)
         for item in samples:
             if not (item.error or item.raw or item.arrays):
                 item.error = self._absence_error(item.warnings)
@@ -227,9 +215,33 @@ class Predictor:
                 present[rows, slot] = True
         return EncodedBatch(self._path.encode(calls, present), present)
 
-    def classify(self, batch: Sequence[PreparedSample], encoded: EncodedBatch) -> list[Prediction]:
-        """Fuse the features of a batch and return the predictions."""
-        return build_predictions(self.bundle, batch, self.fuse(encoded))
+    def classify(
+        self,
+        batch: Sequence[PreparedSample],
+        encoded: EncodedBatch,
+        features_wanted: Sequence[bool] = (),
+    ) -> list[Prediction]:
+        """Fuse the features of a batch and return the predictions.
+
+        Args:
+            batch: The samples.
+            encoded: The batch after the encoders.
+            features_wanted: Whether each sample gets a `PredictionWithFeatures`; none by default.
+        """
+        if not any(features_wanted):
+            return build_predictions(self.bundle, batch, self.fuse(encoded))
+        features = self.read_features(encoded)
+        predictions = build_predictions(self.bundle, batch, self.fuse(encoded))
+        return with_features(predictions, features, features_wanted)
+
+    def read_features(self, encoded: EncodedBatch) -> np.ndarray:
+        """Return what the shared classifier reads, float32 [N, modalities, D]; call before `fuse`.
+
+        Raises:
+            UsageError: If the bundle does not state D.
+        """
+        dimension = late_dim(self.bundle)
+        return self._path.read(encoded.features)[..., :dimension]
 
     def fuse(self, encoded: EncodedBatch) -> FusedBatch:
         """Fuse the features of a batch and return the predictions as arrays."""
@@ -265,22 +277,3 @@ class Predictor:
                 str(unknown[0]),
             )
         return None
-
-
-def _decode_modality(item: DecodedSample, name: str, kind: Kind) -> None:
-    """Decode one modality of a sample, and preprocess a large value at once."""
-    if is_absent(value := item.sample.get(name)):
-        return
-    try:
-        raw = kind.decode(value)
-        item.warnings[name] = kind.warnings(raw)
-    except InputError as error:
-        if item.on_unreadable == "error":
-            item.error = error
-        item.warnings[name] = (f"{error.code}: {error.message}",)
-        return
-    # A batch of large decoded images would take gigabytes.
-    if kind.memory(raw) > EAGER_PREPROCESS_BYTES:
-        item.arrays[name] = kind.preprocess(raw)
-    else:
-        item.raw[name] = raw

@@ -74,6 +74,7 @@ def write_bundle(
             created=created,
             labels=labels,
             feature_dim=model.feature_dim,
+            late_dim=model.fusion.feature_dim,
             modalities=dict(specs),
             provenance=dict(provenance),
             conformal=conformal,

@@ -76,6 +76,7 @@ class Batcher(Generic[Item, Result]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._drain_task: asyncio.Task[None] | None = None
         self._batch_size = 0
+        self._batch_done = asyncio.Event()
         self._refused = 0
         self._is_short = False
         self._short_until = 0.0
@@ -96,8 +97,21 @@ class Batcher(Generic[Item, Result]):
         """Count an item that the caller refused for lack of room without submitting it."""
         self._refused += 1
 
+    async def wait_for_spare_room(self) -> None:
+        """Wait until the queue has more room than half a batch, which is left to single items.
+
+        A caller with many items waits before each of them, so that `enqueue` does not refuse them,
+        nor other callers because of them.
+        """
+        while self.room <= max(1, self._max_batch // 2):
+            await self._batch_done.wait()
+
     async def submit(self, item: Item, is_gone: IsGone | None = None) -> Result:
-        """Queue one item and return its result.
+        """Queue one item and return its result, see `enqueue`."""
+        return await self.enqueue(item, is_gone)
+
+    def enqueue(self, item: Item, is_gone: IsGone | None = None) -> asyncio.Future[Result]:
+        """Queue one item and return the future of its result, whose cancellation drops the item.
 
         Args:
             item: The item to compute.
@@ -105,8 +119,8 @@ class Batcher(Generic[Item, Result]):
                 waited longer than `CLIENT_CHECK_SECONDS`.
 
         Raises:
-            QueueFull: If the queue has no room.
-            Abandoned: If `is_gone` returned True.
+            QueueFull: If the queue has no room. The future raises `Abandoned` if `is_gone` returned
+                True.
         """
         if self.room <= 0:
             self.note_refusal()
@@ -115,7 +129,7 @@ class Batcher(Generic[Item, Result]):
         self._queue.append(_QueuedItem(item, future, is_gone, time.monotonic()))
         if self._drain_task is None:
             self._drain_task = asyncio.create_task(self._drain())
-        return await future
+        return future
 
     def close(self) -> None:
         """Stop the thread after its current batch, without waiting for it."""
@@ -138,8 +152,15 @@ class Batcher(Generic[Item, Result]):
                         queued.future.set_exception(outcome)
                     else:
                         queued.future.set_result(outcome)
+                self._report_room()
         finally:
             self._drain_task = None
+            self._report_room()
+
+    def _report_room(self) -> None:
+        """Wake the callers that wait for room; each checks whether there is enough."""
+        self._batch_done.set()
+        self._batch_done.clear()
 
     async def _take_batch(self) -> list[_QueuedItem[Item, Result]]:
         # Let the loop send finished responses first, and read requests that can join this batch.

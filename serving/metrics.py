@@ -31,6 +31,9 @@ REQUESTS = Counter(
 LATENCY = Histogram(
     "dimml_request_seconds", "Time from request headers to response end.", buckets=SECONDS_BUCKETS
 )
+LINES = Counter(
+    "dimml_lines", "Samples of requests of many lines, by the code of their error or ok.", ["code"]
+)
 STAGE = Histogram(
     "dimml_stage_seconds", "Time of a batch in each stage.", ["stage"], buckets=SECONDS_BUCKETS
 )

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dimml.errors import InputError
-from dimml.outputs import PreparedSample
+from dimml.bundle import Bundle
+from dimml.errors import InputError, UsageError
+from dimml.outputs import PreparedSample, late_dim
 from dimml.predictor import Predictor, SampleRequest
 from dimml.samples import Prediction
-from serving.http.parsing import Fields, RawRequest, parse_body, parse_query
+from serving.http.parsing import Fields, RawRequest, parse_body
+from serving.http.query import parse_query
 from serving.metrics import BATCH, STAGES, count_predictions
 from serving.settings import Settings
 
@@ -58,6 +60,7 @@ class Pipeline:
             max_parts=settings.max_parts,
             max_part_bytes=settings.max_part_bytes,
         )
+        self._features_problem = _features_problem(predictor.bundle)
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
 
     def answer(self, requests: Sequence[RawRequest]) -> list[PipelineResult]:
@@ -65,35 +68,45 @@ class Pipeline:
         BATCH.observe(len(requests))
         trace: dict[str, float] = {"batch": len(requests)}
         with _timed("parse", trace):
-            parsed = [self._parse(request) for request in requests]
+            parsed, features = [], []
+            for request in requests:
+                item, wants_features = self._parse(request)
+                parsed.append(item)
+                features.append(wants_features)
         with _timed("decode", trace):
             decoded = self._run_stage(self._predictor.decode, parsed)
         with _timed("preprocess", trace):
             prepared = self._run_stage(self._predictor.preprocess, decoded)
-        predictions = iter(
-            self._predict([p for p in prepared if isinstance(p, PreparedSample)], trace)
-        )
+        ready = [p for p in prepared if isinstance(p, PreparedSample)]
+        if any(features):
+            pairs = zip(prepared, features, strict=True)
+            features = [wanted for p, wanted in pairs if isinstance(p, PreparedSample)]
+        predictions = iter(self._predict(ready, features, trace))
         contents = (p if isinstance(p, InputError) else next(predictions) for p in prepared)
         return [PipelineResult(content, trace) for content in contents]
 
     def _predict(
-        self, samples: Sequence[PreparedSample], trace: dict[str, float]
+        self, samples: Sequence[PreparedSample], features: Sequence[bool], trace: dict[str, float]
     ) -> list[Prediction]:
         if not samples:
             return []
         with _timed("encode", trace):
             encoded = self._predictor.encode(samples)
         with _timed("classify", trace):
-            predictions = self._predictor.classify(samples, encoded)
+            predictions = self._predictor.classify(samples, encoded, features)
         count_predictions(predictions)
         return predictions
 
-    def _parse(self, request: RawRequest) -> SampleRequest | InputError:
+    def _parse(self, request: RawRequest) -> tuple[SampleRequest | InputError, bool]:
+        """Return the sample or its error, and whether the answer has features."""
         try:
-            on_unreadable = parse_query(request.query)
-            return self._parse_body(request.content_type, request.body), on_unreadable
+            options = parse_query(request.query)
+            if options.features and self._features_problem:
+                raise InputError("invalid_request", self._features_problem, "features")
+            sample = self._parse_body(request.content_type, request.body)
+            return (sample, options.on_unreadable), options.features
         except InputError as error:
-            return error
+            return error, False
 
     def _run_stage(
         self, stage: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
@@ -102,6 +115,15 @@ class Pipeline:
         if self._pool is None:
             return stage(items)
         return list(self._pool.map(lambda item: stage([item])[0], items))
+
+
+def _features_problem(bundle: Bundle) -> str | None:
+    """Return why the answers of a bundle cannot have features."""
+    try:
+        late_dim(bundle)
+    except UsageError as error:
+        return error.message
+    return None
 
 
 @contextmanager

@@ -24,7 +24,9 @@ from dimml.errors import DimmlError, InputError
 from serving.batching import Abandoned, Batcher, QueueFull
 from serving.capacity import get_capacity, gpu_options, set_worker_provider
 from serving.http.admission import Keys
+from serving.http.cors import Cors
 from serving.http.errors import HttpError, input_error_response
+from serving.http.lines import LinesPredictor
 from serving.http.messages import PredictAnswer, PredictRequest, Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.http.protocol import install
@@ -109,9 +111,11 @@ class WrappedService(Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         # A worker builds its application just before it starts uvicorn.
-        self.middleware = ServiceMiddleware(super().to_asgi(is_main), get_settings())
-        install(self.middleware.shed)
-        return self.middleware
+        settings = get_settings()
+        self.middleware = ServiceMiddleware(super().to_asgi(is_main), settings)
+        cors = Cors(self.middleware, settings.origins) if settings.origins else None
+        install(self.middleware.shed, cors)
+        return cors or self.middleware
 
 
 @bentoml.service(
@@ -151,7 +155,8 @@ class Dimml:
         PROVIDER.labels(predictor.provider).set(1)
         forget_dead_workers()
         if _service.middleware:
-            _service.middleware.connect(self.predict, self.batcher)
+            predict_lines = LinesPredictor(self.batcher, settings, capacity.queue)
+            _service.middleware.connect(self.predict, self.batcher, predict_lines)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod

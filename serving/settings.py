@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,9 @@ from dimml.errors import UsageError
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds this package: a checkout, or the `src` folder of a built bento."""
 # Not `dimml.machine.SOURCE_ROOT`: where `dimml` is installed too, a bento imports that one.
+
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
+"""What a browser sends as `Origin`, or `*`. It has no path, not even a slash."""
 
 DEFAULT_BUNDLE = "runs/digits/bundle"
 PREFIX = "DIMML_"
@@ -38,6 +42,10 @@ def _setting(panel: str, text: str, default: Any = None, shown: str = "", **limi
     text = f"{text}; default: {shown or f'{default:,}'}."
     option: dict[str, Any] = {"rich_help_panel": panel, "help": text}
     return Field(default=default, description=accepted, json_schema_extra=option, **limits)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
 _machine = partial(_setting, "Machine")
@@ -78,6 +86,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = _cap("Bytes of a request", 20_000_000, ge=1_000, le=2**31)
     max_part_bytes: int = _cap("Bytes of a file or text in it", 20_000_000, ge=1, le=2**31)
     max_parts: int = _cap("Parts of a form", 16, ge=1, le=1000)
+    max_lines: int = _cap("Lines of a request of JSON lines", 100_000, ge=1, le=10**9)
     max_pixels: int = _cap("Pixels of an image", 40_000_000, ge=1, le=10**9)
     max_seconds: float = _cap("Seconds of a decoded recording", 600, gt=0, le=86_400)
     max_characters: int = _cap("Characters of a text, the rest is cut", 1_000_000, ge=1, le=10**6)
@@ -92,12 +101,27 @@ class Settings(BaseSettings):
     rate_limit: float | None = _access(
         "Requests per second and key", None, "no limit", gt=0, le=10**6
     )
+    cors_origins: str = _access(
+        "Origins of pages that may call, such as https://a.org (no slash), or *", "", "none"
+    )
     request_log: bool = _access("Print a JSON line per request", True, "on")
 
     @pydantic.field_validator("bundle")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
+
+    @pydantic.field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, text: str) -> str:
+        if not all(_ORIGIN.fullmatch(origin) for origin in _split(text)):
+            raise ValueError("not a list of origins")
+        return text
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins`."""
+        return _split(self.cors_origins)
 
 
 def load_settings() -> Settings:

@@ -60,6 +60,13 @@ class HostPath:
             [features[rows, slot]] = self._encoders[slot].run(inputs)
         return features
 
+    def read(self, encoded: np.ndarray) -> np.ndarray:
+        """Return the features of `encode`, float32 [N, modalities, D]. Call before `classify`.
+
+        Those of absent modalities are undefined.
+        """
+        return encoded
+
     def classify(self, features: np.ndarray, present: np.ndarray) -> list[np.ndarray]:
         """Return the outputs of the classifier graph. Call once per result of `encode`."""
         return self._classifier.run({"features": features, "present": present})
@@ -120,6 +127,12 @@ class DevicePath:
                 if size:
                     self._encoders[slot].wait()
         return staging, index
+
+    def read(self, encoded: tuple[Staging, np.ndarray]) -> np.ndarray:
+        staging, index = encoded
+        with self._lock:
+            features: np.ndarray = staging.value.numpy()[index]
+        return features
 
     def classify(
         self, features: tuple[Staging, np.ndarray], present: np.ndarray

@@ -123,6 +123,11 @@ def find_error(status: int) -> HttpError:
     return _BY_STATUS.get(status, HttpError.INTERNAL if server_failed else HttpError.BAD_REQUEST)
 
 
+def input_error_body(error: InputError) -> bytes:
+    """Return the JSON body of the error of one sample."""
+    return HttpError[error.code.upper()].body(error.message, error.field)
+
+
 def input_error_response(error: InputError) -> Response:
     """Return the response to a request that cannot be predicted."""
     return HttpError[error.code.upper()].response(error.message, error.field)

@@ -19,6 +19,11 @@ from serving.settings import get_settings
 RECORD = "dimml"
 """The key of a request's log record in its ASGI scope."""
 
+IS_GONE = "dimml.is_gone"
+"""The key in its ASGI scope of a function that returns whether the client has disconnected.
+
+In ASGI itself, a disconnect is only seen after the whole body."""
+
 REQUEST_SCHEMA: dict[str, Any] = {
     "title": "PredictRequest",
     "type": "object",
@@ -37,8 +42,15 @@ class ModalityAnswer(pydantic.BaseModel):
     warnings: list[str]
 
 
+class FeaturesAnswer(pydantic.BaseModel):
+    """The numbers that the shared classifier reads, for each modality; null if it is absent."""
+
+    version: int
+    values: dict[str, list[float] | None]
+
+
 class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
-    """The prediction: `dimml.Prediction.to_dict()`."""
+    """The prediction: `dimml.Prediction.to_dict()`, with `features` on request."""
 
     label: str
     confidence: float
@@ -47,6 +59,7 @@ class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
     modalities: dict[str, ModalityAnswer]
     interaction: float
     bundle: str
+    features: FeaturesAnswer = pydantic.Field(default=None)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,15 @@ class Submission:
     request: RawRequest
     record: dict[str, Any]
     is_gone: Callable[[], Awaitable[bool]]
+
+
+def content_encoding_error(request: Request) -> Response | None:
+    """Return the refusal of a compressed body, None for any other."""
+    if request.headers.get("content-encoding", "identity") == "identity":
+        return None
+    return HttpError.UNSUPPORTED_TYPE.response(
+        "Content-Encoding is not accepted; send the body without it"
+    )
 
 
 class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
@@ -80,11 +102,8 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Submission | Response:
         """Return the request, or the response that refuses it before its content is parsed."""
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            return HttpError.UNSUPPORTED_TYPE.response(
-                "Content-Encoding is not accepted; send the body without it"
-            )
+        if refusal := content_encoding_error(request):
+            return refusal
         try:
             body = await cls._read_body(request, get_settings().max_body_bytes)
         except ClientDisconnect:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http.admission import Admission, Client, RawHeaders
 from serving.http.errors import MIN_ERROR_STATUS, HttpError, find_error
+from serving.http.lines import is_lines
 from serving.http.messages import RECORD, PredictRequest, Submission
 from serving.http.parsing import printable
 from serving.http.request_log import RequestLog, new_record
@@ -29,6 +30,9 @@ HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 """Paths that are answered to everybody at any time, and neither counted nor logged."""
 
 PREDICT_PATH = "/predict"
+_SLASHED_PREDICT_PATH = PREDICT_PATH + "/"
+_PREDICT_URLS = (PREDICT_PATH.encode(), _SLASHED_PREDICT_PATH.encode())
+
 CLOSE_EVERY = 8
 """Under load, one response in this many closes its connection."""
 
@@ -56,15 +60,19 @@ class ServiceMiddleware:
         self._settings = settings
         self.log: RequestLog | None = None
         self._predict: Predict | None = None
+        self._predict_lines: ASGIApp | None = None
         self._requests_in_flight = 0
         self._requests_admitted = 0
 
-    def connect(self, predict: Predict, batcher: Batcher[Any, Any]) -> None:
-        """Set the handler of predictions and the queue that they wait in.
+    def connect(
+        self, predict: Predict, batcher: Batcher[Any, Any], predict_lines: ASGIApp | None = None
+    ) -> None:
+        """Set the handlers of predictions and the queue that they wait in.
 
         BentoML creates the service as the application starts, after it has built this middleware.
         """
         self._predict = predict
+        self._predict_lines = predict_lines
         self.admission.batcher = batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,6 +83,8 @@ class ServiceMiddleware:
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
             return
+        if scope["path"] == _SLASHED_PREDICT_PATH:
+            scope["path"] = PREDICT_PATH
         started = time.perf_counter()
         headers = dict(scope["headers"])
         record = scope[RECORD] = new_record(scope, headers)
@@ -83,7 +93,8 @@ class ServiceMiddleware:
         try:
             refusal = self.admission.refuse(headers, scope.get("client"))
             if refusal is None:
-                await self._run(scope, receive, sender)
+                has_lines = is_lines(headers.get(b"content-type", b""))
+                await self._run(scope, receive, sender, has_lines)
             else:
                 await refusal(scope, receive, sender.send)
         except Exception:
@@ -99,9 +110,12 @@ class ServiceMiddleware:
         The protocol asks as soon as the head of a request is complete. A task, a scope and a
         response for each request of a flood would slow down the requests that were accepted.
         """
-        if method != b"POST" or url.partition(b"?")[0] != PREDICT_PATH.encode():
+        if method != b"POST" or url.partition(b"?")[0] not in _PREDICT_URLS:
             return None
         header_map = dict(headers)
+        # Lines wait for room.
+        if is_lines(header_map.get(b"content-type", b"")):
+            return None
         if not self.admission.must_shed(header_map, client):
             return None
         scope = {"client": client, "method": "POST", "path": PREDICT_PATH}
@@ -119,7 +133,9 @@ class ServiceMiddleware:
             if self.log:
                 self.log.close()
 
-    async def _run(self, scope: Scope, receive: Receive, sender: _ResponseSender) -> None:
+    async def _run(
+        self, scope: Scope, receive: Receive, sender: _ResponseSender, has_lines: bool
+    ) -> None:
         # Workers share one listening socket, and a burst of connections can land on one of them.
         self._requests_admitted += 1
         is_busy = self._requests_in_flight >= MIN_BUSY_REQUESTS
@@ -127,7 +143,10 @@ class ServiceMiddleware:
         try:
             async with asyncio.timeout(self._settings.timeout) as time_limit:
                 sender.time_limit = time_limit
-                if self._predict and scope["path"] == PREDICT_PATH and scope["method"] == "POST":
+                is_prediction = scope["path"] == PREDICT_PATH and scope["method"] == "POST"
+                if is_prediction and self._predict_lines and has_lines:
+                    await self._predict_lines(scope, receive, sender.send)
+                elif is_prediction and self._predict:
                     request = Request(scope, receive)
                     submission = await PredictRequest.from_http_request(request, None)
                     response = await self._predict(submission)
@@ -143,7 +162,9 @@ class ServiceMiddleware:
         if not sender.status:
             return
         REQUESTS.labels(sender.status).inc()
-        LATENCY.observe(seconds)
+        # The time of a request of many lines depends on its client.
+        if "lines" not in record:
+            LATENCY.observe(seconds)
         if self.log:
             record["status"] = sender.status
             record["ms"] = round(1000 * seconds, 3)

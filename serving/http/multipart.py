@@ -18,6 +18,9 @@ MAX_HEADERS = 8
 MAX_HEADER_BYTES = 4096
 """Limit on the headers of one part together."""
 
+MAX_PREAMBLE_BYTES = 4096
+"""Limit on the text before the first boundary, which is ignored (RFC 2046, 5.1.1)."""
+
 _IDENTITY_ENCODINGS = ("", "7bit", "8bit", "binary")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -30,12 +33,14 @@ class Part:
         name: Name of the form field.
         filename: None if the part declares no file name. Browsers send "" for an empty file input.
         content_type: Media type in lower case without parameters, "" if the part declares none.
+        charset: Charset of the content in lower case, "" if the part declares none.
         content: Content of the part.
     """
 
     name: str
     filename: str | None
     content_type: str
+    charset: str
     content: bytes
 
     @property
@@ -68,17 +73,28 @@ def read_parts(content_type: str, body: bytes, max_parts: int, max_part_bytes: i
     if not boundary:
         raise _invalid("Content-Type: the boundary is missing; let the HTTP client set this header")
     dash_boundary = b"--" + boundary
-    start = 2 if body.startswith(b"\r\n") else 0
-    if not body.startswith(dash_boundary, start):
-        raise _invalid("the multipart body is malformed: it does not start with its boundary")
     parts: list[Part] = []
-    position = start + len(dash_boundary)
+    position = _first_boundary_end(body, dash_boundary)
     while not body.startswith(b"--", position):
         if len(parts) == max_parts:
             raise _invalid(f"the multipart body has more than {max_parts} parts")
         part, position = _read_part(body, position, b"\r\n" + dash_boundary, max_part_bytes)
         parts.append(part)
     return parts
+
+
+def _first_boundary_end(body: bytes, dash_boundary: bytes) -> int:
+    """Return the end of the first boundary, after a preamble that may be empty."""
+    if body.startswith(dash_boundary):
+        return len(dash_boundary)
+    delimiter = b"\r\n" + dash_boundary
+    position = body.find(delimiter, 0, MAX_PREAMBLE_BYTES + len(delimiter))
+    if position < 0:
+        raise _invalid(
+            "the multipart body is malformed: it does not start with its boundary, after at most "
+            f"{MAX_PREAMBLE_BYTES:,} bytes of other text"
+        )
+    return position + len(delimiter)
 
 
 def _read_part(body: bytes, position: int, delimiter: bytes, max_bytes: int) -> tuple[Part, int]:
@@ -89,13 +105,13 @@ def _read_part(body: bytes, position: int, delimiter: bytes, max_bytes: int) -> 
     if header_end < 0:
         problem = f"the headers of a part do not end within {MAX_HEADER_BYTES:,} bytes"
         raise _malformed(body, position + MAX_HEADER_BYTES, problem)
-    name, filename, content_type = _parse_headers(body[position + 2 : header_end])
+    headers = _parse_headers(body[position + 2 : header_end])
     content_start = header_end + 4
     content_end = _find_delimiter(body, content_start, delimiter)
     if content_end - content_start > max_bytes:
         message = f"over the limit of {max_bytes:,} bytes"
-        raise InputError("too_large", message, name[:64])
-    part = Part(name, filename, content_type, body[content_start:content_end])
+        raise InputError("too_large", message, headers[0][:64])
+    part = Part(*headers, body[content_start:content_end])
     return part, content_end + len(delimiter)
 
 
@@ -126,8 +142,8 @@ def _boundary(content_type: str) -> bytes | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _parse_headers(block: bytes) -> tuple[str, str | None, str]:
-    """Return the field name, the file name and the media type that the headers declare."""
+def _parse_headers(block: bytes) -> tuple[str, str | None, str, str]:
+    """Return the field name, the file name, the media type and the charset of a part."""
     lines = block.split(b"\r\n")
     if len(lines) > MAX_HEADERS:
         raise _invalid(f"a part has more than {MAX_HEADERS} headers")
@@ -144,8 +160,9 @@ def _parse_headers(block: bytes) -> tuple[str, str | None, str]:
     encoding = _decode(headers.get("content-transfer-encoding", b"binary")).strip().lower()
     if encoding not in _IDENTITY_ENCODINGS:
         raise _invalid(f"transfer encoding {encoding[:64]!r} is not accepted; use binary", name)
-    content_type, _ = _parse_options(headers.get("content-type"))
-    return name, options.get("filename"), content_type
+    content_type, parameters = _parse_options(headers.get("content-type"))
+    charset = parameters.get("charset", "").lower()
+    return name, options.get("filename"), content_type, charset
 
 
 def _parse_options(header: bytes | None) -> tuple[str, dict[str, str]]:

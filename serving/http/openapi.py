@@ -13,7 +13,15 @@ from dimml.predictor import Predictor
 from serving.capacity import Capacity
 from serving.http.errors import ErrorAnswer, HttpError
 from serving.http.messages import PredictAnswer
-from serving.http.parsing import JSON, MAX_PARTS, MULTIPART, URLENCODED, Fields, ModalityField
+from serving.http.parsing import (
+    JSON,
+    MAX_PARTS,
+    MULTIPART,
+    NDJSON,
+    URLENCODED,
+    Fields,
+    ModalityField,
+)
 from serving.settings import Settings
 
 _REFERENCE = "#/components/schemas/"
@@ -22,6 +30,26 @@ _ON_UNREADABLE = {
     "in": "query",
     "description": "absent: modalities that cannot be read are left out, and the others answer",
     "schema": {"enum": ["error", "absent"], "default": "error"},
+}
+_FEATURES = {
+    "name": "features",
+    "in": "query",
+    "description": "1: the answer has the features of each modality",
+    "schema": {"enum": ["0", "1"], "default": "0"},
+}
+_LINES = {
+    "schema": {
+        "type": "string",
+        "description": "many samples: on each line one JSON document as for application/json; "
+        "blank lines are skipped",
+    }
+}
+_ANSWERED_LINES = {
+    "schema": {
+        "type": "string",
+        "description": "the answers to the lines of the request, in order: on each line a "
+        "PredictAnswer or an ErrorAnswer",
+    }
 }
 _NOT_FROM_PREDICT = (
     HttpError.NOT_FOUND,
@@ -74,6 +102,7 @@ def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> di
             "pixels": settings.max_pixels,
             "seconds": settings.max_seconds,
             "characters": settings.max_characters,
+            "lines": settings.max_lines,
             "timeout_seconds": settings.timeout,
             "requests_per_second": settings.rate_limit,
         },
@@ -145,9 +174,9 @@ def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",
-        "parameters": [_ON_UNREADABLE],
+        "parameters": [_ON_UNREADABLE, _FEATURES],
         "requestBody": {"required": True, "content": _bodies(description, fields)},
-        "responses": {"200": _response("The prediction", "PredictAnswer"), **errors},
+        "responses": {"200": _with_lines(_response("The prediction", "PredictAnswer")), **errors},
     }
 
 
@@ -165,7 +194,7 @@ def _bodies(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
         encoded = {**text, "type": ["string", "null"], "contentEncoding": "base64"}
         parts[name] = _one_or_several(file, field.most)
         values[name] = _one_or_several(encoded, field.most)
-    bodies = {MULTIPART: _object(parts), JSON: _object(values)}
+    bodies = {MULTIPART: _object(parts), JSON: _object(values), NDJSON: _LINES}
     return {**bodies, URLENCODED: _object(texts)} if texts else bodies
 
 
@@ -183,6 +212,10 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 def _response(description: str, schema: str) -> dict[str, Any]:
     content = {JSON: {"schema": {"$ref": _REFERENCE + schema}}}
     return {"description": description, "content": content}
+
+
+def _with_lines(response: dict[str, Any]) -> dict[str, Any]:
+    return {**response, "content": {**response["content"], NDJSON: _ANSWERED_LINES}}
 
 
 def _page(description: str, content_type: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,15 +9,21 @@ from typing import Any, NoReturn, TypeAlias
 from urllib.parse import parse_qsl
 
 from dimml.errors import InputError
-from dimml.samples import OnUnreadable
+from serving.http.decoding import decode_base64, find_codec
 from serving.http.multipart import Part, read_parts
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 URLENCODED = "application/x-www-form-urlencoded"
-CONTENT_TYPES = (MULTIPART, JSON, URLENCODED)
+CONTENT_TYPES = (MULTIPART, JSON, NDJSON, URLENCODED)
 MAX_PARTS = 16
 MAX_PART_BYTES = 20_000_000
+
+_JSON_AS_FORM = (
+    f"the body is JSON, but its Content-Type is {URLENCODED}; send the header "
+    f"`Content-Type: {JSON}`, as `curl -H 'Content-Type: {JSON}' -d @FILE` does"
+)
 
 Value: TypeAlias = bytes | str | list[Any] | None
 
@@ -55,25 +59,6 @@ class ModalityField:
 Fields: TypeAlias = Mapping[str, ModalityField]
 
 
-def parse_query(query: str) -> OnUnreadable:
-    """Return the value of `on_unreadable` in the query string, by default "error".
-
-    Raises:
-        InputError: `unknown_field` if there is another parameter; `invalid_request` if the value
-            is neither "error" nor "absent" or occurs more than once.
-    """
-    values: list[str] = []
-    for name, value in _parse_pairs(query):
-        if name != "on_unreadable":
-            _reject_unknown(name, ["on_unreadable"], "query parameter")
-        values.append(value)
-    if not values or values == ["error"]:
-        return "error"
-    if values == ["absent"]:
-        return "absent"
-    raise _invalid('send on_unreadable once, with the value "error" or "absent"', "on_unreadable")
-
-
 def parse_body(
     content_type: str,
     body: bytes,
@@ -105,6 +90,8 @@ def parse_body(
     if media_type == JSON:
         return _parse_json(body, fields)
     if media_type == URLENCODED:
+        if body[:64].lstrip().startswith(b"{"):
+            raise InputError("unsupported_type", _JSON_AS_FORM)
         return _parse_urlencoded(body, fields)
     problem = f"{printable(media_type)!r} is not accepted" if media_type else "missing"
     accepted = ", ".join(CONTENT_TYPES)
@@ -120,7 +107,7 @@ def _parse_multipart(parts: Iterable[Part], fields: Fields) -> dict[str, Value]:
     groups: dict[str, list[Part]] = {}
     for part in parts:
         if part.name not in fields:
-            _reject_unknown(part.name, fields)
+            reject_unknown(part.name, fields)
         groups.setdefault(part.name, []).append(part)
     return {name: _value_of_parts(name, group, fields[name]) for name, group in groups.items()}
 
@@ -136,7 +123,7 @@ def _value_of_parts(name: str, parts: list[Part], field: ModalityField) -> Value
 
 def _value_of_part(part: Part, field: ModalityField) -> Value:
     if field.is_text:
-        return _text_or_bytes(part.content)
+        return _text_or_bytes(part.content, find_codec(part.charset, part.name))
     if part.is_file:
         return part.content
     if not part.content.strip():
@@ -148,11 +135,14 @@ def _value_of_part(part: Part, field: ModalityField) -> Value:
     )
 
 
-def _text_or_bytes(content: bytes) -> Value:
-    """Return the text, or the bytes if they are empty or not UTF-8, which `dimml` rejects."""
+def _text_or_bytes(content: bytes, codec: str) -> Value:
+    """Return the text, or the bytes if they are empty or not in the codec.
+
+    `dimml` reads bytes as UTF-8, and rejects them if they are something else.
+    """
     try:
-        return content.decode() or content
-    except UnicodeDecodeError:
+        return content.decode(codec) or content
+    except UnicodeError:
         return content
 
 
@@ -164,19 +154,21 @@ def _parse_json(body: bytes, fields: Fields) -> dict[str, Value]:
     except RecursionError as error:
         raise _invalid("the JSON is nested too deeply; send one flat object") from error
     except ValueError as error:
-        raise _invalid(f"the body is not valid JSON: {error}") from error
+        raise _invalid(f"not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise _invalid(f"expected a JSON object with any of {', '.join(fields)}")
     for name in document:
         if name not in fields:
-            _reject_unknown(name, fields)
+            reject_unknown(name, fields)
     return {name: _value_of_json(name, value, fields[name]) for name, value in document.items()}
 
 
 def _value_of_json(name: str, value: object, field: ModalityField) -> Value:
-    if isinstance(value, list) and field.most > 1:
+    if isinstance(value, list) and (value or field.most > 1):
         if len(value) > field.most:
             raise _too_many_values(name, field.most)
+        if field.most == 1:
+            return _value_of_json_scalar(name, value[0], field)
         return [_value_of_json_scalar(name, item, field) for item in value]
     return _value_of_json_scalar(name, value, field)
 
@@ -192,12 +184,11 @@ def _value_of_json_scalar(name: str, value: object, field: ModalityField) -> Val
     if not value.strip():
         return None
     try:
-        # Many encoders, such as `base64 FILE`, insert line breaks.
-        return base64.b64decode("".join(value.splitlines()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return decode_base64(value)
+    except ValueError as error:
         raise _invalid(
-            f"the value is not base64: {error}; send the content of the file encoded as base64 "
-            "(the service opens no URLs or paths, and decodes no data: URLs)",
+            f"the value is not base64: {error}; send the content of the file encoded as base64, or "
+            "as a `data:` URL of it (the service opens no other URLs, and no paths)",
             name,
         ) from error
 
@@ -208,9 +199,9 @@ def _parse_urlencoded(body: bytes, fields: Fields) -> dict[str, Value]:
     except UnicodeDecodeError as error:
         raise _invalid(f"the form is not UTF-8; send files as {MULTIPART}") from error
     sample: dict[str, Value] = {}
-    for name, value in _parse_pairs(text):
+    for name, value in parse_pairs(text):
         if name not in fields:
-            _reject_unknown(name, fields)
+            reject_unknown(name, fields)
         if name in sample:
             raise _too_many_values(name, 1)
         sample[name] = _value_of_pair(name, value, fields[name])
@@ -234,7 +225,8 @@ def _value_of_pair(name: str, value: str, field: ModalityField) -> Value:
     return value
 
 
-def _parse_pairs(form: str) -> list[tuple[str, str]]:
+def parse_pairs(form: str) -> list[tuple[str, str]]:
+    """Return the names and values of a form or query string, of which bytes may be surrogates."""
     try:
         return parse_qsl(
             form, keep_blank_values=True, errors="surrogateescape", max_num_fields=MAX_PARTS
@@ -263,7 +255,8 @@ def _json_type(value: object) -> str:
     return "a boolean" if isinstance(value, bool) else "a number"
 
 
-def _reject_unknown(name: str, accepted: Iterable[str], what: str = "field") -> NoReturn:
+def reject_unknown(name: str, accepted: Iterable[str], what: str = "field") -> NoReturn:
+    """Raise the error of a name that is not accepted."""
     raise InputError(
         "unknown_field",
         f"unknown {what} {printable(name)!r}; accepted: {', '.join(accepted)}",

@@ -16,7 +16,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.http.admission import Client, RawHeaders
+from serving.http.cors import Cors
 from serving.http.errors import HttpError
+from serving.http.messages import IS_GONE
 from serving.metrics import REQUESTS
 
 MAX_HEAD_BYTES = 65_536
@@ -33,7 +35,7 @@ Shed = Callable[[bytes, bytes, RawHeaders, Client], bytes | None]
 
 _MALFORMED = "the request is not valid HTTP/1.1"
 _HEAD_TOO_LARGE = f"the URL and headers are over the limit of {MAX_HEAD_BYTES:,} bytes"
-_UPGRADE = "the service speaks HTTP/1.1; send the body without an Upgrade header"
+_CONNECT = "the service is no proxy and accepts no CONNECT"
 
 
 @functools.cache
@@ -49,15 +51,17 @@ def _response(error: HttpError, message: str | None, *headers: bytes) -> bytes:
     return b"\r\n".join([head, *headers, b"", body])
 
 
-def install(shed: Shed) -> None:
+def install(shed: Shed, cors: Cors | None) -> None:
     """Make the servers that this process starts use `LimitedProtocol`.
 
     BentoML starts uvicorn without an option for the protocol, so uvicorn's table is changed.
 
     Args:
         shed: Called when the head of a request ends, see `ServiceMiddleware.shed`.
+        cors: Gives the headers for pages of other origins, None if there are no such pages.
     """
     LimitedProtocol.shed = staticmethod(shed)
+    LimitedProtocol.cors = cors
     uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.http.protocol:LimitedProtocol"
 
 
@@ -65,6 +69,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection: uvicorn's protocol with limits on heads, and errors in our shape."""
 
     shed: Shed = staticmethod(lambda *_: None)
+    cors: Cors | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -125,14 +130,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End a head: refuse the request, or start its task."""
         self._held_bytes = 0
+        if self.parser.should_upgrade():
+            # `_feed` parses the head again, without its upgrade.
+            self._check_not_connect()
+            return
         self._in_head = False
         self._stop_waiting()
         if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
             raise HttpParserError(f"more than {MAX_PIPELINED_REQUESTS} pipelined requests")
-        if self.parser.should_upgrade() and not self._should_upgrade() and self._has_body():
-            # The parser would take the body for data of the other protocol.
-            self._message = _UPGRADE
-            raise HttpParserError(_UPGRADE)
         # A pipelined request is answered in its turn, so it cannot be refused yet.
         is_next = self.cycle is None or self.cycle.response_complete
         request_id = is_next and self.shed(
@@ -153,6 +158,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._held_bytes = 0
+        if self.parser.should_upgrade():
+            return
         if not self._is_refused:
             super().on_message_complete()
         elif not self._keeps_alive():
@@ -167,7 +174,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer an invalid request, or one over a limit, and close the connection."""
-        self.transport.write(_response(self._error, self._message, b"connection: close"))
+        headers = [b"connection: close", *self._cors_lines()]
+        self.transport.write(_response(self._error, self._message, *headers))
         self.transport.close()
         REQUESTS.labels(self._error.status).inc()
         self._drop_running()
@@ -185,25 +193,32 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 return
             except HttpParserUpgrade as upgrade:
-                # Upgrades are ignored, but the parser stops there, so a new one takes the rest.
-                data = data[upgrade.args[0] :]
+                # The service speaks HTTP/1.1 alone and may ignore an upgrade (RFC 9110, 7.8). The
+                # parser takes what follows the head for another protocol, so a new one parses the
+                # head without its upgrade, and the body.
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
                 self.parser = HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        cycle.scope[IS_GONE] = lambda: cycle.disconnected  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
 
     def _refuse(self, request_id: bytes) -> None:
         """Answer at once, and drop the body that still follows."""
         self._is_refused = True
-        headers = [b"x-request-id: " + request_id]
+        headers = [b"x-request-id: " + request_id, *self._cors_lines()]
         if not self._keeps_alive():
             headers.append(b"connection: close")
         self.transport.write(_response(HttpError.OVERLOADED, None, *headers))
         if self.flow.write_paused:
             self.flow.pause_reading()
         self._wait()
+
+    def _cors_lines(self) -> list[bytes]:
+        # A connection without a request has no headers yet.
+        return self.cors.header_lines(self.headers or ()) if self.cors else []
 
     def _keeps_alive(self) -> bool:
         return bool(self.parser.should_keep_alive()) and self.parser.get_http_version() != "1.0"
@@ -215,9 +230,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self._error, self._message = HttpError.HEAD_TOO_LARGE, _HEAD_TOO_LARGE
             raise HttpParserError(_HEAD_TOO_LARGE)
 
-    def _has_body(self) -> bool:
-        headers = dict(self.headers)
-        return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _check_not_connect(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._message = _CONNECT
+            raise HttpParserError(_CONNECT)
 
     def _wait(self) -> None:
         self._stop_waiting()

@@ -44,6 +44,7 @@ _OnUnreadable = Annotated[
 _AllowScheme = Annotated[_Texts, _option(_INPUT, "URL scheme that may be read, such as s3.")]
 _Keep = Annotated[_Texts, _option(_OUTPUT, "Input column to keep, or NAME=COLUMN to rename it.")]
 _Probabilities = Annotated[bool, _flag("--probabilities", "Add a column of all probabilities.")]
+_Features = Annotated[bool, _flag("--features", "Add a column of each modality's features.")]
 _PartRows = Annotated[_Count, _option(_OUTPUT, f"Rows of a part; default: {PART_ROWS:,}.", min=1)]
 _MaxErrors = Annotated[_Count, _option(_OUTPUT, "Fail if more rows than this have errors.", min=0)]
 _Overwrite = Annotated[bool, _flag("--overwrite", "Remove earlier scores.")]
@@ -72,6 +73,7 @@ def score(
     allow_scheme: _AllowScheme = None,
     keep: _Keep = None,
     probabilities: _Probabilities = False,
+    features: _Features = False,
     part_rows: _PartRows = None,
     max_errors: _MaxErrors = None,
     overwrite: _Overwrite = False,
@@ -103,6 +105,7 @@ def score(
         keep_na=keep_na,
         on_unreadable=cast(Literal["error", "absent"], on_unreadable.value),
         probabilities=probabilities,
+        features=features,
         part_rows=part_rows,
         window_rows=window_rows,
     )

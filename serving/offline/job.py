@@ -16,6 +16,7 @@ from dimml.bundle import Bundle
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
 from dimml.interrupt import stop_on_signal
 from dimml.machine import available_cores, cuda_devices
+from dimml.outputs import late_dim
 from dimml.probe import settle_provider
 from dimml.progress import print_status
 from dimml.runtime.providers import Provider
@@ -47,6 +48,7 @@ class ScoreOptions:
         keep_na: Whether CSV cells such as `NA` and `null` are text, rather than empty.
         on_unreadable: See `Predictor.predict`.
         probabilities: Whether to add a column of all probabilities.
+        features: Whether to add a column of the features of each modality.
         part_rows: Rows of an output part; None for those of the resumed job, or the default.
         window_rows: Rows that are computed together; None has the same meaning.
     """
@@ -57,6 +59,7 @@ class ScoreOptions:
     keep_na: bool = False
     on_unreadable: Literal["error", "absent"] = "error"
     probabilities: bool = False
+    features: bool = False
     part_rows: int | None = None
     window_rows: int | None = None
 
@@ -195,7 +198,10 @@ def _inputs(bundle: Bundle, tables: tuple[str, ...], options: ScoreOptions) -> I
 def _schema(bundle: Bundle, inputs: Inputs, options: ScoreOptions) -> pa.Schema:
     """Return the columns of the output: the scores, then the columns kept."""
     labels = bundle.manifest.labels if options.probabilities else ()
-    scores = score_schema(list(inputs.kinds), labels)
+    if options.features:
+        # An error of the bundle must come before the job starts.
+        late_dim(bundle)
+    scores = score_schema(list(inputs.kinds), labels, options.features)
     if taken := sorted(inputs.keep.keys() & set(scores.names)):
         raise UsageError(
             f"--keep: {', '.join(taken)} is a column of the scores: rename it, as in "
@@ -221,6 +227,7 @@ def _job(
         keep_na=inputs.keep_na,
         on_unreadable=options.on_unreadable,
         probabilities=options.probabilities,
+        features=options.features,
         provider=stored.provider if stored else engine.provider(bundle.path),
         threads=before.threads if before else 1,
         part_rows=options.part_rows or (before.part_rows if before else PART_ROWS),

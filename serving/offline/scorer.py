@@ -37,7 +37,7 @@ class Scorer:
         if self._predictor.bundle.id != job.bundle:
             raise DimmlError(f"{bundle} holds {self._predictor.bundle.id}, not {job.bundle}")
         labels = self._predictor.labels if job.probabilities else ()
-        self._schema = score_schema(list(self._predictor.kinds), labels)
+        self._schema = score_schema(list(self._predictor.kinds), labels, job.features)
 
     def score(self, rows: Sequence[ScoreRow]) -> pa.RecordBatch:
         """Return the scores of rows that are computed together, in order."""
@@ -59,7 +59,9 @@ class Scorer:
 
     def _score_columns(self, ready: Sequence[PreparedSample]) -> dict[str, pa.Array]:
         # Arrays become columns whole, without a Python object for each row.
-        fused = self._predictor.fuse(self._predictor.encode(ready))
+        encoded = self._predictor.encode(ready)
+        features = self._predictor.read_features(encoded) if self._job.features else None
+        fused = self._predictor.fuse(encoded)
         labels = pa.array(self._predictor.labels, pa.string())
         best = fused.ranked[:, :1]
         columns = {
@@ -77,11 +79,21 @@ class Scorer:
             columns[f"{name}_label"] = labels.take(label_index)
             columns[f"{name}_confidence"] = _doubles(fused.modality_confidences[:, slot], absent)
             columns[f"{name}_weight"] = _doubles(fused.weights[:, slot])
+            if features is not None:
+                columns[f"{name}_features"] = _vectors(features[:, slot], absent)
         return columns
 
 
 def _doubles(values: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
     return pa.array(values.astype(np.float64), mask=absent)
+
+
+def _vectors(rows: np.ndarray, absent: np.ndarray) -> pa.Array:
+    """Return float32 [N, D] as lists, null for absent rows."""
+    count, size = rows.shape
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * size)
+    values = pa.array(np.ascontiguousarray(rows).reshape(-1))
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(absent))
 
 
 def _prediction_sets(fused: FusedBatch, labels: pa.Array) -> pa.Array:
@@ -109,16 +121,17 @@ def _with_errors(
     return extended
 
 
-def score_schema(modalities: Sequence[str], labels: Sequence[str]) -> pa.Schema:
+def score_schema(
+    modalities: Sequence[str], labels: Sequence[str], features: bool = False
+) -> pa.Schema:
     """Return the columns of scores without those kept from the input; see docs/scoring.md."""
     text, number = pa.string(), pa.float64()
     columns = [("id", text), ("label", text), ("confidence", number)]
     columns.append(("prediction_set", pa.list_(text)))
-    types = (pa.bool_(), text, number, number)
+    types = (pa.bool_(), text, number, number, pa.list_(pa.float32()))
+    suffixes = list(zip(SCORE_SUFFIXES, types, strict=True))[: None if features else -1]
     for name in modalities:
-        columns += [
-            (f"{name}_{suffix}", t) for suffix, t in zip(SCORE_SUFFIXES, types, strict=True)
-        ]
+        columns += [(f"{name}_{suffix}", column_type) for suffix, column_type in suffixes]
     if labels:
         columns.append(("probabilities", pa.struct([(label, number) for label in labels])))
     return pa.schema([*columns, *((name, text) for name in _LAST_COLUMNS)])

@@ -53,6 +53,7 @@ class Job(pydantic.BaseModel):
     keep_na: bool = False
     on_unreadable: Literal["error", "absent"]
     probabilities: bool
+    features: bool = False
     provider: Literal["cpu", "cuda", "tensorrt"]
     threads: int = pydantic.Field(ge=1)
     part_rows: int = pydantic.Field(ge=1)

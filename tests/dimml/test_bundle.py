@@ -245,7 +245,7 @@ def test_options_of_predict_are_reserved() -> None:
 
 
 def test_columns_of_scores_are_reserved() -> None:
-    columns = set(score_schema(["photo"], ("a", "b")).names)
+    columns = set(score_schema(["photo"], ("a", "b"), features=True).names)
     of_photo = {f"photo_{suffix}" for suffix in SCORE_SUFFIXES}
     assert of_photo < columns
     assert columns - of_photo <= ALL_RESERVED

@@ -235,3 +235,57 @@ def test_depth_of_zero_is_reported_when_the_last_waiting_caller_was_cancelled() 
 
     asyncio.run(asyncio.wait_for(run(), 10))
     assert depths == [1, 0]
+
+
+def test_caller_with_many_items_waits_and_leaves_room_for_others() -> None:
+    work = Doubler()
+
+    async def run() -> list[int]:
+        batcher = Batcher(work, 4, 4)
+        futures: list[asyncio.Future[int]] = []
+
+        async def enqueue_all() -> None:
+            for item in range(14, 40):
+                await batcher.wait_for_spare_room()
+                futures.append(batcher.enqueue(item))
+
+        first = await block(work, batcher)
+        many = asyncio.create_task(enqueue_all())
+        await asyncio.sleep(0.02)
+        # Half a batch of room is left.
+        assert batcher.room == 2
+        single = asyncio.create_task(batcher.submit(100))
+        await asyncio.sleep(0)
+        work.gate.set()
+        assert await single == 200
+        await many
+        return [await first, *[await future for future in futures]]
+
+    assert asyncio.run(run()) == [0, *range(28, 80, 2)]
+
+
+def test_waiting_for_room_ends_when_all_queued_items_were_cancelled() -> None:
+    work = Doubler()
+
+    async def run() -> None:
+        batcher = Batcher(work, 1, 1)
+        first = await block(work, batcher)
+        queued = batcher.enqueue(1)
+        waiting = asyncio.create_task(batcher.wait_for_spare_room())
+        await asyncio.sleep(0)
+        queued.cancel()
+        work.gate.set()
+        await asyncio.wait_for(waiting, 5)
+        await first
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("max_batch", "capacity"), [(1, 1), (2, 1), (16, 16), (16, 1)])
+def test_an_empty_queue_has_spare_room(max_batch: int, capacity: int) -> None:
+    async def run() -> None:
+        batcher = Batcher(Doubler(), max_batch, capacity)
+        batcher._is_short, batcher._short_until = True, float("inf")
+        await asyncio.wait_for(batcher.wait_for_spare_room(), 1)
+
+    asyncio.run(run())

@@ -74,6 +74,7 @@ def test_documented_limits_are_the_limits() -> None:
         "bytes of URL, headers and trailers": serving.http.protocol.MAX_HEAD_BYTES,
         "requests ahead on a connection": serving.http.protocol.MAX_PIPELINED_REQUESTS,
         "seconds for the headers": serving.http.protocol.HEAD_SECONDS,
+        "bytes before the first boundary of a form": serving.http.multipart.MAX_PREAMBLE_BYTES,
         "headers of a part": serving.http.multipart.MAX_HEADERS,
         "bytes of the headers of a part": serving.http.multipart.MAX_HEADER_BYTES,
     }

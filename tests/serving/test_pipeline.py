@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dimml import Prediction, Predictor
-from dimml.predictor import EAGER_PREPROCESS_BYTES
+from dimml.decode import EAGER_PREPROCESS_BYTES
 from serving.http.openapi import request_fields
 from serving.http.parsing import URLENCODED, RawRequest
 from serving.pipeline import Pipeline

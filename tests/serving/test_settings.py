@@ -74,3 +74,20 @@ def test_error_names_all_invalid_variables(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DIMML_THREADS", "y")
     with pytest.raises(UsageError, match=r"DIMML_WORKERS.*DIMML_THREADS"):
         load_settings()
+
+
+def test_cors_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().origins == ()
+    monkeypatch.setenv("DIMML_CORS_ORIGINS", "https://a.org, http://localhost:8080,null")
+    assert load_settings().origins == ("https://a.org", "http://localhost:8080", "null")
+    monkeypatch.setenv("DIMML_CORS_ORIGINS", "*")
+    assert load_settings().origins == ("*",)
+
+
+@pytest.mark.parametrize("origins", ["https://a.org/", "a.org", "https://a.org b.org", "https://"])
+def test_cors_origin_that_no_browser_sends_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, origins: str
+) -> None:
+    monkeypatch.setenv("DIMML_CORS_ORIGINS", origins)
+    with pytest.raises(UsageError, match=r"DIMML_CORS_ORIGINS.* accepted: origins of pages"):
+        load_settings()

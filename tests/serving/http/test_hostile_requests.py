@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.serving.media import PNG
+from tests.serving.media import PNG, to_base64
 
 MAX_PART_BYTES = 100_000
 MAX_CHARACTERS = 20_000
 
 
 FIELD = b'Content-Disposition: form-data; name="text"'
+TEXT_PLAIN = FIELD + b"\r\nContent-Type: text/plain; charset="
 FILE = b'Content-Disposition: form-data; name="image"; filename="%b"'
 
 
@@ -114,6 +116,11 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "boundary at a line's start inside the content": lambda: form((FIELD, b"a\r\n--xyzb")),
     "line feeds alone": lambda: raw_form((PART + b"--xyz--\r\n").replace(b"\r\n", b"\n")),
     "preamble": lambda: raw_form(b"This is a form.\r\n" + PART + b"--xyz--\r\n"),
+    "preamble of 5,000 bytes": lambda: raw_form(b"x" * 5_000 + b"\r\n" + PART + b"--xyz--\r\n"),
+    "text in ISO-8859-1": lambda: form((TEXT_PLAIN + b"ISO-8859-1", b"caf\xe9")),
+    "text in UTF-16": lambda: form((TEXT_PLAIN + b"UTF-16", "café".encode("utf-16"))),
+    "text in an unknown charset": lambda: form((TEXT_PLAIN + b"klingon", b"seven")),
+    "text that is not in its charset": lambda: form((TEXT_PLAIN + b"Shift_JIS", b"\xff\xff")),
     "epilogue": lambda: raw_form(PART + b"--xyz--\r\nThis was a form."),
     "nested multipart": lambda: form((FIELD + b"\r\nContent-Type: " + b"multipart/mixed", NESTED)),
     "form sent as multipart/mixed": lambda: body(
@@ -133,7 +140,13 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "JSON in UTF-16": lambda: body('{"text": "x"}'.encode("utf-16"), "application/json"),
     "JSON with a byte order mark": lambda: body(b'\xef\xbb\xbf{"text": "x"}', "application/json"),
     "prototype pollution": lambda: json_body({"__proto__": {"text": "x"}}),
-    "data URL in JSON": lambda: json_body({"image": "data:image/png;base64,AAAA"}),
+    "data URL in JSON": lambda: json_body({"image": "data:image/png;base64," + to_base64(PNG)}),
+    "data URL without base64": lambda: json_body({"image": "data:image/svg+xml,<svg/>"}),
+    "URL-safe base64": lambda: json_body({"image": urlsafe_b64encode(PNG).decode()}),
+    "base64 without padding": lambda: json_body({"image": to_base64(PNG).rstrip("=")}),
+    "list of one image": lambda: json_body({"image": [to_base64(PNG)]}),
+    "list of one text": lambda: json_body({"text": ["seven"]}),
+    "JSON sent as a form": lambda: body(b'{"text": "seven"}', "application/x-www-form-urlencoded"),
     "urlencoded plus and percent": lambda: body(
         b"text=a+%e2%82%ac", "application/x-www-form-urlencoded"
     ),
@@ -174,7 +187,15 @@ def test_error_of_a_part_over_its_limit_names_the_field_and_the_limit(client: Te
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("boundary inside the content", "a --xyz b"), ("epilogue", "seven")]
+    ("name", "text"),
+    [
+        ("boundary inside the content", "a --xyz b"),
+        ("preamble", "seven"),
+        ("epilogue", "seven"),
+        ("text in ISO-8859-1", "café"),
+        ("text in UTF-16", "café"),
+        ("list of one text", "seven"),
+    ],
 )
 def test_text_is_the_content_between_the_boundaries(
     client: TestClient, name: str, text: str
@@ -190,3 +211,18 @@ def test_text_over_the_limit_is_cut_with_a_warning(tiny_bundle: Path, open_clien
     expected = "the text has 60 characters; only the first 50 were read"
     assert expected in long["modalities"]["text"]["warnings"]
     assert long["probabilities"] == short["probabilities"]
+
+
+@pytest.mark.parametrize(
+    "name", ["data URL in JSON", "URL-safe base64", "base64 without padding", "list of one image"]
+)
+def test_encoded_image_is_the_image(client: TestClient, name: str) -> None:
+    response = client.post("/predict", **CASES[name]())
+    assert response.json() == client.post("/predict", files={"image": ("a.png", PNG)}).json()
+
+
+def test_text_not_in_its_charset_is_absent_on_request(client: TestClient) -> None:
+    request = form((TEXT_PLAIN + b"Shift_JIS", b"\xff\xff"), (FILE % b"a.png", PNG))
+    response = client.post("/predict", params={"on_unreadable": "absent"}, **request)
+    assert response.status_code == 200
+    assert not response.json()["modalities"]["text"]["present"]

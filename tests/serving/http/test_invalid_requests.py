@@ -119,8 +119,8 @@ INVALID_REQUESTS: dict[str, tuple[dict[str, Any], tuple[int, str, str | None]]] 
     "path in JSON": ({"json": {"audio": "/etc/passwd"}}, (422, "invalid_request", "audio")),
     "bad base64": ({"json": {"image": "AAA"}}, (422, "invalid_request", "image")),
     "number for text": ({"json": {"text": 7}}, (422, "invalid_request", "text")),
-    "list for one image": (
-        {"json": {"image": [to_base64(PNG)]}},
+    "two images for one": (
+        {"json": {"image": [to_base64(PNG), to_base64(PNG)]}},
         (422, "invalid_request", "image"),
     ),
     "unknown field": (request_with_field("video", "x"), (422, "unknown_field", "video")),

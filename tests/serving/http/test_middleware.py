@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -104,6 +105,19 @@ def test_started_response_has_no_timeout() -> None:
     assert get(slow_body).json() == "done"
 
 
+@pytest.mark.parametrize("url", [b"/predict", b"/predict/", b"/predict/?on_unreadable=absent"])
+def test_prediction_beyond_the_queue_is_shed(url: bytes) -> None:
+    async def shed() -> bytes | None:
+        middleware = ServiceMiddleware(PlainTextResponse(""), get_settings())
+        batcher: Batcher[Any, Any] = Batcher(list, 1, 1)
+        batcher._batch_size = 2
+        middleware.connect(AsyncMock(), batcher)
+        assert middleware.shed(b"GET", url, [], ("127.0.0.1", 1)) is None
+        return middleware.shed(b"POST", url, [(b"x-request-id", b"a")], ("127.0.0.1", 1))
+
+    assert asyncio.run(shed()) == b"a"
+
+
 def test_prediction_goes_to_the_connected_handler() -> None:
     submissions: list[Submission | Response] = []
 
@@ -117,6 +131,7 @@ def test_prediction_goes_to_the_connected_handler() -> None:
     middleware.connect(predict, Batcher(list, 1, 1))
     assert client.post("/predict", content=b"{}").text == "predicted"
     assert client.get("/predict").text == "routed"
-    [submission] = submissions
+    assert client.post("/predict/", content=b"{}").text == "predicted"
+    [submission, _] = submissions
     assert isinstance(submission, Submission)
     assert submission.request.body == b"{}"

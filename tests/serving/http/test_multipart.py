@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dimml.errors import InputError
+from serving.http.multipart import MAX_PREAMBLE_BYTES
 from serving.http.parsing import MAX_PARTS, parse_body
 from tests.serving.http.bodies import (
     FIELDS,
@@ -35,6 +36,8 @@ MALFORMED_FORMS = {
         MULTIPART,
         encode_form(encode_field("text", b"eA==", "Content-Transfer-Encoding: base64")),
     ),
+    "preamble too long": (MULTIPART, b"x" * (MAX_PREAMBLE_BYTES + 1) + b"\r\n" + encode_form(TEXT)),
+    "preamble alone": (MULTIPART, b"x\r\n--xyz"),
     "too many parts": (MULTIPART, encode_form(*[encode_field("clip", b"")] * (MAX_PARTS + 3))),
 }
 
@@ -50,6 +53,45 @@ def test_files_are_bytes_and_text_is_str() -> None:
 @pytest.mark.parametrize("text", ["123", "null", "true", "[1]", "\x00"])
 def test_text_field_is_not_interpreted(text: str) -> None:
     assert parse_form(encode_field("text", text.encode())) == {"text": text}
+
+
+@pytest.mark.parametrize("preamble", [b"", b"A form.", b"--xy\r\n--", b"x" * MAX_PREAMBLE_BYTES])
+def test_preamble_is_ignored(preamble: bytes) -> None:
+    body = preamble + b"\r\n" + encode_form(TEXT)
+    assert parse_body(MULTIPART, body, FIELDS) == {"text": "x"}
+
+
+@pytest.mark.parametrize(
+    ("charset", "content"),
+    [
+        ("ISO-8859-1", b"caf\xe9"),
+        ('"windows-1252"', b"caf\xe9"),
+        ("utf-16", "café".encode("utf-16")),
+        ("Shift_JIS", "七".encode("shift_jis")),
+        ("US-ASCII", "café".encode()),
+        ("utf-8", "café".encode()),
+    ],
+)
+def test_text_is_decoded_by_its_charset(charset: str, content: bytes) -> None:
+    header = f"Content-Type: text/plain; charset={charset}"
+    expected = {"text": "七"} if "JIS" in charset else {"text": "café"}
+    parsed = parse_form(encode_field("text", content, header))
+    # `dimml` reads what is not in its charset as UTF-8.
+    assert parsed == ({"text": content} if "ASCII" in charset else expected)
+
+
+@pytest.mark.parametrize("charset", ["klingon", "base64", "punycode", "x" * 2000, '"a\0b"', '"é"'])
+def test_text_of_an_unknown_charset_is_rejected(charset: str) -> None:
+    header = f"Content-Type: text/plain; charset={charset}"
+    error = parse_error(MULTIPART, encode_form(encode_field("text", b"x", header)))
+    assert (error.code, error.field) == ("unsupported_type", "text")
+    assert "charset" in error.message
+    assert len(error.message) < 300
+
+
+def test_charset_of_a_file_is_ignored() -> None:
+    part = encode_file("image", "a.png", b"\xe9", "Content-Type: image/png; charset=klingon")
+    assert parse_form(part) == {"image": b"\xe9"}
 
 
 @pytest.mark.parametrize(

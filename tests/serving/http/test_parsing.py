@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 import pytest
 
 from dimml.errors import InputError
-from serving.http.parsing import JSON, URLENCODED, parse_body, parse_query
+from serving.http.parsing import JSON, URLENCODED, parse_body
+from serving.http.query import PredictOptions, parse_query
 from tests.serving.http.bodies import FIELDS, parse_error, parse_json
 from tests.serving.media import to_base64
 
@@ -24,6 +25,27 @@ class TestJson:
         }
         assert parse_json({"image": "AA\r\nAA\r\n"}) == {"image": b"\0\0\0"}
 
+    @pytest.mark.parametrize("prefix", ["data:image/png;base64,", "DATA:;charset=x;BASE64,"])
+    def test_data_url_is_its_content(self, prefix: str) -> None:
+        content = bytes(range(256))
+        assert parse_json({"image": prefix + to_base64(content)}) == {"image": content}
+        assert parse_json({"text": prefix}) == {"text": prefix}
+
+    @pytest.mark.parametrize("length", [254, 255, 256])
+    def test_url_safe_and_unpadded_base64_are_accepted(self, length: int) -> None:
+        content = bytes(range(256))[-length:]
+        padded = base64.urlsafe_b64encode(content).decode()
+        assert "-" in padded
+        for value in (padded, padded.rstrip("="), to_base64(content).rstrip("=")):
+            assert parse_json({"image": value}) == {"image": content}
+
+    def test_list_of_one_value_is_the_value(self) -> None:
+        assert parse_json({"image": [to_base64(b"a")], "text": ["two"]}) == {
+            "image": b"a",
+            "text": "two",
+        }
+        assert parse_json({"image": [None], "text": [""]}) == {"image": None, "text": ""}
+
     def test_json_frames_are_a_list(self) -> None:
         assert parse_json({"clip": [to_base64(b"a"), to_base64(b"b")]}) == {"clip": [b"a", b"b"]}
         assert parse_json({"clip": to_base64(b"a")}) == {"clip": b"a"}
@@ -32,7 +54,9 @@ class TestJson:
         "value",
         [
             "http://127.0.0.1/a.png",
-            "data:image/png;base64,AAAA",
+            "data:image/png,AAAA",
+            "data:image/png;base64",
+            "data:image/png;base64,http://127.0.0.1/a.png",
             "/etc/passwd",
             "AAA",
             "AA AA",
@@ -41,7 +65,9 @@ class TestJson:
             True,
             1.5,
             {},
-            ["AAAA"],
+            [],
+            [1],
+            [["AAAA"]],
         ],
     )
     def test_json_file_that_is_not_base64_is_rejected(self, value: object) -> None:
@@ -49,7 +75,7 @@ class TestJson:
         assert (error.code, error.field) == ("invalid_request", "image")
         assert "base64" in error.message
 
-    @pytest.mark.parametrize("value", [1, False, [], {}, ["two"]])
+    @pytest.mark.parametrize("value", [1, False, [], {}, [2], ["one", "two"]])
     def test_json_text_that_is_not_a_string_is_rejected(self, value: object) -> None:
         error = parse_error(JSON, json.dumps({"text": value}).encode())
         assert (error.code, error.field) == ("invalid_request", "text")
@@ -82,6 +108,12 @@ class TestJson:
 
 
 class TestUrlencoded:
+    @pytest.mark.parametrize("body", [b'{"text": "two"}', b'\r\n {"text=": 1}'])
+    def test_json_sent_as_a_form_names_the_missing_header(self, body: bytes) -> None:
+        error = parse_error(URLENCODED, body)
+        assert (error.code, error.field) == ("unsupported_type", None)
+        assert "`Content-Type: application/json`" in error.message
+
     def test_urlencoded_text_is_decoded(self) -> None:
         assert parse_body(URLENCODED, b"text=seven+up%21", FIELDS) == {"text": "seven up!"}
         assert parse_body(URLENCODED, "text=drei 3️⃣".encode(), FIELDS) == {"text": "drei 3️⃣"}
@@ -128,9 +160,15 @@ def test_empty_body_is_an_empty_sample() -> None:
 
 @pytest.mark.parametrize(
     ("query", "expected"),
-    [("", "error"), ("on_unreadable=error", "error"), ("on_unreadable=absent", "absent")],
+    [
+        ("", PredictOptions("error", False)),
+        ("on_unreadable=error", PredictOptions("error", False)),
+        ("on_unreadable=absent", PredictOptions("absent", False)),
+        ("features=1", PredictOptions("error", True)),
+        ("features=0&on_unreadable=absent", PredictOptions("absent", False)),
+    ],
 )
-def test_query_sets_the_handling_of_unreadable_input(query: str, expected: str) -> None:
+def test_query_sets_the_options(query: str, expected: PredictOptions) -> None:
     assert parse_query(query) == expected
 
 

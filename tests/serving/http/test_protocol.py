@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,11 @@ MALFORMED = [(400, "invalid_request")]
 TOO_LARGE = [(431, "too_large")]
 ACCEPTED = [(200, None)]
 
+# The headers of Java's HttpClient and of `curl --http2`.
+H2C_HEADERS = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+)
 LENGTH_AND_CHUNKED = CHUNKED_HEADER + f"Content-Length: {len(FORM)}\r\n".encode()
 REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
     "Content-Length that fits": (post_with_length(len(FORM)), ACCEPTED),
@@ -72,8 +79,20 @@ REQUESTS: dict[str, tuple[bytes, list[tuple[int, str | None]]]] = {
     "another protocol": (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(500), MALFORMED),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", MALFORMED),
     "CONNECT": (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", MALFORMED),
-    "a body with an upgrade": (
-        POST_HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nabcde",
+    "an upgrade to HTTP/2 with a body": (
+        POST_HEAD + H2C_HEADERS + b"Content-Length: %d\r\n\r\n" % len(FORM) + FORM,
+        ACCEPTED,
+    ),
+    "an upgrade to HTTP/2 with chunks": (
+        post_with_chunks(encode_chunk() + encode_chunk(b""), H2C_HEADERS + CHUNKED_HEADER),
+        ACCEPTED,
+    ),
+    "an upgrade and two lengths": (
+        POST_HEAD + H2C_HEADERS + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
+        MALFORMED,
+    ),
+    "CONNECT with an upgrade": (
+        b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n" + H2C_HEADERS + b"\r\n",
         MALFORMED,
     ),
     "a WebSocket": (
@@ -96,10 +115,13 @@ def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
         yield server
 
 
-def exchange(server: Any, request: bytes) -> list[tuple[int, str | None]]:
+def exchange(server: Any, *pieces: bytes, pause: float = 0) -> list[tuple[int, str | None]]:
     """Send bytes and return the responses that arrive until the server closes the connection."""
     with connect(server) as connection:
-        connection.sendall(request)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
         received = b""
         with contextlib.suppress(ConnectionResetError):
             while block := connection.recv(65_536):
@@ -114,9 +136,42 @@ def test_raw_request_has_its_responses_and_the_service_continues(
     # The last request asks for the end of the connection, so that its responses are complete.
     last = request_bytes.rfind(b"Host: a\r\n")
     request = request_bytes[:last] + b"Connection: close\r\n" + request_bytes[last:]
-    request = request if last > 0 and b"Upgrade" not in request else request_bytes
+    request = request if last > 0 and b"websocket" not in request else request_bytes
     assert exchange(server, request) == expected
     assert server.client.post("/predict", data={"text": "seven"}).status_code == 200
+
+
+def h2c_requests() -> bytes:
+    """Return two requests with a body that ask for HTTP/2, then one that ends the connection."""
+    with_length = POST_HEAD + H2C_HEADERS + b"Content-Length: %d\r\n\r\n" % len(FORM) + FORM
+    chunks = encode_chunk(FORM[:9]) + encode_chunk(FORM[9:]) + b"0\r\nUpgrade: h2c\r\n\r\n"
+    with_chunks = post_with_chunks(chunks, H2C_HEADERS + CHUNKED_HEADER)
+    return with_length + with_chunks + GET.replace(b"Host", b"Connection: close\r\nHost")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 10_000])
+def test_requests_with_upgrades_are_answered_however_they_are_split(server: Any, size: int) -> None:
+    requests = h2c_requests()
+    pieces = [requests[start : start + size] for start in range(0, len(requests), size)]
+    assert exchange(server, *pieces) == 3 * ACCEPTED
+
+
+def test_body_after_an_upgrade_may_arrive_later(server: Any) -> None:
+    head, body = POST_HEAD + H2C_HEADERS + b"Content-Length: %d\r\n\r\n" % len(FORM), FORM
+    for pieces in ([head[:-1], head[-1:] + body], [head, body], [head + body[:1], body[1:]]):
+        last = GET.replace(b"Host", b"Connection: close\r\nHost")
+        assert exchange(server, *pieces, last, pause=0.05) == 2 * ACCEPTED
+
+
+def test_upgrade_does_not_lift_the_limit_of_pipelined_requests(server: Any) -> None:
+    request = POST_HEAD + H2C_HEADERS + b"Content-Length: %d\r\n\r\n" % len(FORM) + FORM
+    responses = exchange(server, request * (MAX_PIPELINED_REQUESTS + 2))
+    assert responses[-1] == (400, "invalid_request")
+
+
+def test_upgrade_does_not_lift_the_limit_of_the_head(server: Any) -> None:
+    head = GET[:-2] + H2C_HEADERS + b"X-a: b\r\n" * 10_000
+    assert exchange(server, head + b"\r\n") == TOO_LARGE
 
 
 def test_raw_requests_are_documented(documented_responses: Any) -> None:
