@@ -16,6 +16,7 @@ NO_REPORTS = {
     # Without this, onnxruntime stores a device id below `~/.cache` and sends events from a thread.
     "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_ERROR_REPORTING": "false",
 }
 """The variables that stop libraries from reporting their use to their makers."""
 
