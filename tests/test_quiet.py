@@ -51,7 +51,7 @@ def journey(
         ("train", "recipe.yaml", "--out", "run"),
         ("export", "run", "bundle"),
         ("predict", "bundle", "--note", "red"),
-        ("score", "bundle", "data.csv", "scores", "--workers", "2", "--providers", "cpu"),
+        ("score", "bundle", "data.csv", "scores", "--workers", "1", "--providers", "cpu"),
     ):
         done = user.run("-m", "dimml", *arguments)
         assert done.returncode == 0, done.stderr
