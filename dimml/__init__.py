@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from dimml.errors import DimmlError, InputError
 from dimml.samples import ModalityOutput, Prediction, Sample
+from dimml.startup import switch_off_reports
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
+
+# Every process of dimml imports this package before onnxruntime, BentoML, Ray or the hub's client.
+switch_off_reports()
 
 __version__ = "0.1.0"
 __all__ = ["DimmlError", "InputError", "ModalityOutput", "Prediction", "Predictor", "Sample"]

@@ -16,6 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from dimml import __version__
 from dimml.errors import DimmlError, UsageError
+from dimml.machine import SOURCE_ROOT
+from dimml.startup import import_from_source
 
 
 @dataclass(frozen=True)
@@ -91,22 +93,23 @@ def build(name: str) -> Any:
     """
     command = COMMANDS[name]
     module, function = command.target.split(":")
+    if not (SOURCE_ROOT / module.split(".")[0]).is_dir():
+        raise UsageError(
+            f"`dimml {name}` needs a checkout of dimml, because the wheel holds only the library; "
+            "see the README"
+        )
     try:
         target = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        hint = _install_hint(command, str(error.name))
-        raise UsageError(f"`dimml {name}` needs {hint}") from error
+        extra = f"'.[{command.extra}]'" if command.extra else "."
+        raise UsageError(
+            f"`dimml {name}` needs {error.name}, which is not installed: from a checkout run "
+            f"`pip install -e {extra}`"
+        ) from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     settings, text = command.context_settings, _help(target)
     single.command(name, cls=GroupedCommand, context_settings=settings, help=text)(target)
     return typer.main.get_command(single)
-
-
-def _install_hint(command: Command, module: str) -> str:
-    if module.split(".")[0] == command.target.split(".")[0]:
-        return "a checkout of dimml, because the wheel holds only the library; see the README"
-    extra = f"'.[{command.extra}]'" if command.extra else "."
-    return f"{module}, which is not installed: from a checkout run `pip install -e {extra}`"
 
 
 def _help(function: Any) -> str:
@@ -238,6 +241,7 @@ def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
 def main() -> None:
     """Run the command line and print expected errors as one line instead of a traceback."""
     try:
+        import_from_source()
         app()
     # An OSError, such as a full disk or a read-only folder, is not a bug.
     except (DimmlError, OSError) as error:

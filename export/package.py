@@ -84,7 +84,6 @@ def _build(folder: Path) -> str:
     # In a process of its own, because the build imports the service from a temporary folder.
     command = [sys.executable, "-m", "bentoml", "build", "--output", "tag", str(folder)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DIMML_")}
-    environment["BENTOML_DO_NOT_TRACK"] = "true"
     result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -70,7 +70,7 @@ def serve(
     address = _check_address(host, port)
     # BentoML wipes the metrics folder of its home at each start, so two servers need two homes.
     with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
-        os.environ.update(BENTOML_HOME=home, BENTOML_DO_NOT_TRACK="true")
+        os.environ["BENTOML_HOME"] = home
         _run(loaded, address, port)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 import orjson
 from bentoml import Service
+from bentoml._internal.utils.analytics.usage_stats import do_not_track
 from bentoml.exceptions import BentoMLConfigException
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -45,8 +46,9 @@ computes, which waits for it after each decoder and each graph.
 
 logger = logging.getLogger("bentoml.dimml")
 
-# BentoML reports its use to its makers unless this is set when it serves.
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+# BentoML's own commands ask before they import this file whether to report their use, and remember
+# the answer. `dimml` has set the variable since then.
+do_not_track.cache_clear()
 
 
 @contextmanager

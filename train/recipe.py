@@ -72,6 +72,13 @@ class TrainingConfig(DetachedTraining):
         devices: GPUs, or processes without a GPU, that share each batch. The losses see the whole
             batch, so only batch normalisation differs from training on one device.
         precision: Precision of the encoders, as Lightning names it; the losses use 32 bits.
+        class_weights: `balanced` weighs the rows of a class by n / (K * rows of the class) in every
+            cross-entropy with labels, where n is the number of labelled training rows and K that of
+            the classes. None weighs all rows equally. Calibration is never weighted.
+        patience: The number of epochs without a better validation accuracy after which training
+            stops; None trains all epochs. The schedule of the learning rate still spans all epochs.
+        logger: Where the metrics go beside `metrics.csv`: `tensorboard`, `mlflow`, `wandb` or
+            `none`, see `train.loggers`.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 20
@@ -82,6 +89,9 @@ class TrainingConfig(DetachedTraining):
     workers: pydantic.NonNegativeInt = 0
     devices: Annotated[int, pydantic.Field(ge=1)] = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    class_weights: Literal["balanced"] | None = None
+    patience: Annotated[int, pydantic.Field(ge=1)] | None = None
+    logger: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
 
     @pydantic.field_validator("devices")
     @classmethod

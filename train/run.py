@@ -30,6 +30,7 @@ from train.conformal import conformal, conformal_rows, uncertified_text
 from train.data.prepare import prepare
 from train.data.splits import tables_sha256
 from train.encoders import build_model, encoder_documents, join_frozen, run_encoders
+from train.loggers import check_logger
 from train.methods import method_class
 from train.methods.base import Method
 from train.module import encode
@@ -162,6 +163,7 @@ def _train(recipe: Recipe, folder: Path, resume: bool) -> None:
     if is_first_process():
         check_folder(folder, recipe_yaml, table["sha256"], resume)
     check_machine(recipe.training, method_class(recipe.method))
+    check_logger(recipe.training.logger)
     prepared = prepare(recipe, folder.parent / CACHE)
     specs, kinds = prepared.specs, prepared.kinds
     samples = {name: split.sha256 for name, split in prepared.splits.items()}

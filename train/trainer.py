@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +13,8 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -27,17 +24,18 @@ from dimml.files import write_atomic
 from dimml.machine import available_cores
 from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
+from train.callbacks import History, Patience, RunCheckpoint
 from train.data.loader import RunData
 from train.data.prepare import PreparedData
 from train.encoders import build_model, training_encoders
-from train.methods.base import Method
+from train.loggers import open_logger
+from train.methods.base import Method, balanced_weights
 from train.module import BEST, TrainingModule, encode
 from train.pretrained.tuning import merge_lora
 from train.recipe import Recipe, TrainingConfig
 
 BEST_CHECKPOINT = "best.ckpt"
 LAST = "last.ckpt"
-METRICS = "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,9 @@ def train_model(
     """
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     model, method = build_model(recipe, training_encoders(recipe, prepared), len(prepared.labels))
+    if recipe.training.class_weights:
+        labels = torch.from_numpy(prepared.splits["train"].labels)
+        method.class_weights = balanced_weights(labels, len(prepared.labels))
     unlabelled = method.uses_unlabelled(recipe.training.epochs)
     data = RunData(recipe, prepared.stored, prepared.splits, unlabelled)
     module = TrainingModule(model, recipe, method)
@@ -112,9 +113,28 @@ def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> di
     if "OMP_NUM_THREADS" not in os.environ:
         # PyTorch counts the cores of the machine, not those that this process may use.
         torch.set_num_threads(max(1, available_cores() // config.devices))
-    best = _Checkpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
+    best = RunCheckpoint(folder, "best", monitor=BEST, mode="max", save_weights_only=True)
+    with open_logger(module.recipe, folder, resume) as logger:
+        trainer = _trainer(module, [History(folder), best, RunCheckpoint(folder, "last")], logger)
+        _train(trainer, module, data, folder / LAST if resume else None)
+    if not trainer.is_global_zero:
+        return {}
+    checkpoint = load_checkpoint(folder / BEST_CHECKPOINT)
+    module.load_state_dict(checkpoint["state_dict"])
+    score = float(best.best_model_score or 0.0)
+    print_status(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
+    return {"epoch": checkpoint["epoch"], BEST: score}
+
+
+def _trainer(
+    module: TrainingModule, callbacks: list[lightning.Callback], logger: Logger | None
+) -> lightning.Trainer:
+    """Return Lightning's trainer for a recipe."""
+    config = module.recipe.training
+    if config.patience:
+        callbacks.append(Patience(BEST, patience=config.patience, mode="max"))
     bar = [RichProgressBar(leave=False)] if sys.stderr.isatty() else []
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator="auto",
         devices=config.devices,
         # A batch may lack a modality, and then its encoder gets no gradient.
@@ -124,21 +144,13 @@ def fit(module: TrainingModule, data: RunData, folder: Path, resume: bool) -> di
         # Lightning clips only where it steps the optimizer; the module does the other cases.
         gradient_clip_val=None if module.method.alternates else module.gradient_clip,
         max_epochs=config.epochs,
-        callbacks=[History(folder), best, _Checkpoint(folder, "last"), *bar],
+        callbacks=[*callbacks, *bar],
         enable_progress_bar=bool(bar),
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        logger=logger or False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         enable_model_summary=False,
     )
-    _train(trainer, module, data, folder / LAST if resume else None)
-    if not trainer.is_global_zero:
-        return {}
-    checkpoint = load_checkpoint(folder / BEST_CHECKPOINT)
-    module.load_state_dict(checkpoint["state_dict"])
-    score = float(best.best_model_score or 0.0)
-    print_status(f"best epoch: {checkpoint['epoch'] + 1} with {BEST} {score:.4f}")
-    return {"epoch": checkpoint["epoch"], BEST: score}
 
 
 def _train(
@@ -201,74 +213,6 @@ def check_machine(config: TrainingConfig, method: type[Method]) -> None:
         raise UsageError(
             "this method steps the optimizer itself; train it with training.devices=1 and "
             "training.precision=32-true or bf16-mixed"
-        )
-
-
-class History(lightning.Callback):
-    """Writes `metrics.csv` after each epoch and reports the epoch.
-
-    Lightning's own CSV logger starts an empty file when a run is resumed. The rows of this callback
-    are part of the checkpoint.
-
-    Attributes:
-        rows: The epoch and the metrics of each finished epoch.
-        seconds: Duration of all epochs, validation included.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, float]] = []
-        self.seconds = 0.0
-        self._started = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
-        self.seconds = state_dict["seconds"]
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        self._started = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        seconds = time.monotonic() - self._started
-        self.seconds += seconds
-        self.rows.append({"epoch": trainer.current_epoch, **dict(sorted(metrics.items()))})
-        columns = sorted({name for row in self.rows for name in row} - {"epoch"})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["epoch", *columns], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomic(self.folder / METRICS, text.getvalue())
-        print_status(
-            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: "
-            f"loss {metrics['train_loss']:.3f}, {BEST} {metrics[BEST]:.4f}, "
-            f"{seconds:.1f} s"
-        )
-
-
-class _Checkpoint(ModelCheckpoint):
-    """A checkpoint in the folder of a run, which may be moved before the run is resumed."""
-
-    def __init__(self, folder: Path, name: str, **options: Any) -> None:
-        # At the end of the training epoch its row is already in the history.
-        options |= {"enable_version_counter": False, "save_on_train_epoch_end": True}
-        super().__init__(folder, name, **options)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Lightning stores absolute paths, and forgets the best score if the folder has moved.
-        def relocate(path: str) -> str:
-            return str(Path(str(self.dirpath), Path(path).name)) if path else path
-
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: relocate(state_dict[name]) for name in paths}
-        scores = {relocate(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(
-            {**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath}
         )
 
 

@@ -17,7 +17,28 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+def mean_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Return the mean over samples of -w_y log softmax(logits)_y, in nats.
+
+    The divisor is the number of samples, not the sum of their weights. A batch of one rare class
+    therefore counts more than a batch of one frequent class.
+
+    Args:
+        logits: [N samples, K classes], with at least one sample.
+        labels: Class indices, int64 [N samples].
+        class_weights: w, [K classes]; None for 1.
+    """
+    if class_weights is None:
+        return functional.cross_entropy(logits, labels)
+    total = functional.cross_entropy(logits, labels, weight=class_weights, reduction="sum")
+    return total / len(labels)
+
+
+def masked_cross_entropy(
+    logits: Tensor, labels: Tensor, present: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
     """Return the mean cross-entropy over the present rows, or a differentiable 0 without any.
 
     Gradients of absent rows of `logits` are exactly 0. If such logits come from a linear layer,
@@ -27,6 +48,7 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Ten
         logits: [N samples, K classes]; absent rows may hold NaN.
         labels: Class indices, int64 [N samples].
         present: bool [N samples].
+        class_weights: See `mean_cross_entropy`.
 
     Returns:
         Scalar, in nats.
@@ -42,11 +64,14 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, present: Tensor) -> Ten
     _check_mask("present", present, len(labels))
     logits, labels = logits[present], labels[present]
     # The mean over no rows would be NaN.
-    return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
+    return mean_cross_entropy(logits, labels, class_weights) if len(labels) else logits.sum()
 
 
 def modality_cross_entropy(
-    logits: Mapping[str, Tensor], labels: Tensor, present: Mapping[str, Tensor]
+    logits: Mapping[str, Tensor],
+    labels: Tensor,
+    present: Mapping[str, Tensor],
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the sum over modalities of the cross-entropy of the samples that have the modality.
 
@@ -59,6 +84,7 @@ def modality_cross_entropy(
         logits: Modality name to [N samples, K classes]; absent rows may hold NaN.
         labels: Class indices, int64 [N samples].
         present: Modality name to bool [N samples].
+        class_weights: See `mean_cross_entropy`.
 
     Returns:
         Scalar, in nats.
@@ -68,7 +94,9 @@ def modality_cross_entropy(
             mask is not boolean.
     """
     _check_names("logits", logits, {"present": present})
-    terms = [masked_cross_entropy(z, labels, present[name]) for name, z in logits.items()]
+    terms = [
+        masked_cross_entropy(z, labels, present[name], class_weights) for name, z in logits.items()
+    ]
     return torch.stack(terms).sum()
 
 

@@ -49,9 +49,10 @@ def test_bento_holds_the_bundle_and_no_training_code(
     assert not list(source.rglob("__pycache__"))
 
 
-def test_bento_answers_like_its_bundle(
+def test_bento_answers_like_its_bundle_beside_a_file_named_serving(
     store: Path, tag: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "serving.py").write_text("raise SystemExit('this is not the service')")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

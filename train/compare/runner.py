@@ -195,15 +195,19 @@ def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all results of a folder share; seeds and methods may be added later."""
     from train.data.splits import tables_sha256
 
-    # Each training of a comparison uses one device, whatever the recipe says.
-    excluded: Any = {"method": True, "options": True, "data": True, "training": {"devices"}}
+    # Each training of a comparison uses one device, whatever the recipe says, and a logger changes
+    # no result.
+    training = {"devices", "logger"}
+    excluded: Any = {"method": True, "options": True, "data": True, "training": training}
     document = recipe.model_dump(mode="json", exclude=excluded)
     for modality in document["modalities"].values():
         del modality["column"]
     if (layout := recipe.source.layout) != TableLayout():
         document["table"] = layout.model_dump(mode="json")
-    if recipe.training.precision == "32-true":  # Absent in folders without the setting.
-        del document["training"]["precision"]
+    # Folders of earlier comparisons do not have these settings.
+    for name, default in (("precision", "32-true"), ("class_weights", None), ("patience", None)):
+        if document["training"][name] == default:
+            del document["training"][name]
     return {
         "recipe": document,
         "data": tables_sha256(recipe.data.table),

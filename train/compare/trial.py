@@ -14,6 +14,7 @@ import torch
 from dimml.errors import ManifestError, UsageError
 from dimml.machine import describe_machine
 from dimml.progress import print_status
+from train.callbacks import History
 from train.compare.protocol import (
     coverages,
     encode_test_split,
@@ -28,7 +29,7 @@ from train.module import BEST, encode
 from train.readout import Readout, cross_validate
 from train.recipe import Recipe
 from train.run import calibrate_readout
-from train.trainer import BEST_CHECKPOINT, LAST, History, load_checkpoint, train_model
+from train.trainer import BEST_CHECKPOINT, LAST, load_checkpoint, train_model
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class AttentionFusion(Method):
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
         kept = drop_modalities(rows.present, self.options.rate)
         logits, _ = self.answer(model, rows.features, kept)
-        return {"joint": masked_cross_entropy(logits, rows.labels, rows.present.any(dim=1))}
+        labelled = rows.present.any(dim=1)
+        return {"joint": masked_cross_entropy(logits, rows.labels, labelled, self.class_weights)}
 
     def answer(
         self, model: MultimodalModel, features: Tensor, present: Tensor

@@ -49,6 +49,8 @@ class Method(nn.Module):
         uses_dimensions: Whether training needs the effective dimensions.
         finishes: Whether `finish` does something.
         exports: Whether the model's encoders and `fusion` hold everything that is served.
+        class_weights: The weights [K] of the classes in every cross-entropy with labels; None for
+            equal weights. They only matter in training, so no checkpoint holds them.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
@@ -57,12 +59,14 @@ class Method(nn.Module):
     uses_dimensions = False
     finishes = False
     exports = False
+    class_weights: Tensor | None
 
     def __init__(self, options: Any, training: Any, model: MultimodalModel) -> None:
         super().__init__()
         self.options = options
         self.training_config = training
         self.modalities = model.modalities
+        self.register_buffer("class_weights", None, persistent=False)
         self.build_heads(model)
 
     def build_heads(self, model: MultimodalModel) -> None:
@@ -138,6 +142,17 @@ class Method(nn.Module):
     def dimension_sets(self, model: MultimodalModel) -> dict[str, dict[str, int]] | None:
         """Return the sizes of the sets of feature dimensions, for a method that has such sets."""
         return None
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return the weights [K] with which all classes count equally: n / (K * rows of the class).
+
+    Args:
+        labels: int64 [N], `UNLABELLED` for a row without a label, which is not counted.
+        classes: K.
+    """
+    counts = torch.bincount(labels[labels != UNLABELLED], minlength=classes)
+    return counts.sum() / (classes * counts)
 
 
 def drop_modalities(

@@ -134,7 +134,7 @@ class Detached(Method):
         return since == 0 if every is None else since % every == 0
 
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
-        config, labels = self.training_config, rows.labels
+        config, labels, weights = self.training_config, rows.labels, self.class_weights
         late = rows.features[..., : model.fusion.feature_dim]
         features = self.by_modality(late)
         labelled = self.by_modality(rows.present & (labels != UNLABELLED)[:, None])
@@ -142,13 +142,14 @@ class Detached(Method):
             heads = zip(features, model.private_heads, strict=True)
             private = {name: head(features[name]) for name, head in heads}
             shared = {name: model.fusion.classifier(value) for name, value in features.items()}
+            loss = modality_cross_entropy(shared, labels, labelled, weights)
             terms = {
-                "isolated": modality_cross_entropy(private, labels, labelled),
-                "shared": config.lambda_shared * modality_cross_entropy(shared, labels, labelled),
+                "isolated": modality_cross_entropy(private, labels, labelled, weights),
+                "shared": config.lambda_shared * loss,
             }
         else:
             own = self.by_modality(model.fusion.classifier(late))
-            terms = {"isolated": modality_cross_entropy(own, labels, labelled)}
+            terms = {"isolated": modality_cross_entropy(own, labels, labelled, weights)}
         if self.options.duc and config.lambda_duc > 0 and epoch >= config.warm_up:
             effective = dict(zip(self.modalities, model.effective, strict=True))
             # The DUC loss needs no label, so rows without one take part.
@@ -169,7 +170,9 @@ class Detached(Method):
             features, takes_part = rows.features, kept.sum(dim=1) >= 2
         takes_part = takes_part & (rows.labels != UNLABELLED)
         logits = interaction(features, kept).unbind(dim=1)
-        losses = [masked_cross_entropy(one, rows.labels, takes_part) for one in logits]
+        losses = [
+            masked_cross_entropy(one, rows.labels, takes_part, self.class_weights) for one in logits
+        ]
         return torch.stack(losses).sum()
 
     def finish(self, model: MultimodalModel, rows: EncodedRows) -> None:

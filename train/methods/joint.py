@@ -76,7 +76,8 @@ class Joint(Method):
 
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
         logits = self._head(rows.features)
-        return {"joint": masked_cross_entropy(logits, rows.labels, rows.present.any(dim=1))}
+        labelled = rows.present.any(dim=1)
+        return {"joint": masked_cross_entropy(logits, rows.labels, labelled, self.class_weights)}
 
     def answer(
         self, model: MultimodalModel, features: Tensor, present: Tensor

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from dimml.nn.losses import mean_cross_entropy
 from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from train.calibration import EncodedRows
@@ -48,7 +48,7 @@ class AlternatingAdaptation(Method):
             if not has.any():
                 continue
             optimizer.zero_grad()
-            term = functional.cross_entropy(head(leaf[has, slot]), rows.labels[has])
+            term = mean_cross_entropy(head(leaf[has, slot]), rows.labels[has], self.class_weights)
             torch.autograd.backward(term)
             projected_step(head, other_means(leaf.detach(), rows.present, slot), optimizer)
             terms[name] = term.detach()

@@ -56,15 +56,15 @@ class QualityAwareFusion(Method):
         self.heads = PrivateClassifiers(slots, model.feature_dim, classes)
 
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
-        labels = rows.labels
+        labels, weights = rows.labels, self.class_weights
         logits = self.heads(rows.features)
         present = self.by_modality(rows.present)
         slots = enumerate(present.values())
         ranks = [rank_loss(logits[has, slot], labels[has]) for slot, has in slots]
         fused, _ = fuse_by_energy(logits, rows.present)
         return {
-            "fused": masked_cross_entropy(fused, labels, rows.present.any(dim=1)),
-            "isolated": modality_cross_entropy(self.by_modality(logits), labels, present),
+            "fused": masked_cross_entropy(fused, labels, rows.present.any(dim=1), weights),
+            "isolated": modality_cross_entropy(self.by_modality(logits), labels, present, weights),
             "rank": self.options.rank * torch.stack(ranks).sum(),
         }
 

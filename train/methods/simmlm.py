@@ -79,7 +79,9 @@ class ModalityExperts(Method):
         if epoch < self.options.independent * self.training_config.epochs:
             logits = self.by_modality(self.heads(rows.features))
             present = self.by_modality(rows.present)
-            return {"isolated": modality_cross_entropy(logits, rows.labels, present)}
+            return {
+                "isolated": modality_cross_entropy(logits, rows.labels, present, self.class_weights)
+            }
         rows = rows.select(rows.present.any(dim=1))
         more, fewer = (
             self._cross_entropy(model, rows, kept) for kept in nested_subsets(rows.present)
@@ -100,7 +102,8 @@ class ModalityExperts(Method):
     def _cross_entropy(self, model: MultimodalModel, rows: EncodedRows, kept: Tensor) -> Tensor:
         """Return the cross-entropy [N] of the answer from the modalities that are kept."""
         logits, _ = self.answer(model, blank_absent(rows.features, kept), kept)
-        return functional.cross_entropy(logits, rows.labels, reduction="none")
+        weight = self.class_weights
+        return functional.cross_entropy(logits, rows.labels, weight=weight, reduction="none")
 
 
 def gate_weights(gates: Tensor, present: Tensor) -> Tensor:

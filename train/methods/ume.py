@@ -50,7 +50,9 @@ class UnimodalEnsemble(Method):
     def losses(self, model: MultimodalModel, rows: EncodedRows, epoch: int) -> dict[str, Tensor]:
         logits = self.by_modality(model.fusion.classifier(rows.features))
         present = self.by_modality(rows.present)
-        return {"isolated": modality_cross_entropy(logits, rows.labels, present)}
+        return {
+            "isolated": modality_cross_entropy(logits, rows.labels, present, self.class_weights)
+        }
 
     def readout(self, model: MultimodalModel) -> Readout:
         return FusionReadout(model.fusion, self.options.fusion)

@@ -178,18 +178,27 @@ class TestRefusals:
         assert not (folder / "compare" / "results" / "dimml").exists()
         assert not (folder / "compare" / "report.md").exists()
 
-    def test_folder_without_devices_and_precision_in_its_settings_is_accepted(
+    def test_folder_without_later_training_settings_is_accepted(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(TrialRunner, "run", lambda *_: pytest.fail("ran again"))
         stored = json.loads((folder / "compare" / "settings.json").read_text())
-        assert not {"devices", "precision"} & stored["recipe"]["training"].keys()
+        later = {"devices", "precision", "logger", "class_weights", "patience"}
+        assert not later & stored["recipe"]["training"].keys()
         plan = ComparisonPlan(("ume",), (0,), 1)
         recipe = recipe_of(
             folder / "data.csv",
-            training={"epochs": 1, "warm_up": 0, "batch_size": 16, "devices": 2},
+            training={"epochs": 1, "warm_up": 0, "batch_size": 16, "devices": 2, "logger": "none"},
         )
         compare_runs(recipe, plan, folder / "compare", overwrite=False)
+
+    def test_results_with_other_class_weights_are_not_mixed(self, folder: Path) -> None:
+        training = {"epochs": 1, "warm_up": 0, "batch_size": 16, "class_weights": "balanced"}
+        recipe = recipe_of(folder / "data.csv", training=training)
+        with pytest.raises(UsageError, match="another comparison"):
+            compare_runs(
+                recipe, ComparisonPlan(("ume",), (0,), 1), folder / "compare", overwrite=False
+            )
 
     def test_second_process_is_rejected(self, folder: Path) -> None:
         plan = ComparisonPlan(("ume",), (0,), 1)
