@@ -117,6 +117,11 @@ def report_unreadable(split: str, problems: Sequence[str]) -> None:
         )
 
 
+def no_readable_row(split: str, first: str) -> ManifestError:
+    """Return the error for a split without a readable row, whose first problem is given."""
+    return ManifestError(f"no row of the {split} split can be read; the first: {first}")
+
+
 def tables_sha256(path: Path) -> str:
     """Return the sha256 of a table, or of the sha256s of several, which identifies a run's data.
 
