@@ -32,6 +32,8 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "data": Command("train.cli:data", "Write a demonstration data set.", "train"),
+    "init": Command("train.cli:init", "Write a recipe for a table.", "train"),
+    "check": Command("train.cli:check", "Read the data of a recipe and report.", "train"),
     "train": Command("train.cli:train", "Train a recipe.", "train"),
     "compare": Command("train.cli:compare", "Compare training methods.", "train"),
     "export": Command("export.bundle:export", "Turn a training run into a bundle.", "train"),

@@ -1,4 +1,4 @@
-"""The commands `dimml data`, `dimml train`, `dimml evaluate` and `dimml compare`."""
+"""The commands `dimml data`, `init`, `check`, `train`, `evaluate` and `compare`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,55 @@ def data(
             f"`dimml data {name} {' '.join(expected)}`, see `dimml data --help`"
         )
     typer.echo(importlib.import_module(DATASETS[name]).write(*paths, seed=seed))
+
+
+def init(
+    table: Annotated[Path, typer.Argument(help="Table, folder or pattern of tables.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe to write.")] = Path("recipe.yaml"),
+    label: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing recipe.")
+    ] = False,
+    as_json: PrintJson = False,
+) -> None:
+    """Write a commented recipe for a table, from what its columns hold.
+
+    Examples:
+        dimml init products.csv
+
+        dimml init 'exports/*.parquet' products.yaml --label Category
+    """
+    import json
+
+    from train.init import write_recipe
+
+    written = write_recipe(table, recipe, label, overwrite)
+    for line in written.summary():
+        print_status(line)
+    document = json.dumps(written.document(), ensure_ascii=False, indent=2)
+    typer.echo(document if as_json else recipe)
+
+
+def check(recipe: RecipeFile, settings: Overrides = None, as_json: PrintJson = False) -> None:
+    """Read all data of a recipe as training does, and report what is in them.
+
+    Examples:
+        dimml check products.yaml
+
+        dimml check products.yaml --set data.label=Brand --json
+    """
+    import json
+
+    from train.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    from train.check import check_data
+
+    report = check_data(loaded)
+    document = json.dumps(report.document(), ensure_ascii=False, indent=2)
+    typer.echo(document if as_json else report.text())
+    if report.failure:
+        raise report.failure
 
 
 def train(

@@ -67,7 +67,7 @@ def _rows(source: TableSource, only: str | None) -> Iterator[Row]:
     columns = {name: source.layout.column(name) for name in names}
     assigned = _assigned_splits(source, columns["label"])
     changed_labels: list[str] = []
-    for number, (table, record) in enumerate(_records(source, columns.values())):
+    for number, (table, record) in enumerate(table_records(source, columns.values())):
         try:
             split = assigned[number] if assigned else _split(record, columns["split"])
             if only is not None and split != split_name(only):
@@ -92,10 +92,18 @@ def _rows(source: TableSource, only: str | None) -> Iterator[Row]:
         )
 
 
-def _records(
-    source: TableSource, used: Collection[str]
+def table_records(
+    source: TableSource, used: Collection[str] | None = None
 ) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Yield the table and the record of each row, or raise `ManifestError` at a broken one."""
+    """Yield the table and the record of each row, in order.
+
+    Args:
+        source: The tables.
+        used: The columns that are used, see `read_records`; None for all.
+
+    Raises:
+        ManifestError: If a table or one of its lines cannot be read.
+    """
     for table in find_tables(source.path):
         for record in read_records(table, used, source.layout.keep_na):
             if isinstance(record, BrokenRecord):
@@ -111,7 +119,7 @@ def _assigned_splits(source: TableSource, label_column: str) -> list[str]:
     by = rule.by
     labels, groups = [], []
     used = [label_column, by] if by else [label_column]
-    for number, (table, record) in enumerate(_records(source, used)):
+    for number, (table, record) in enumerate(table_records(source, used)):
         try:
             labels.append(label_text(record.get(label_column), label_column))
             groups.append(cell_text(record.get(by), by) if by else None)

@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
 from dimml import __version__
-from dimml.errors import InputError, InterruptedRunError, ManifestError, shorten
+from dimml.errors import InputError, InterruptedRunError, shorten
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, Text
@@ -30,7 +31,7 @@ from dimml.samples import is_absent
 from dimml.table import Row
 from train.data.digests import rows_digest
 from train.data.features import FrozenEncoder, PendingFeatures, stored_kinds
-from train.data.splits import report_unreadable
+from train.data.splits import no_readable_row, report_unreadable
 from train.methods.base import UNLABELLED
 
 BLOCK_ROWS = 64
@@ -42,6 +43,7 @@ FORMAT = 3
 _PROBLEMS = b"problems"
 _DIGEST = b"sha256"
 
+T = TypeVar("T")
 _Item = tuple[dict[str, Arrays | PendingFeatures], list[InputError]]
 """What could be read of a row by modality, and the errors of the other cells."""
 
@@ -157,7 +159,9 @@ def _write(
     task = f"{'encoding' if frozen else 'decoding'} {name}"
     only_text = all(isinstance(kind, Text) for kind in kinds.values())
     size = TEXT_BLOCK_ROWS if only_text else BLOCK_ROWS
-    progress = iter(track(_decoded(rows, kinds, frozen, size), task, len(rows)))
+    # One block is decoded ahead, while the main thread encodes.
+    decoded = in_threads(partial(_decode, kinds=kinds, frozen=frozen), rows, size)
+    progress = iter(track(decoded, task, len(rows)))
     readable, first = 0, ""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for start in range(0, len(rows), size):
@@ -182,7 +186,7 @@ def _write(
         # Exhausts the progress, so that it prints its last line.
         next(progress, None)
     if not readable:
-        raise ManifestError(f"no row of the {name} split can be read; the first: {first}")
+        raise no_readable_row(name, first)
 
 
 def _encode(
@@ -216,19 +220,28 @@ def _remove_old(folder: Path, name: str) -> None:
             file.unlink()
 
 
-def _decoded(
-    rows: Sequence[Row], kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder], size: int
-) -> Iterator[_Item]:
-    # The decoders and numpy release the interpreter lock, so threads run in parallel. They decode
-    # one block of this size ahead, while the main thread encodes.
-    waiting: deque[Future[_Item]] = deque()
-    with ThreadPoolExecutor(available_cores()) as pool:
+def in_threads(function: Callable[[Row], T], rows: Iterable[Row], ahead: int) -> Iterator[T]:
+    """Yield the result of a function for each row, in order, computed in one thread per core.
+
+    The decoders and numpy release the interpreter lock, so the threads run in parallel.
+
+    Args:
+        function: Computes the result of a row.
+        rows: The rows, read as their turn comes.
+        ahead: Rows whose results wait while the caller is busy.
+    """
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(available_cores())
+    try:
         for row in rows:
-            waiting.append(pool.submit(_decode, row, kinds, frozen))
-            if len(waiting) > size:
+            waiting.append(pool.submit(function, row))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        # After an error or Ctrl-C, rows that wait are not computed.
+        pool.shutdown(cancel_futures=True)
 
 
 def _decode(row: Row, kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]) -> _Item:

@@ -1,4 +1,4 @@
-"""Digests that identify rows and values, without reading the files that rows name."""
+"""Digests that identify rows, without reading the files that they name, and contents."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dimml.modalities import Kind
 from dimml.samples import AudioArray
 from dimml.table import Row
 
@@ -22,6 +23,21 @@ def rows_digest(rows: Sequence[Row], settings: str) -> str:
             for part in value if isinstance(value, list) else [value]:
                 digest.update(_identity(part))
     return digest.hexdigest()[:16]
+
+
+def content_digest(kind: Kind, value: Any) -> bytes:
+    """Return a digest of the content of a value, wherever it is stored.
+
+    Raises:
+        InputError: If the value is a file that cannot be read.
+    """
+    if isinstance(value, list | tuple):
+        return hashlib.sha256(b"".join(content_digest(kind, part) for part in value)).digest()
+    if isinstance(value, str):
+        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+    if isinstance(value, AudioArray):
+        return hashlib.sha256(value.to_bytes()).digest()
+    return hashlib.sha256(kind.read_bytes(value)).digest()
 
 
 def _identity(value: Any) -> bytes:

@@ -17,8 +17,8 @@ from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, KindConfig
 from dimml.nn.encoders import pool_frames
 from dimml.nn.pretrained.backbone import Backbone, pooled_width
-from dimml.samples import AudioArray
 from train.data.augment import augment
+from train.data.digests import content_digest
 from train.data.store import FeatureStore
 from train.pretrained import PretrainedModel
 
@@ -116,7 +116,7 @@ class FrozenEncoder:
         Raises:
             InputError: If the value cannot be read.
         """
-        content = self._content(value)
+        content = content_digest(self.kind, value)
         parts = [
             f"{self.salt}\0{view}\0{self.strength if view else 0}" for view in range(self.views)
         ]
@@ -158,16 +158,6 @@ class FrozenEncoder:
     def release(self) -> None:
         """Free the memory of the backbone, which is loaded again if it is needed."""
         self._loaded.clear()
-
-    def _content(self, value: Any) -> bytes:
-        """Return a digest of the content of a value, wherever it is stored."""
-        if isinstance(value, list | tuple):
-            return hashlib.sha256(b"".join(self._content(part) for part in value)).digest()
-        if isinstance(value, str):
-            return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
-        if isinstance(value, AudioArray):
-            return hashlib.sha256(value.to_bytes()).digest()
-        return hashlib.sha256(self.kind.read_bytes(value)).digest()
 
     @torch.inference_mode()
     def _run(self, inputs: Arrays) -> np.ndarray:

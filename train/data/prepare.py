@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dimml import __version__
 from dimml.bundle import ModalitySpec, build_kind
 from dimml.errors import ManifestError, RecipeError
@@ -63,15 +65,11 @@ def prepare(recipe: Recipe, cache: Path) -> PreparedData:
     Raises:
         UsageError: If the recipe or its data cannot be used.
     """
-    models = {
-        name: read_model(name, modality)
-        for name, modality in recipe.modalities.items()
-        if modality.encoder.pretrained
-    }
+    models = read_models(recipe)
     rows = read_training_splits(recipe.source)
     labels = tuple(sorted({row.label for row in rows["train"] if row.label is not None}))
     _report_unlabelled(rows["train"])
-    specs, assets = _specifications(recipe, rows["train"], models)
+    specs, assets = specifications(recipe, rows["train"], models)
     kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
     settings = json.dumps([spec.model_dump(mode="json") for spec in specs.values()]) + repr(assets)
     frozen = _frozen_encoders(recipe, kinds, models, cache)
@@ -91,9 +89,19 @@ def prepare(recipe: Recipe, cache: Path) -> PreparedData:
     }
     for encoder in frozen.values():
         encoder.release()
-    _check_readable(splits["train"], labels, list(kinds))
+    train = splits["train"]
+    check_readable(train.labels, train.present, train.problems, labels, list(kinds))
     adapters = {name: _adapter(recipe, name, splits, len(labels)) for name in models}
     return PreparedData(labels, specs, assets, kinds, splits, settings, models, frozen, adapters)
+
+
+def read_models(recipe: Recipe) -> dict[str, PretrainedModel]:
+    """Return the pretrained model of each modality that has one, see `read_model`."""
+    return {
+        name: read_model(name, modality)
+        for name, modality in recipe.modalities.items()
+        if modality.encoder.pretrained
+    }
 
 
 def _frozen_encoders(
@@ -143,30 +151,53 @@ def _report_unlabelled(rows: Sequence[Row]) -> None:
         )
 
 
-def _check_readable(train: Split, labels: Sequence[str], modalities: Sequence[str]) -> None:
+def check_readable(
+    row_labels: np.ndarray,
+    present: np.ndarray,
+    problems: Sequence[str],
+    labels: Sequence[str],
+    modalities: Sequence[str],
+) -> None:
     """Reject a train split that has too few readable labelled rows.
+
+    Args:
+        row_labels: int64 [N], the labels of the readable rows, see `Split`.
+        present: bool [N, M], the modalities that can be read.
+        problems: One line per cell that cannot be read.
+        labels: Class names in order.
+        modalities: Names in slot order.
 
     Raises:
         ManifestError: If a label has no readable row, or a modality fewer than two.
     """
-    labelled = labelled_rows(train.labels)
-    classes = set(train.labels[labelled].tolist())
+    labelled = labelled_rows(row_labels)
+    classes = set(row_labels[labelled].tolist())
     if lost := [label for number, label in enumerate(labels) if number not in classes]:
         raise ManifestError(
             f"no readable row of the train split has the label {', '.join(lost[:5])}; the first "
-            f"cell that cannot be read: {train.problems[0]}"
+            f"cell that cannot be read: {problems[0]}"
         )
-    for name, count in zip(modalities, train.present[labelled].sum(axis=0), strict=True):
+    for name, count in zip(modalities, present[labelled].sum(axis=0), strict=True):
         if count < 2:
             raise ManifestError(
                 f"{name}: fewer than two labelled rows of the train split have a readable cell; "
-                f"the first cell that cannot be read: {train.problems[0]}"
+                f"the first cell that cannot be read: {problems[0]}"
             )
 
 
-def _specifications(
+def specifications(
     recipe: Recipe, rows: Sequence[Row], models: Mapping[str, PretrainedModel]
 ) -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes]]]:
+    """Return the specification and the assets of each modality.
+
+    Args:
+        recipe: The recipe.
+        rows: The rows of the train split, whose texts train tokenizers.
+        models: Modality to pretrained model, for modalities that have one.
+
+    Raises:
+        RecipeError: If the tokenizer that the recipe names cannot be read.
+    """
     specs: dict[str, ModalitySpec] = {}
     assets: dict[str, dict[str, bytes]] = {}
     for name, config in recipe.modalities.items():

@@ -83,17 +83,19 @@ def read_split(source: TableSource, split: str | None, pairs: bool = False) -> l
         raise ManifestError(
             f"{missing.message(source.path)}; the recipe's `data: {{label: COLUMN}}` names it"
         )
-    rows = []
-    for row in read_rows(source, split):
-        count = sum(not is_absent(value) for value in row.sample.values())
-        if count and (row.label is not None or (pairs and count > 1)):
-            rows.append(row)
+    rows = [row for row in read_rows(source, split) if takes_part(row, pairs)]
     if all(row.label is None for row in rows):
         raise ManifestError(
             f"{source.path} has no labelled row{f' in its {split} split' if split else ''}: "
             f"{_explain_no_rows(source, split)}"
         )
     return rows
+
+
+def takes_part(row: Row, pairs: bool) -> bool:
+    """Return whether a row has a modality and a label, or with `pairs` two modalities."""
+    count = sum(not is_absent(value) for value in row.sample.values())
+    return count > 0 and (row.label is not None or (pairs and count > 1))
 
 
 def _explain_no_rows(source: TableSource, split: str | None) -> str:
@@ -115,6 +117,11 @@ def report_unreadable(split: str, problems: Sequence[str]) -> None:
         print_status(
             f"{split}: {len(problems)} unreadable cells count as absent; the first: {problems[0]}"
         )
+
+
+def no_readable_row(split: str, first: str) -> ManifestError:
+    """Return the error for a split without a readable row, whose first problem is given."""
+    return ManifestError(f"no row of the {split} split can be read; the first: {first}")
 
 
 def tables_sha256(path: Path) -> str:

@@ -9,13 +9,15 @@ import pytest
 
 from train.datasets import DATASETS, NEEDS_ROOT
 
+Dimml = Callable[..., tuple[object, str, str]]
+
 
 def test_data_sets_that_need_a_root_exist() -> None:
     assert set(DATASETS) >= NEEDS_ROOT
 
 
-def test_help_shows_an_example_of_each_data_set(dimml: Callable[..., tuple[object, str]]) -> None:
-    code, printed = dimml("data", "--help")
+def test_help_shows_an_example_of_each_data_set(dimml: Dimml) -> None:
+    code, printed, _ = dimml("data", "--help")
     assert code == 0
     assert all(f"dimml data {name} " in printed for name in DATASETS)
 
@@ -35,12 +37,12 @@ def test_help_shows_an_example_of_each_data_set(dimml: Callable[..., tuple[objec
 def test_wrong_arguments_exit_with_2(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    dimml: Callable[..., tuple[object, str]],
+    dimml: Dimml,
     words: list[str],
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, printed = dimml("data", *words)
+    code, _, printed = dimml("data", *words)
     assert code == 2
     assert message in printed
     assert list(tmp_path.iterdir()) == []
