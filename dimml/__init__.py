@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from dimml.errors import DimmlError, InputError
 from dimml.samples import ModalityOutput, Prediction, Sample
-from dimml.startup import switch_off_reports
+from dimml.startup import set_library_variables
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
 
 # Every process of dimml imports this package before onnxruntime, BentoML, Ray or the hub's client.
-switch_off_reports()
+set_library_variables()
 
 __version__ = "0.1.0"
 __all__ = ["DimmlError", "InputError", "ModalityOutput", "Prediction", "Predictor", "Sample"]

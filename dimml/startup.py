@@ -20,16 +20,28 @@ NO_REPORTS = {
 }
 """The variables that stop libraries from reporting their use to their makers."""
 
+PASSIVE_WAITS = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # The runtime of Intel and LLVM waits actively for this many milliseconds.
+    "KMP_BLOCKTIME": "0",
+}
+"""The variables that make threads of OpenMP sleep while they wait for each other.
+
+By default they wait actively. Two trainings on the same cores then hold up each other's threads, and
+neither finishes an epoch.
+"""
+
 SOURCE_PACKAGES = ("train", "export", "serving")
 """The packages beside `dimml`, whose names a user's own files may also have."""
 
 
-def switch_off_reports() -> None:
-    """Stop libraries from reporting their use, unless the user has set their variables.
+def set_library_variables() -> None:
+    """Stop libraries from reporting their use and from waiting actively.
 
-    The libraries read the variables when they load. Child processes inherit them.
+    The libraries read the variables when they load. Child processes inherit them. What the user has
+    set is kept.
     """
-    for name, value in NO_REPORTS.items():
+    for name, value in {**NO_REPORTS, **PASSIVE_WAITS}.items():
         # The libraries treat an empty variable as unset.
         if not os.environ.get(name):
             os.environ[name] = value

@@ -42,6 +42,16 @@ def test_user_may_import_a_train_file_beside_the_library(user: UserFolder) -> No
     assert done.stdout.strip() == str(user.path / "train.py")
 
 
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_of_openmp_wait_passively_unless_the_user_says_otherwise(
+    user: UserFolder, given: dict[str, str], used: str
+) -> None:
+    program = "import dimml, os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in __import__('sys').modules)"
+    assert user.run("-c", program, **given).stdout.split() == [used, "False"]
+
+
 def test_predictor_of_a_program_writes_nothing_into_the_home(
     user: UserFolder, tiny_bundle: Path
 ) -> None:
