@@ -27,8 +27,8 @@ PASSIVE_WAITS = {
 }
 """The variables that make threads of OpenMP sleep while they wait for each other.
 
-By default they wait actively. Two trainings on the same cores then hold up each other's threads, and
-neither finishes an epoch.
+By default they wait actively. Two trainings on the same cores then hold up each other's threads,
+and neither finishes an epoch.
 """
 
 SOURCE_PACKAGES = ("train", "export", "serving")

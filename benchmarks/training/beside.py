@@ -1,9 +1,9 @@
 """Train and score beside other work: how much longer it takes than alone.
 
-Run `python -m benchmarks.training.beside`; it needs the data and the bundle of `make serve`, and writes
-`benchmarks/results/beside.json` and `.md`. Every command runs alone, twice at once, and beside as many
-busy processes as there are cores; trainings also with threads that wait actively, as is OpenMP's
-default. A fair share of the cores takes twice the time of a run alone.
+Run `python -m benchmarks.training.beside`; it needs the data and the bundle of `make serve`, and
+writes `benchmarks/results/beside.json` and `.md`. Every command runs alone, twice at once, and
+beside as many busy processes as there are cores; trainings also with threads that wait actively, as
+is OpenMP's default. A fair share of the cores takes twice the time of a run alone.
 """
 
 from __future__ import annotations
@@ -106,15 +106,15 @@ def _report(document: Document) -> str:
     lines = [
         "# Training and scoring beside other work",
         "",
-        "Seconds of `dimml train` (digits, three epochs) and `dimml score` (the digits table). *Two at",
-        "once*: until both end. *Beside busy cores*: one process per core computes without a pause.",
+        "Seconds of `dimml train` (digits, three epochs) and `dimml score` (the digits table). *Two",
+        "at once*: until both end. *Beside busy cores*: one process per core never pauses.",
         f"A dash: not finished within {LIMIT_SECONDS} s.",
         "",
         f"|  | {' | '.join(situations)} |",
         "|---|--:|--:|--:|",
     ]
     for name, seconds in document["seconds"].items():
-        cells = ["–" if seconds[s] is None else f"{seconds[s]:.1f}" for s in situations]
+        cells = ["-" if seconds[s] is None else f"{seconds[s]:.1f}" for s in situations]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -48,7 +48,7 @@ def test_user_may_import_a_train_file_beside_the_library(user: UserFolder) -> No
 def test_threads_of_openmp_wait_passively_unless_the_user_says_otherwise(
     user: UserFolder, given: dict[str, str], used: str
 ) -> None:
-    program = "import dimml, os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in __import__('sys').modules)"
+    program = "import dimml, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     assert user.run("-c", program, **given).stdout.split() == [used, "False"]
 
 
