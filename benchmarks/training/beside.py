@@ -106,8 +106,8 @@ def _report(document: Document) -> str:
     lines = [
         "# Training and scoring beside other work",
         "",
-        "Seconds of `dimml train` (digits, three epochs) and `dimml score` (the digits table). *Two",
-        "at once*: until both end. *Beside busy cores*: one process per core never pauses.",
+        "Seconds of `dimml train` (digits, three epochs) and `dimml score` (the digits table).",
+        "*Two at once*: until both end. *Beside busy cores*: one process per core never pauses.",
         f"A dash: not finished within {LIMIT_SECONDS} s.",
         "",
         f"|  | {' | '.join(situations)} |",
