@@ -94,12 +94,12 @@ def _load(settings: Settings) -> Predictor:
 def _warm_up_sizes(provider: str, max_batch: int) -> list[int]:
     """Return the batch sizes to run before a worker is ready.
 
-    On a GPU, the first batch of each new size takes seconds; `DevicePath` rounds sizes up to powers
-    of two.
+    On a GPU, the first batch of each new size takes seconds; `GpuEncoder` rounds sizes up to
+    powers of two. The largest size is first, so that TensorRT builds no engine for each size.
     """
     if provider == "cpu":
         return [1]
-    return sorted({*(2**n for n in range(max_batch.bit_length())), max_batch})
+    return sorted({*(2**n for n in range(max_batch.bit_length())), max_batch}, reverse=True)
 
 
 class WrappedService(Service[Any]):  # type: ignore[misc]
