@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 from onnxruntime import OrtValue
 
-from dimml.modalities import Arrays, Kind
 from dimml.runtime.providers import GpuOptions
 from dimml.runtime.session import Graph
+
+if TYPE_CHECKING:
+    from dimml.modalities import Arrays, Kind
 
 
 @dataclass(frozen=True, slots=True)
