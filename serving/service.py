@@ -150,7 +150,11 @@ class Dimml:
         predictor = _load(settings)
         fields = request_fields(predictor)
         pipeline = Pipeline(predictor, fields, settings, capacity.threads)
-        self.batcher = Batcher(pipeline.answer, capacity.max_batch, capacity.queue, QUEUE.set)
+        # While a GPU computes one batch, the cores decode another.
+        threads = 1 if predictor.provider == "cpu" else 2
+        self.batcher = Batcher(
+            pipeline.answer, capacity.max_batch, capacity.queue, QUEUE.set, threads
+        )
         description = describe(predictor, settings, capacity)
         self.description = orjson.dumps(description)
         self.openapi = orjson.dumps(openapi_document(description, fields))
