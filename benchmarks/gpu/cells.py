@@ -22,6 +22,7 @@ from onnxruntime import OrtValue
 from benchmarks.gpu.models import EncoderCase
 from benchmarks.gpu.roofline import median_seconds
 from dimml.errors import ProviderError
+from dimml.machine import available_cores
 from dimml.runtime.cuda import GpuEncoder
 from dimml.runtime.providers import PROVIDER_NAMES, GpuOptions, Provider
 from dimml.runtime.session import Graph, execution_providers
@@ -47,7 +48,7 @@ def correctness(case: EncoderCase, folder: Path, device: Provider, precision: st
         warm_inputs=lambda rows: [case.batch(rows)],
     )
     items = [{name: array[row] for name, array in batch.items()} for row in range(3)]
-    [expected] = Graph(case.export(folder, "fp32"), "cpu").run(batch)
+    [expected] = Graph(case.export(folder, "fp32"), "cpu", available_cores()).run(batch)
     path = case.export(folder, precision)
     differences = {}
     for name, gpu in (("plain", GpuOptions()), ("graphs", GpuOptions(cuda_graphs=True))):

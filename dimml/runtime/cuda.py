@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class CudaGraph:
     """A CUDA graph and its buffers: it always reads and writes the memory it was recorded with.
 
     Attributes:
@@ -53,7 +53,7 @@ class GpuEncoder:
 
     def __init__(self, graph: Graph, kind: Kind, gpu: GpuOptions) -> None:
         self._graph, self._kind, self._gpu = graph, kind, gpu
-        self._recordings: dict[object, Recording] = {}
+        self._cuda_graphs: dict[object, CudaGraph] = {}
         # With -1, a run neither records nor replays a CUDA graph.
         self._unrecorded = _run_options(-1) if gpu.cuda_graphs else None
         self._thread = ThreadPoolExecutor(1, "encoder")
@@ -77,19 +77,19 @@ class GpuEncoder:
 
     def _run(self, inputs: Arrays, record: bool = False) -> np.ndarray:
         shapes = tuple((name, array.shape) for name, array in inputs.items())
-        if record and shapes not in self._recordings:
-            self._recordings[shapes] = self._bind(inputs, 1 + len(self._recordings))
-        recording = self._recordings.get(shapes)
-        if recording is None:
+        if record and shapes not in self._cuda_graphs:
+            self._cuda_graphs[shapes] = self._bind(inputs, 1 + len(self._cuda_graphs))
+        recorded = self._cuda_graphs.get(shapes)
+        if recorded is None:
             return self._graph.run(inputs, self._unrecorded)[0]
-        for name, value in recording.inputs.items():
+        for name, value in recorded.inputs.items():
             value.update_inplace(inputs[name])
         # The session waits for the device before it returns.
-        self._graph.session.run_with_iobinding(recording.binding, recording.options)
+        self._graph.session.run_with_iobinding(recorded.binding, recorded.options)
         # On the CPU, `numpy` returns the buffer itself.
-        return np.array(recording.features.numpy())
+        return np.array(recorded.features.numpy())
 
-    def _bind(self, inputs: Arrays, graph_id: int) -> Recording:
+    def _bind(self, inputs: Arrays, graph_id: int) -> CudaGraph:
         device, number = (
             ("cuda", self._gpu.device) if self._graph.provider == "cuda" else ("cpu", 0)
         )
@@ -104,7 +104,7 @@ class GpuEncoder:
                 array.shape, array.dtype.type, device, number
             )
             binding.bind_ortvalue_input(name, values[name])
-        return Recording(values, features, binding, _run_options(graph_id))
+        return CudaGraph(values, features, binding, _run_options(graph_id))
 
 
 def _padded_rows(rows: int) -> int:

@@ -64,44 +64,6 @@ def test_queued_items_make_full_batches_in_order() -> None:
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-def test_two_threads_compute_two_batches_at_once() -> None:
-    both_started = threading.Barrier(2)
-    batches: list[list[int]] = []
-
-    def compute(items: Sequence[int]) -> list[int]:
-        batches.append(list(items))
-        # The first two batches wait for each other, which a single thread would never do.
-        both_started.wait(10)
-        return [2 * item for item in items]
-
-    async def run() -> list[int]:
-        batcher = Batcher(compute, 2, 3, threads=2)
-        assert batcher.room == 7
-        results = await asyncio.gather(*[batcher.submit(item) for item in (1, 2, 3, 4)])
-        assert batcher.room == 7
-        return results
-
-    assert asyncio.run(run()) == [2, 4, 6, 8]
-    assert sorted(batches) == [[1, 2], [3, 4]]
-
-
-def test_queue_of_two_busy_threads_has_room_for_its_capacity() -> None:
-    work = Doubler()
-
-    async def run() -> None:
-        batcher = Batcher(work, 1, 3, threads=2)
-        first, second = [await block(work, batcher) for _ in range(2)]
-        waiting = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
-        await asyncio.sleep(0)
-        assert (batcher.depth, batcher.room) == (3, 0)
-        with pytest.raises(QueueFull):
-            await batcher.submit(4)
-        work.gate.set()
-        assert await asyncio.gather(first, second, *waiting) == [0, 0, 2, 4, 6]
-
-    asyncio.run(run())
-
-
 def test_failing_item_does_not_fail_its_batch() -> None:
     work = Doubler()
 

@@ -206,17 +206,17 @@ class TestGpuEncoder:
             encoder.warm_up(size)
         shapes = len(Bundle.load(tiny_bundle).kinds()["text"].warm_inputs(1))
         ids = [
-            recording.options.get_run_config_entry("gpu_graph_id")
-            for recording in encoder._recordings.values()
+            recorded.options.get_run_config_entry("gpu_graph_id")
+            for recorded in encoder._cuda_graphs.values()
         ]
         assert ids == [str(number) for number in range(1, 3 * shapes + 1)]
 
     def test_shapes_that_were_not_warmed_up_are_not_recorded(self, tiny_bundle: Path) -> None:
         encoder = self.encoder(tiny_bundle, cuda_graphs=True)
         encoder.warm_up(1)
-        before = dict(encoder._recordings)
+        before = dict(encoder._cuda_graphs)
         encoder.submit(self.texts(tiny_bundle, 7)).result()
-        assert encoder._recordings == before
+        assert encoder._cuda_graphs == before
         assert encoder._unrecorded.get_run_config_entry("gpu_graph_id") == "-1"
 
     def test_longest_and_shortest_texts_are_warmed_up_first(
