@@ -84,7 +84,7 @@ class GpuEncoder:
             return self._graph.run(inputs, self._unrecorded)[0]
         for name, value in recorded.inputs.items():
             value.update_inplace(inputs[name])
-        # The session waits for the device before it returns.
+        # The copies above and the session both wait for the device before they return.
         self._graph.session.run_with_iobinding(recorded.binding, recorded.options)
         # On the CPU, `numpy` returns the buffer itself.
         return np.array(recorded.features.numpy())
