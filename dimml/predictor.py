@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from dimml.decode import DecodedSample, decode_modality
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Kind, Limits
 from dimml.outputs import FusedBatch, PreparedSample, build_predictions, late_dim, with_features
-from dimml.runtime.execution import DataPath, EncoderCall, load_data_path
+from dimml.runtime.execution import EncoderCall, HostPath, load_data_path
 from dimml.runtime.providers import GpuOptions, Provider, choose_provider, compute_error
 from dimml.samples import OnUnreadable, Prediction, Sample
 
@@ -31,12 +31,11 @@ class EncodedBatch:
     """A batch after the encoders.
 
     Attributes:
-        features: Features of the data path that created them. On a GPU they stay in its memory and
-            can be classified once.
+        features: float32 [N, modalities, D], 0 where a modality is absent.
         present: bool [N, modalities].
     """
 
-    features: Any
+    features: np.ndarray
     present: np.ndarray
 
 
@@ -53,7 +52,7 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Bundle, kinds: Mapping[str, Kind], path: DataPath, provider: Provider
+        self, bundle: Bundle, kinds: Mapping[str, Kind], path: HostPath, provider: Provider
     ) -> None:
         self.bundle = bundle
         self.kinds = kinds
@@ -210,8 +209,8 @@ class Predictor:
                 if name in item.arrays:
                     buckets[kind.bucket(item.arrays[name])].append(row)
             for rows in buckets.values():
-                inputs = kind.collate([batch[row].arrays[name] for row in rows])
-                calls.append(EncoderCall(slot, rows, inputs))
+                items = [batch[row].arrays[name] for row in rows]
+                calls.append(EncoderCall(slot, kind, rows, items))
                 present[rows, slot] = True
         return EncodedBatch(self._path.encode(calls, present), present)
 
@@ -228,20 +227,18 @@ class Predictor:
             encoded: The batch after the encoders.
             features_wanted: Whether each sample gets a `PredictionWithFeatures`; none by default.
         """
-        if not any(features_wanted):
-            return build_predictions(self.bundle, batch, self.fuse(encoded))
-        features = self.read_features(encoded)
         predictions = build_predictions(self.bundle, batch, self.fuse(encoded))
-        return with_features(predictions, features, features_wanted)
+        if not any(features_wanted):
+            return predictions
+        return with_features(predictions, self.read_features(encoded), features_wanted)
 
     def read_features(self, encoded: EncodedBatch) -> np.ndarray:
-        """Return what the shared classifier reads, float32 [N, modalities, D]; call before `fuse`.
+        """Return what the shared classifier reads, float32 [N, modalities, D].
 
         Raises:
             UsageError: If the bundle does not state D.
         """
-        dimension = late_dim(self.bundle)
-        return self._path.read(encoded.features)[..., :dimension]
+        return encoded.features[..., : late_dim(self.bundle)]
 
     def fuse(self, encoded: EncodedBatch) -> FusedBatch:
         """Fuse the features of a batch and return the predictions as arrays."""

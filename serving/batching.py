@@ -43,10 +43,9 @@ class _QueuedItem(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Compute items in batches without waiting for a batch to fill.
 
-    A batcher belongs to one event loop and computes in one thread. New items queue while the
-    thread is busy. When the thread is free, it takes all queued items, up to `max_batch`. Items
-    whose caller was cancelled or whose client has disconnected are dropped before they are
-    computed.
+    A batcher belongs to one event loop. New items queue while all threads are busy. When a thread
+    is free, it takes all queued items, up to `max_batch`. Items whose caller was cancelled or whose
+    client has disconnected are dropped before they are computed.
 
     During an overload, only one item may wait beside a full batch, because a longer queue would
     add latency but no throughput. An overload begins when more items are refused than a batch
@@ -59,6 +58,7 @@ class Batcher(Generic[Item, Result]):
         max_batch: Maximum number of items in a batch.
         capacity: Maximum number of items that wait beside a full batch.
         report_depth: Receives the number of items that still wait each time a batch is taken.
+        threads: Number of batches that are computed at once.
     """
 
     def __init__(
@@ -67,15 +67,17 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         capacity: int,
         report_depth: Callable[[int], None] | None = None,
+        threads: int = 1,
     ) -> None:
         self._compute = compute
         self._max_batch = max_batch
         self._capacity = capacity
         self._report_depth = report_depth
         self._queue: deque[_QueuedItem[Item, Result]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-        self._drain_task: asyncio.Task[None] | None = None
-        self._batch_size = 0
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batch")
+        self._drains: set[asyncio.Task[None] | None] = set()
+        self._computing = 0
         self._batch_done = asyncio.Event()
         self._refused = 0
         self._is_short = False
@@ -88,10 +90,10 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def room(self) -> int:
-        """Number of items that `submit` accepts now, including free places in the batch."""
+        """Number of items that `submit` accepts now, including free places in the batches."""
         is_short = self._is_short and time.monotonic() < self._short_until
         capacity = min(1, self._capacity) if is_short else self._capacity
-        return capacity + self._max_batch - len(self._queue) - self._batch_size
+        return capacity + self._threads * self._max_batch - len(self._queue) - self._computing
 
     def note_refusal(self) -> None:
         """Count an item that the caller refused for lack of room without submitting it."""
@@ -127,13 +129,13 @@ class Batcher(Generic[Item, Result]):
             raise QueueFull
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append(_QueuedItem(item, future, is_gone, time.monotonic()))
-        if self._drain_task is None:
-            self._drain_task = asyncio.create_task(self._drain())
+        if len(self._drains) < self._threads:
+            self._drains.add(asyncio.create_task(self._drain()))
         return future
 
     def close(self) -> None:
-        """Stop the thread after its current batch, without waiting for it."""
-        self._thread.shutdown(wait=False)
+        """Stop the threads after their current batches, without waiting for them."""
+        self._pool.shutdown(wait=False)
 
     async def _drain(self) -> None:
         """Compute batches until the queue is empty."""
@@ -141,9 +143,9 @@ class Batcher(Generic[Item, Result]):
         try:
             while batch := await self._take_batch():
                 items = [queued.item for queued in batch]
-                self._batch_size = len(items)
-                outcomes = await loop.run_in_executor(self._thread, self._compute_outcomes, items)
-                self._batch_size = 0
+                self._computing += len(items)
+                outcomes = await loop.run_in_executor(self._pool, self._compute_outcomes, items)
+                self._computing -= len(items)
                 for queued, outcome in zip(batch, outcomes, strict=True):
                     # The caller may have been cancelled while its item was computed.
                     if queued.future.done():
@@ -154,7 +156,7 @@ class Batcher(Generic[Item, Result]):
                         queued.future.set_result(outcome)
                 self._report_room()
         finally:
-            self._drain_task = None
+            self._drains.discard(asyncio.current_task())
             self._report_room()
 
     def _report_room(self) -> None:

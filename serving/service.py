@@ -94,12 +94,12 @@ def _load(settings: Settings) -> Predictor:
 def _warm_up_sizes(provider: str, max_batch: int) -> list[int]:
     """Return the batch sizes to run before a worker is ready.
 
-    On a GPU, the first batch of each new size takes seconds; `DevicePath` rounds sizes up to powers
-    of two.
+    On a GPU, the first batch of each new size takes seconds; `GpuEncoder` rounds sizes up to
+    powers of two. The largest size is first, so that TensorRT builds no engine for each size.
     """
     if provider == "cpu":
         return [1]
-    return sorted({*(2**n for n in range(max_batch.bit_length())), max_batch})
+    return sorted({*(2**n for n in range(max_batch.bit_length())), max_batch}, reverse=True)
 
 
 class WrappedService(Service[Any]):  # type: ignore[misc]
@@ -150,7 +150,11 @@ class Dimml:
         predictor = _load(settings)
         fields = request_fields(predictor)
         pipeline = Pipeline(predictor, fields, settings, capacity.threads)
-        self.batcher = Batcher(pipeline.answer, capacity.max_batch, capacity.queue, QUEUE.set)
+        # While a GPU computes one batch, the cores decode another.
+        threads = 1 if predictor.provider == "cpu" else 2
+        self.batcher = Batcher(
+            pipeline.answer, capacity.max_batch, capacity.queue, QUEUE.set, threads
+        )
         description = describe(predictor, settings, capacity)
         self.description = orjson.dumps(description)
         self.openapi = orjson.dumps(openapi_document(description, fields))

@@ -49,7 +49,7 @@ CONFINED = {
     "pytorch_lightning": ("dimml/nn/", "train/", "export/"),
     "dimml.nn": ("dimml/nn/", "train/", "export/"),
     "onnxruntime": ("dimml/runtime/", "export/"),
-    "onnx": ("dimml/onnx_check.py", "dimml/runtime/", "export/"),
+    "onnx": ("dimml/onnx_check.py", "export/"),
     "train.compare": ("train/compare/", "train/cli.py"),
     # A pickle runs code, so the product reads none.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),

@@ -1,156 +1,128 @@
-"""The encoders that `python -m benchmarks.gpu` measures, as PyTorch modules and as graphs."""
+"""The encoders that `python -m benchmarks.gpu` measures, as PyTorch modules and as graphs.
+
+They have the sizes of well-known models and random weights, which take the same time.
+"""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import PIL.Image
-import soundfile
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import BertConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from dimml.bundle import ModalitySpec, build_kind
-from dimml.modalities import Arrays, Kind
-from dimml.nn.encoders import PooledBert, PowerEncoder, TextEncoder, build_encoder
-from dimml.nn.model import MultimodalModel
 from export.half import halve_graph
-from export.onnx import export_encoder, write_bundle
-from train.data.splits import train_tokenizer
 
-FEATURES, CLASSES = 256, 10
-RATE, SECONDS = 16_000, 10.03  # 1004 frames of 257 frequencies
-TEXT = "the quick brown fox jumps over a lazy dog and the dog sleeps on"
+Arrays = dict[str, np.ndarray]
+
+
+class Encoder(nn.Module):
+    """A model of `transformers` with the mean of its outputs as its features, in float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        dtype = next(self.model.parameters()).dtype
+        cast = [value.to(dtype) if value.is_floating_point() else value for value in inputs]
+        output: Tensor = self.model(*cast).last_hidden_state
+        spatial = tuple(range(2, output.ndim)) if output.ndim == 4 else (1,)
+        return output.mean(dim=spatial).float()
 
 
 @dataclass(frozen=True)
 class EncoderCase:
-    """One encoder with one input.
+    """One encoder.
 
     Attributes:
-        name: Name of the encoder and its input size.
-        kind: Kind of its modality.
+        name: Name and input size.
         module: PyTorch module in eval mode and float32.
-        raw: Sample as a client sends it.
+        shapes: Graph input name to the shape of one sample.
+        vocabulary: Number of token ids; 0 if the inputs are float32.
     """
 
     name: str
-    kind: Kind
-    module: nn.Module
-    raw: Any
+    module: Encoder
+    shapes: dict[str, tuple[int, ...]]
+    vocabulary: int = 0
 
-    def batch(self, size: int) -> Arrays:
-        """Return the inputs of the encoder for a batch of equal samples."""
-        item = self.kind.preprocess(self.kind.decode(self.raw))
-        return self.kind.collate([item] * size)
+    def batch(self, rows: int) -> Arrays:
+        """Return random inputs, the same at every call."""
+        random = np.random.default_rng(0)
+        if self.vocabulary:
+            ids = random.integers(0, self.vocabulary, (rows, *self.shapes["input_ids"]))
+            return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        return {
+            name: random.standard_normal((rows, *shape), dtype=np.float32)
+            for name, shape in self.shapes.items()
+        }
 
     def export(self, folder: Path, precision: str) -> Path:
         """Return the path of the graph in fp32 or fp16, which is exported if necessary."""
-        path = folder / f"{self.kind.name}.{precision}.onnx"
-        if not path.exists():
-            whole = folder / f"{self.kind.name}.fp32.onnx"
-            if not whole.exists():
-                export_encoder(self.module, self.kind, whole)
-            if precision == "fp16":
-                halve_graph(whole, path)
+        path = folder / f"{self.name.partition(',')[0]}.{precision}.onnx"
+        if not path.exists() and precision == "fp16":
+            halve_graph(self.export(folder, "fp32"), path)
+        elif not path.exists():
+            batch = torch.export.Dim("batch", min=1)
+            torch.onnx.export(
+                self.module,
+                tuple(torch.from_numpy(array) for array in self.batch(2).values()),
+                str(path),
+                dynamo=True,
+                dynamic_shapes=(tuple({0: batch} for _ in self.shapes),),
+                input_names=list(self.shapes),
+                output_names=["features"],
+                external_data=False,
+                verbose=False,
+            )
         return path
 
 
-def encoder_cases() -> dict[str, EncoderCase]:
-    """Return a ResNet-18 on 257 x 1004, one on 224 x 224, and a MiniLM on 128 tokens."""
+def encoder_cases(tiny: bool) -> list[EncoderCase]:
+    """Return a ResNet-18, a MiniLM and a Whisper base, or tiny models of the same kinds."""
     torch.manual_seed(0)
-    random = np.random.default_rng(0)
-    specs, assets = specifications()
-    kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
-    sound, picture = io.BytesIO(), io.BytesIO()
-    noise = 0.1 * random.standard_normal(int(RATE * SECONDS))
-    soundfile.write(sound, noise, RATE, format="WAV")
-    pixels = random.integers(0, 256, (48, 64, 3), np.uint8)
-    PIL.Image.fromarray(pixels).resize((640, 480)).save(picture, "JPEG")
-    text = " ".join([TEXT] * 30)
-    audio = build_encoder(kinds["audio"], FEATURES, preset="resnet18", n_mels=None)
-    image = build_encoder(kinds["image"], FEATURES, preset="resnet18")
-    config = BertConfig(
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        max_position_embeddings=512,
+    side, tokens, frames = (32, 16, 20) if tiny else (224, 128, 3000)
+    width, layers = (32, 1) if tiny else (384, 6)
+    image = transformers.ResNetConfig(
+        embedding_size=16 if tiny else 64,
+        hidden_sizes=[16, 32] if tiny else [64, 128, 256, 512],
+        depths=[1, 1] if tiny else [2, 2, 2, 2],
+        layer_type="basic",
     )
-    words = TextEncoder(PooledBert(config), nn.Linear(config.hidden_size, FEATURES))
-    return {
-        "audio": EncoderCase(
-            "ResNet-18, 257 x 1004", kinds["audio"], audio.eval(), sound.getvalue()
+    text = transformers.BertConfig(
+        vocab_size=1_000,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        intermediate_size=4 * width,
+    )
+    speech = transformers.WhisperConfig(
+        d_model=64 if tiny else 512,
+        encoder_layers=layers,
+        encoder_attention_heads=1 if tiny else 8,
+        encoder_ffn_dim=64 if tiny else 2048,
+        max_source_positions=frames // 2,
+    )
+    bert = transformers.BertModel(text, add_pooling_layer=False)
+    return [
+        EncoderCase(
+            f"ResNet-18, {side} px",
+            Encoder(transformers.ResNetModel(image)).eval(),
+            {"pixels": (3, side, side)},
         ),
-        "image": EncoderCase("ResNet-18, 224 px", kinds["image"], image.eval(), picture.getvalue()),
-        "text": EncoderCase("MiniLM, 128 tokens", kinds["text"], words.eval(), text),
-    }
-
-
-def specifications() -> tuple[dict[str, ModalitySpec], dict[str, dict[str, bytes]]]:
-    """Return the specifications and the assets of the three modalities."""
-
-    def spec(kind: str, inputs: tuple[str, ...], **preprocessing: Any) -> ModalitySpec:
-        files = {"tokenizer.json": "text.tokenizer.json"} if kind == "text" else {}
-        return ModalitySpec(
-            kind=kind,
-            graph=f"{kind}.onnx",
-            inputs=inputs,
-            preprocessing=preprocessing,
-            encoder="resnet18",
-            assets=files,
-        )
-
-    specs = {
-        "audio": spec("audio", ("power",), sample_rate=RATE, seconds=SECONDS, hop_length=160),
-        "image": spec("image", ("pixels",), size=[224, 224]),
-        "text": spec("text", ("input_ids", "attention_mask"), max_length=128),
-    }
-    return specs, {
-        "audio": {},
-        "image": {},
-        "text": {"tokenizer.json": train_tokenizer([TEXT] * 10, 100)},
-    }
-
-
-def write_whole(path: Path, cases: dict[str, EncoderCase]) -> MultimodalModel:
-    """Write a bundle of the encoders with an untrained classifier, and return the model."""
-    specs, assets = specifications()
-    encoders = [case.module for case in cases.values()]
-    model = MultimodalModel(list(cases), encoders, FEATURES, CLASSES).eval()
-    write_bundle(
-        path,
-        model,
-        {name: case.kind for name, case in cases.items()},
-        specs,
-        assets,
-        name="gpu",
-        labels=tuple(f"class {n}" for n in range(CLASSES)),
-        created="2026-01-01T00:00:00Z",
-        provenance={},
-    )
-    return model
-
-
-class HalfEncoder(nn.Module):
-    """An encoder in float16 with float32 inputs and features, like the exported graphs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.half()
-        if isinstance(module, PowerEncoder):
-            module.backbone.log_mel.float()
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        module = self.module
-        if isinstance(module, PowerEncoder):
-            spectrogram = module.backbone
-            picture = spectrogram.log_mel(inputs["power"]).unsqueeze(1).half()
-            features: Tensor = module.head(spectrogram.resnet(picture))
-            return features.float()
-        halved = {k: v.half() if v.is_floating_point() else v for k, v in inputs.items()}
-        return module(**halved).float()  # type: ignore[no-any-return]
+        EncoderCase(
+            f"MiniLM, {tokens} tokens",
+            Encoder(bert).eval(),
+            dict.fromkeys(("input_ids", "attention_mask"), (tokens,)),
+            text.vocab_size,
+        ),
+        EncoderCase(
+            f"Whisper base, {frames} frames",
+            Encoder(WhisperEncoder(speech)).eval(),
+            {"mel": (80, frames)},
+        ),
+    ]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-MATRIX_SIDE, COPY_NUMBERS = 8192, 2**28
-TYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
-PRECISIONS = tuple(TYPES)
+TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def synchronize(device: str) -> None:
@@ -21,75 +21,84 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Set whether PyTorch computes float32 products in TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
+def median_seconds(run: Callable[[], Any], device: str, seconds: float) -> float:
+    """Return the median time of a function that is called for about `seconds`, at least thrice."""
+    for _ in range(3):
+        run()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        synchronize(device)
+        started = time.perf_counter()
+        run()
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
 
 
-def rates(device: str, quick: bool) -> dict[str, float]:
-    """Measure operations per second by precision, and the `bytes` per second of a copy."""
-    side, count = (256, 2**20) if quick else (MATRIX_SIDE, COPY_NUMBERS)
+def rates(device: str, seconds: float) -> dict[str, float]:
+    """Measure what the device reaches.
+
+    Returns:
+        Operations per second of products by precision, and bytes per second: `memory` of the
+        device (read and written), `pinned` and `pageable` of copies from the host.
+    """
+    side, count = (8192, 2**28) if device == "cuda" else (128, 2**16)
     reached = {}
     for precision, dtype in TYPES.items():
-        allow_tf32(precision == "tf32")
-        one = torch.randn(side, side, device=device, dtype=dtype)
-        other = torch.randn(side, side, device=device, dtype=dtype)
-        reached[precision] = 2 * side**3 / _best(lambda a=one, b=other: a @ b, device)  # type: ignore[misc]
-    allow_tf32(False)
-    source = torch.zeros(count, device=device)
-    target = torch.empty_like(source)
-    reached["bytes"] = 2 * source.nbytes / _best(lambda: target.copy_(source), device)
+        matrix = torch.randn(side, side, device=device).to(dtype)
+        once = median_seconds(lambda m=matrix: m @ m, device, seconds)  # type: ignore[misc]
+        reached[precision] = 2 * side**3 / once
+    source, target = (torch.zeros(count, device=device) for _ in range(2))
+    reached["memory"] = (
+        2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, seconds)
+    )
+    host = torch.zeros(count // 8)
+    part = target[: len(host)]
+    reached["pageable"] = host.nbytes / median_seconds(lambda: part.copy_(host), device, seconds)
+    pinned = host.pin_memory() if device == "cuda" else host
+    reached["pinned"] = host.nbytes / median_seconds(lambda: part.copy_(pinned), device, seconds)
     return reached
 
 
-def work(module: nn.Module, inputs: Mapping[str, Tensor], width: int) -> dict[str, int]:
-    """Count the floating-point operations of one batch, and a lower bound of its memory traffic.
+def work(module: nn.Module, inputs: Mapping[str, Tensor], rows: int) -> dict[str, int]:
+    """Count the operations of a batch in fp16, and lower bounds of its memory traffic and copies.
 
     The weights, the inputs and the output of each convolution, product and normalisation pass
     through memory once. Each output passes once more, as the input of the next layer.
 
     Args:
-        module: An encoder in float32.
-        inputs: Inputs of the batch.
-        width: Bytes per number.
+        module: An encoder in float32 on the CPU.
+        inputs: Inputs of one sample, of which the batch has `rows`.
+        rows: Samples of the batch.
 
     Returns:
-        `flops` and `bytes`.
+        `flops`, `bytes` through the memory of the device, and `copied` bytes from the host.
     """
     moved = 0
-    handles = []
 
     def count(_: nn.Module, __: Any, output: Any) -> None:
         nonlocal moved
-        if isinstance(output, Tensor):
-            moved += 2 * width * output.numel()
+        moved += 2 * 2 * output.numel() if isinstance(output, Tensor) else 0
 
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.Linear | nn.LayerNorm | nn.Embedding):
-            handles.append(part.register_forward_hook(count))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(**inputs)
+    layers = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.LayerNorm, nn.Embedding)
+    handles = [
+        part.register_forward_hook(count) for part in module.modules() if isinstance(part, layers)
+    ]
+    # The counter knows products, and not each fused attention of a CPU.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module(*inputs.values())
     for handle in handles:
         handle.remove()
-    weights = width * sum(value.numel() for value in module.parameters())
-    inputs_bytes = sum(value.nbytes for value in inputs.values())
-    return {"flops": counter.get_total_flops(), "bytes": moved + weights + inputs_bytes}
+    weights = 2 * sum(value.numel() for value in module.parameters())
+    copied = rows * sum(value.nbytes for value in inputs.values())
+    flops = rows * counter.get_total_flops()
+    return {"flops": flops, "bytes": weights + rows * moved + copied, "copied": copied}
 
 
-def least_seconds(cost: Mapping[str, int], reached: Mapping[str, float], precision: str) -> float:
-    """Return the shortest time of this work on a device with these rates (the roofline)."""
-    return max(cost["flops"] / reached[precision], cost["bytes"] / reached["bytes"])
-
-
-def _best(run: Callable[[], Any], device: str, repeats: int = 20) -> float:
-    for _ in range(3):
-        run()
-    seconds = []
-    for _ in range(repeats):
-        synchronize(device)
-        started = time.perf_counter()
-        run()
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def least_ms(cost: Mapping[str, int], reached: Mapping[str, float]) -> dict[str, float]:
+    """Return the shortest time of this work by each limit; the roofline is the largest of them."""
+    return {
+        "compute": 1000 * cost["flops"] / reached["fp16"],
+        "memory": 1000 * cost["bytes"] / reached["memory"],
+        "pcie": 1000 * cost["copied"] / reached["pinned"],
+    }

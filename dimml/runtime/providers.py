@@ -47,10 +47,10 @@ class GpuOptions:
 
     Attributes:
         device: Number of the GPU among those visible to the process.
-        memory: Limit in bytes on the weights and results of each graph, None for no limit.
+        memory: Limit in bytes on the weights and results of each encoder, None for no limit.
         tf32: Whether float32 products may use tensor cores with a mantissa of 10 bits.
         cuda_graphs: Whether `Predictor.warm_up` records the kernels of an encoder once per input
-            shape. A recorded encoder starts with one launch.
+            shape. A recorded encoder starts with one launch. Needs the provider CUDA.
     """
 
     device: int = 0
@@ -97,7 +97,9 @@ def compute_error(provider: Provider, gpu: GpuOptions, problem: str) -> Provider
     problem = " ".join(problem.split())[:MAX_PROBLEM_CHARACTERS]
     remedy = "run `nvidia-smi` to see what uses the GPU"
     if gpu.memory is not None:
-        remedy = f"raise gpu_memory ({gpu.memory} bytes per graph), which may be too low"
+        remedy = f"raise gpu_memory ({gpu.memory} bytes per encoder), which may be too low"
+    if gpu.cuda_graphs:
+        remedy += ", turn cuda_graphs off if the graph cannot be recorded"
     return provider_error(provider, problem, f"{remedy}, or use providers=cpu")
 
 

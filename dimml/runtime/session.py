@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from dimml.errors import BundleError, ProviderError
+from dimml.errors import BundleError
 from dimml.runtime.providers import (
     CPU,
     CUDA,
@@ -30,7 +30,7 @@ class Graph:
     """One loaded ONNX graph.
 
     Args:
-        model: File of the graph, or the serialised model.
+        model: File of the graph.
         provider: Execution provider to use.
         threads: onnxruntime threads for operators on the CPU.
         gpu: Options of the GPU.
@@ -47,7 +47,7 @@ class Graph:
 
     def __init__(
         self,
-        model: Path | bytes,
+        model: Path,
         provider: Provider,
         threads: int = 1,
         gpu: GpuOptions | None = None,
@@ -63,21 +63,15 @@ class Graph:
         # By default the file name decides, and nothing here checks onnxruntime's own format.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         gpu = gpu or GpuOptions()
-        source = model if isinstance(model, bytes) else str(model)
-        name = "a graph" if isinstance(model, bytes) else str(model)
         try:
             # The fallback of onnxruntime would print a message and use another provider.
             self.session = onnxruntime.InferenceSession(
-                source, options, providers=execution_providers(provider, gpu), enable_fallback=0
+                str(model), options, providers=execution_providers(provider, gpu), enable_fallback=0
             )
         except Exception as error:
-            problem = f"onnxruntime cannot load {name}: {error}"
+            problem = f"onnxruntime cannot load {model}: {error}"
             if provider == "cpu":
                 raise BundleError(problem) from error
-            if gpu.cuda_graphs and "graph" in str(error):
-                raise ProviderError(
-                    f"{name} cannot be recorded as a CUDA graph ({error}); set cuda_graphs off"
-                ) from error
             # If the graph does not load on the CPU either, this raises a `BundleError`.
             Graph(model, "cpu")
             raise compute_error(provider, gpu, problem) from error
@@ -88,9 +82,9 @@ class Graph:
         self.inputs = {node.name: node.shape for node in self.session.get_inputs()}
         self.outputs = {node.name: node.shape for node in self.session.get_outputs()}
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run the graph and return its outputs in order."""
-        outputs: list[np.ndarray] = self.session.run(None, dict(inputs))
+    def run(self, inputs: Mapping[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
+        """Run the graph with the run options of onnxruntime, and return its outputs in order."""
+        outputs: list[np.ndarray] = self.session.run(None, dict(inputs), options)
         return outputs
 
 
@@ -108,9 +102,9 @@ def execution_providers(provider: Provider, gpu: GpuOptions) -> list[Any]:
     }
     if gpu.memory is not None:
         cuda["gpu_mem_limit"] = str(gpu.memory)
-    if gpu.cuda_graphs and provider == "cuda":
-        cuda["enable_cuda_graph"] = "1"
     if provider == "cuda":
+        if gpu.cuda_graphs:
+            cuda["enable_cuda_graph"] = "1"
         return [(CUDA, cuda), CPU]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dimml", "tensorrt")
     tensorrt = {

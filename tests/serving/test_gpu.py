@@ -19,9 +19,10 @@ from dimml.samples import subset_name, subsets
 NAMES = ("audio", "image", "text")
 
 
-@pytest.fixture(scope="module")
-def server(tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
-    with open_server(tiny_bundle, providers="cuda", workers=cuda_devices()) as server:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "graphs"])
+def server(request: pytest.FixtureRequest, tiny_bundle: Path, open_server: Any) -> Iterator[Any]:
+    settings = {"workers": cuda_devices(), "cuda_graphs": int(request.param)}
+    with open_server(tiny_bundle, providers="cuda", **settings) as server:
         server.wait_until_ready()
         yield server
 
@@ -34,6 +35,16 @@ def sample() -> dict[str, Any]:
     soundfile.write(audio, 0.1 * random.standard_normal(16_000), 16_000, format="WAV")
     PIL.Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(image, "PNG")
     return {"audio": audio.getvalue(), "image": image.getvalue(), "text": "seven"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "max_batch", "sizes"),
+    [("cpu", 16, [1]), ("cuda", 8, [8, 4, 2, 1]), ("tensorrt", 6, [6, 4, 2, 1])],
+)
+def test_largest_batch_is_warmed_up_first(provider: str, max_batch: int, sizes: list[int]) -> None:
+    from serving.service import _warm_up_sizes
+
+    assert _warm_up_sizes(provider, max_batch) == sizes
 
 
 @pytest.mark.gpu

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -21,9 +20,11 @@ from train.data.splits import labelled_rows, training_rows
 from train.recipe import Recipe
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """The input of `MultimodalModel.forward`, and the labels.
+
+    A named tuple, because PyTorch's loader copies only the tensors of built-in collections to
+    page-locked memory.
 
     Attributes:
         inputs: Modality to the graph inputs of the rows that have it, in groups of equal shapes.

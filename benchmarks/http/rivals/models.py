@@ -28,10 +28,10 @@ class TorchPath(HostPath):
     @torch.inference_mode()
     def encode(self, calls: Sequence[EncoderCall], present: np.ndarray) -> torch.Tensor:
         features = torch.zeros(*present.shape, self._model.feature_dim)
-        for slot, rows, inputs in calls:
+        for slot, kind, rows, items in calls:
             tensors = {
                 name: torch.from_numpy(np.ascontiguousarray(array))
-                for name, array in inputs.items()
+                for name, array in kind.collate(items).items()
             }
             features[rows, slot] = self._model.encoders[slot](**tensors)
         return features

@@ -4,47 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.gpu.cells import EAGER, GRAPHS, ORT
 from benchmarks.gpu.report import markdown
-from benchmarks.gpu.runtimes import BOUND, COMPILED, EAGER, GRAPHS, PLAIN
 from dimml.machine import describe_machine
 
 
 def document() -> dict[str, Any]:
-    ms = {EAGER: 3.0, COMPILED: 2.0, PLAIN: 2.5, BOUND: 2.0, GRAPHS: 1.5}
-    failed = {name: ms[name] for name in (EAGER, COMPILED, PLAIN)}
+    rates = {"fp32": 1e12, "fp16": 4e12, "memory": 1e12, "pinned": 2e10, "pageable": 1e10}
     return {
         "machine": {**describe_machine(), "gpu": "A card"},
-        "rates": {"fp32": 1e12, "tf32": 2e12, "fp16": 4e12, "bytes": 1e12},
         "note": "A note.",
-        "encoders": {
-            "net | fp16 | 8": {"least_ms": 0.3, "ms": ms},
-            "net | fp32 | 64": {"least_ms": 0.3, "ms": failed},
-            "net | fp32 | 8": {"least_ms": 0.3, "ms": ms},
+        "cells": {
+            "correct | net | fp32": {
+                "differences": {"plain": 1e-6, "graphs": 0.5, "graphs, threads": float("nan")},
+                "tolerance": 1e-3,
+            },
+            "rates": rates,
+            "speed | net | 8 | work": {"flops": 4e9, "bytes": 5e8, "copied": 6e7},
+            f"speed | net | 8 | {EAGER}": {"device": 3.0, "copies": 4.0},
+            f"speed | net | 8 | {ORT}": {"device": 1.5, "copies": 2.5},
+            "decode | 1": {"per_second": 100.0},
+            "decode | 16": {"per_second": 1500.0},
+            "answers | 64": {
+                "per_second": 1200.0,
+                "share_of_graphs": 0.25,
+                "gpu_busy": 0.2,
+                "threads": 16,
+            },
         },
-        "whole": {
-            "ms": {"1": {GRAPHS: 5.0, EAGER: 1.0}, "8": {GRAPHS: 10.0, EAGER: 1.0}},
-            "host_ms_per_sample": {"decode": 3.0, "preprocess": 2.0},
-        },
-        "failed": {"net | fp32 | 64 | one": "RuntimeError: full\n\nmemory\n"},
+        "failed": {f"speed | net | 8 | {GRAPHS}": "RuntimeError: full\n\nmemory\n"},
     }
 
 
-def test_cells_are_in_order_and_a_failed_one_has_no_ratio() -> None:
-    lines = [line for line in markdown(document()).splitlines() if line.startswith("| net")]
-    assert [line.split(" | ")[1:3] for line in lines] == [
-        ["fp32", "8"],
-        ["fp32", "64"],
-        ["fp16", "8"],
-    ]
-    assert lines[0].endswith("| 1.500 | 2.00 | 1.33 | 20% |")
-    assert lines[1].endswith("| failed | failed |  |  |  |")
+def test_wrong_features_are_not_accepted() -> None:
+    lines = [line for line in markdown(document()).splitlines() if line.startswith("| net | fp32")]
+    assert [line.split(" | ")[-1] for line in lines] == ["yes |", "NO |", "NO |"]
 
 
-def test_cores_of_the_host_are_those_that_dimml_keeps_busy() -> None:
-    assert "At dimml's 800 samples/s, a GPU needs 4.0 cores." in markdown(document())
+def test_speed_with_and_without_copies_is_beside_the_largest_limit() -> None:
+    [line] = [line for line in markdown(document()).splitlines() if line.startswith("| net | 8")]
+    assert line == "| net | 8 | 3.000 (4.000) |  | 1.500 (2.500) |  |  | 3.000 (pcie) |"
+
+
+def test_decoding_answers_and_the_load_of_the_gpu_are_reported() -> None:
+    report = markdown(document())
+    assert "per second: 100 with 1, 1,500 with 16." in report
+    assert (
+        "1,200 samples/s. The graphs take 25% of the time, and the GPU is busy for 20%." in report
+    )
 
 
 def test_note_and_failures_are_reported() -> None:
     report = markdown(document())
     assert " A note.\n" in report
-    assert report.endswith("net | fp32 | 64 | one: RuntimeError: full memory\n")
+    assert report.endswith(f"speed | net | 8 | {GRAPHS}: RuntimeError: full memory\n")

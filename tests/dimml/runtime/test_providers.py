@@ -9,7 +9,14 @@ import onnxruntime
 import pytest
 
 from dimml.errors import ProviderError, UsageError
-from dimml.runtime.providers import CPU, CUDA, TENSORRT, choose_provider
+from dimml.runtime.providers import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    GpuOptions,
+    choose_provider,
+    compute_error,
+)
 
 
 @pytest.fixture
@@ -128,6 +135,23 @@ class TestChooseProvider:
     def test_unknown_provider_is_rejected(self, providers: str) -> None:
         with pytest.raises(UsageError, match="known: auto, cuda, tensorrt, cpu"):
             choose_provider(providers)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "remedies"),
+    [
+        (GpuOptions(), ["nvidia-smi"]),
+        (GpuOptions(memory=2**20), ["raise gpu_memory (1048576 bytes per encoder)"]),
+        (GpuOptions(cuda_graphs=True), ["nvidia-smi", "turn cuda_graphs off"]),
+    ],
+)
+def test_error_of_a_gpu_that_does_not_compute_names_the_options_in_use(
+    gpu: GpuOptions, remedies: list[str]
+) -> None:
+    # The word "graph" alone says nothing about CUDA graphs.
+    message = compute_error("cuda", gpu, "cannot load audio.onnx: graph failed").message
+    assert all(remedy in message for remedy in (*remedies, "use providers=cpu"))
+    assert ("cuda_graphs" in message) == gpu.cuda_graphs
 
 
 @pytest.mark.gpu
