@@ -160,18 +160,23 @@ def predict(
 ) -> None:
     """Predict one sample from any non-empty subset of a bundle's modalities.
 
-    Each modality is an option named after it. The value is a file, or the text itself.
+    Each modality is an option named after it. The value is a file; for text, the text itself.
 
     Examples:
         dimml predict runs/digits/bundle --audio seven.wav --image seven.png --text sept
 
         dimml predict runs/digits/bundle --text sept --json
     """
+    from dimml.modalities import Text
     from dimml.predictor import Predictor
+    from dimml.progress import print_status
 
     # Typer assigns the first unknown word to `bundle`, which may be an option of a modality.
     folder, sample = _bundle_and_sample([bundle, *context.args])
     predictor = Predictor.load(folder, providers)
+    for name, value in sample.items():
+        if name in predictor.kinds and isinstance(predictor.kinds[name], Text) and _is_file(value):
+            print_status(f"--{name}: {value} is a file, but the text is its name, not its content")
     prediction = predictor.predict(sample, on_unreadable=on_unreadable)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
@@ -213,6 +218,13 @@ def inspect(
         typer.echo(f"  {json.dumps(spec.preprocessing)}")
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
     """Parse one positional word, the bundle, and `--NAME VALUE` pairs before or after it.
 
@@ -229,6 +241,8 @@ def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
         argument = value if equals else next(remaining, None)
         if argument is None:
             raise UsageError(f"--{name} needs a value")
+        # Options are written with hyphens, and modality names have none.
+        name = name.replace("-", "_")
         if name in sample:
             raise UsageError(f"--{name} is given twice")
         sample[name] = argument

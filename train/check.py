@@ -50,7 +50,7 @@ def check_data(recipe: Recipe) -> DataReport:
         for row in read_rows(source):
             report.add_row(row, takes_part(row, pairs=row.split == "train"))
             if row.split == "train" and takes_part(row, pairs=True):
-                texts.append(_without_files(row))
+                texts.append(_only_texts(row, source.kinds))
     except ManifestError as error:
         raise (report.failure or error) from error
     specs, assets = specifications(recipe, texts, models)
@@ -120,9 +120,9 @@ def _reason(message: str, value: Any) -> str:
     return _NUMBER.sub("#", message)
 
 
-def _without_files(row: Row) -> Row:
+def _only_texts(row: Row, kinds: Mapping[str, str]) -> Row:
     """Return a row with nothing but its texts, which are few bytes."""
-    texts = {name: v if isinstance(v, str) else None for name, v in row.sample.items()}
+    texts = {name: v if kinds[name] == "text" else None for name, v in row.sample.items()}
     return Row(row.id, row.split, row.label, texts)
 
 

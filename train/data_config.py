@@ -10,9 +10,19 @@ import pydantic
 from dimml.table import SplitRule
 from train.encoder_config import RecipePart
 
+COLUMN, RULE = "column", "rule"
+"""The two forms of `data.split`; pydantic adds them to the places of its errors."""
+
 
 class SplitConfig(RecipePart):
-    """The assignment of rows to splits, for a table without a split column, see `SplitRule`."""
+    """The assignment of rows to splits, for a table without a split column, see `SplitRule`.
+
+    Attributes:
+        validation: Share of the rows, 0..1.
+        test: Share of the rows, 0..1.
+        by: Column whose equal values stay in one split.
+        seed: Seed of the assignment.
+    """
 
     validation: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.15
     test: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.15
@@ -22,7 +32,7 @@ class SplitConfig(RecipePart):
     @pydantic.model_validator(mode="after")
     def _check_shares(self) -> SplitConfig:
         if self.validation + self.test >= 1:
-            raise ValueError("validation and test leave no rows to train on; their sum is below 1")
+            raise ValueError("validation and test leave no rows to train on; their sum must be < 1")
         return self
 
 
@@ -41,7 +51,10 @@ class DataConfig(RecipePart):
     table: Path
     id: str = "id"
     label: str = "label"
-    split: str | SplitConfig = "split"
+    split: Annotated[
+        Annotated[str, pydantic.Tag(COLUMN)] | Annotated[SplitConfig, pydantic.Tag(RULE)],
+        pydantic.Discriminator(lambda value: COLUMN if isinstance(value, str) else RULE),
+    ] = "split"
     keep_na: bool = False
 
     @property

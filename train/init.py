@@ -15,6 +15,7 @@ import yaml
 from dimml.errors import UsageError, shorten
 from dimml.files import new_file
 from dimml.samples import MAX_MODALITIES
+from dimml.table.cells import SPLITS
 from train.profile import ColumnProfile, profile_table
 from train.recipe import load_recipe
 from train.roles import MODALITY_KINDS, TableRoles, choose_roles
@@ -67,6 +68,11 @@ class WrittenRecipe:
             yield (
                 f"the column `{split}` has no row of the validation split, which training needs: "
                 "give some of its train rows the value `validation`"
+            )
+        if others := sorted(self.roles.splits - {*SPLITS}):
+            yield (
+                f"rows whose `{split}` is {', '.join(map(shorten, others))} are not used; the "
+                f"names of splits are {', '.join(SPLITS)}"
             )
         left_out = [c.name for c in self.roles.unused if c.kind in MODALITY_KINDS]
         if left_out:

@@ -15,7 +15,7 @@ from dimml.errors import RecipeError
 from dimml.modalities import KINDS
 from dimml.samples import MAX_MODALITIES
 from dimml.table import TableLayout, TableSource
-from train.data_config import DataConfig, SplitConfig
+from train.data_config import COLUMN, RULE, DataConfig, SplitConfig
 from train.encoder_config import EncoderConfig, RecipePart, expand_encoder
 from train.methods import METHODS, method_class
 from train.methods.settings import DetachedTraining
@@ -182,12 +182,14 @@ class _RecipeLoader(yaml.SafeLoader):
     """Loads YAML and rejects a key that is given twice, of which YAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if repeated := next((key for n, key in enumerate(keys) if key in keys[:n]), None):
-            raise yaml.constructor.ConstructorError(
-                problem=f"the key {repeated!r} is given twice; keep one of them",
-                problem_mark=node.start_mark,
-            )
+        seen = []
+        for key, _ in node.value:
+            if (name := self.construct_object(key, deep=True)) in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {name!r} is given twice; keep one of them",
+                    problem_mark=key.start_mark,
+                )
+            seen.append(name)
         return super().construct_mapping(node, deep)
 
 
@@ -203,9 +205,14 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
             key names the nearest known key.
     """
     try:
-        document = yaml.load(path.read_text(), _RecipeLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            document = yaml.load(file, _RecipeLoader)
+    except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    except yaml.reader.ReaderError as error:
+        raise RecipeError(
+            f"{path}: byte {error.position} is not UTF-8 text; save the recipe in UTF-8"
+        ) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):
@@ -256,6 +263,8 @@ def _expand(place: Sequence[str], value: str) -> dict[str, Any] | None:
 def _describe(problem: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     """Return the place and the text of a validation error."""
     place = problem["loc"]
+    if place[:2] == ("data", "split"):
+        place = tuple(part for part in place if part not in (COLUMN, RULE))
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         accepted = list(_model_at(place[:-1], document).model_fields)

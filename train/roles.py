@@ -125,7 +125,7 @@ def _is_free(name: str, names: Sequence[str]) -> bool:
 
 def _is_split(column: ColumnProfile, name: str) -> bool:
     splits = {split_name(value) for value in column.values}
-    return column.name.strip().lower() == name and "train" in splits and splits <= {*SPLITS}
+    return column.name.strip().lower() == name and len(splits & {*SPLITS}) > 1
 
 
 def _choose_label(

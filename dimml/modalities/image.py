@@ -190,7 +190,8 @@ class Image(Kind):
             raise self.error("unreadable", f"cannot decode the image: {error}") from error
 
     def _unsupported(self, found: formats.Format | None) -> InputError:
-        accepted = f"{', '.join(FORMATS)} are accepted"
+        heic = ", HEIC" if formats.is_installed("pillow_heif") else ""
+        accepted = f"{', '.join(FORMATS)}{heic} are accepted"
         if found is None:
             return self.error("unsupported_type", f"not an image file; {accepted}")
         message = formats.explain_unsupported(found, "picture", accepted)

@@ -24,7 +24,6 @@ from dimml.samples import AudioArray
 MAX_AMPLITUDE = 1e10
 """A recording with a higher peak amplitude is damaged. Far above, its power is infinite."""
 
-ACCEPTED_FORMATS = "WAV, FLAC, OGG and MP3 are accepted"
 MAX_CHANNELS = 64
 MAX_SAMPLE_RATE = 768_000
 MAX_RATE_AT_LENGTH = 96_000
@@ -150,15 +149,16 @@ class RecordingKind(Kind):
         return np.concatenate(parts), rate, notes
 
     def _damaged(self, reason: str) -> InputError:
+        # libsndfile says this of a file that is too short for its format.
+        reason = "it is too short" if reason.startswith("File does not exist") else reason
         return self.error(
-            "unreadable",
-            f"cannot decode the audio ({reason}); convert it again: {ACCEPTED_FORMATS}",
+            "unreadable", f"cannot decode the audio ({reason}); convert it again: {_accepted()}"
         )
 
     def _unsupported(self, found: formats.Format | None) -> InputError:
         if found is None:
-            return self.error("unsupported_type", f"not an audio file; {ACCEPTED_FORMATS}")
-        message = formats.explain_unsupported(found, "recording", ACCEPTED_FORMATS)
+            return self.error("unsupported_type", f"not an audio file; {_accepted()}")
+        message = formats.explain_unsupported(found, "recording", _accepted())
         return self.error("unsupported_type", message)
 
     def _check_layout(self, rate: int, channels: int) -> None:
@@ -192,3 +192,8 @@ def _mono(samples: np.ndarray) -> np.ndarray:
     """Average the channels of float32 [samples, channels]."""
     mono: np.ndarray = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     return mono
+
+
+def _accepted() -> str:
+    media = f", {formats.MEDIA_RECORDINGS}" if formats.is_installed("av") else ""
+    return f"WAV, FLAC, OGG, MP3{media} are accepted"

@@ -38,6 +38,17 @@ class TextConfig(KindConfig):
     pad_id: pydantic.NonNegativeInt = 0
 
 
+def plain_text(value: Any) -> str | None:
+    """Return the text of a value that `Text.decode` accepts, None where it cannot be read."""
+    if isinstance(value, str):
+        return value
+    try:
+        content = value.read_bytes() if isinstance(value, Path) else bytes(value)
+        return content.decode("utf-8-sig")
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A tokenised text.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -148,7 +149,7 @@ def _path_in_bytes(value: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     # Every format of audio and images has control characters, or line breaks, in its header.
-    return text if text.isprintable() else None
+    return text if text.isprintable() and re.search(r"[./\\]", text) else None
 
 
 def _type_name(value: Any) -> str:

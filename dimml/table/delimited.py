@@ -20,6 +20,12 @@ NA_CELLS = frozenset(
 )
 """Cells that programs write in place of nothing."""
 
+_USUAL_LINES = 30
+"""Lines of a row, because of line breaks in quotes, above which a quote is probably missing."""
+
+_STATED_SEPARATOR = re.compile(r"sep=(.)\r?\n?")
+"""The line with which spreadsheets state the separator."""
+
 _MAX_NA_LENGTH = 6
 """A longer cell is not compared with `NA_CELLS`, which are shorter even with blanks around them."""
 
@@ -49,7 +55,12 @@ class DelimitedReader:
             if line.strip():
                 break
         head = first_lines[-1] if first_lines else ""
-        separator = detect_separator(head)
+        self._skipped_lines = 0
+        if stated := _STATED_SEPARATOR.fullmatch(head):
+            first_lines, head = [], next(file, "")
+            first_lines.append(head)
+            self._skipped_lines = 1
+        separator = stated[1] if stated else detect_separator(head)
         # Blanks after separators are decoration if the header has them too.
         self._strips_cells = re.search(rf"{re.escape(separator)} +\S", head) is not None
         lines = chain(first_lines, file)
@@ -61,7 +72,8 @@ class DelimitedReader:
         except csv.Error as error:
             raise ManifestError(f"{path}: its first line is not CSV: {error}") from error
         if separator != ",":
-            print_once(f"{path}: its cells are separated by {SEPARATORS[separator]}")
+            shown = SEPARATORS.get(separator, repr(separator))
+            print_once(f"{path}: its cells are separated by {shown}")
         self.header = distinct_names([name.strip() for name in names], path)
         # Cells of columns without a name may be left out at the end of a line.
         self._min_cells = max((n for n, name in enumerate(self.header, 1) if name), default=0)
@@ -79,7 +91,7 @@ class DelimitedReader:
         columns = [] if keep_na else [c for c in self.header if used is None or c in used]
         emptied: Counter[str] = Counter()
         while True:
-            line = self._reader.line_num + 1
+            line = self._reader.line_num + self._skipped_lines + 1
             try:
                 values = next(self._reader, None)
             except csv.Error as error:
@@ -88,17 +100,26 @@ class DelimitedReader:
                     raise ManifestError(
                         f"{self._path}, line {line}: a quote is opened and never closed"
                     ) from error
-                yield broken_record(f"line {line} is not CSV: {error}")
+                yield broken_record(f"{self._lines(line)} not CSV: {error}")
                 continue
             if values is None:
                 break
+            lines = self._reader.line_num + self._skipped_lines - line + 1
+            if lines > _USUAL_LINES:
+                print_once(
+                    f"{self._path}: the row of line {line} spans {lines} lines; is a quote missing?"
+                )
             if values:
                 yield self._record(values, line, columns, emptied)
         if emptied:
             print_once(
-                f"{self._path}: {emptied.total():,} cells that hold {', '.join(sorted(emptied))} "
-                "count as empty; keep them as text with --keep-na, or keep_na in a recipe's data"
+                f"{self._path}: cells that hold {', '.join(sorted(emptied))} count as empty: "
+                f"{emptied.total():,}; --keep-na, or keep_na in a recipe's data, keeps them as text"
             )
+
+    def _lines(self, first: int) -> str:
+        last = self._reader.line_num + self._skipped_lines
+        return f"line {first} is" if last <= first else f"lines {first} to {last} are"
 
     def _record(
         self, values: Sequence[str], line: int, columns: Sequence[str], emptied: Counter[str]

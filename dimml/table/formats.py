@@ -169,16 +169,26 @@ def _open_text(path: Path) -> Iterator[TextIO]:
     """
     with path.open("rb") as raw:
         file: Any = gzip.GzipFile(fileobj=raw) if suffix(path).endswith(".gz") else raw
-        start = file.read(4)
-        for mark, encoding in _OTHER_ENCODINGS.items():
-            if start.startswith(mark):
-                raise ManifestError(
-                    f"{path}, line 1: the table is in {encoding}; write it again in UTF-8, as "
-                    f"`iconv -f {encoding} -t UTF-8` or a spreadsheet's `CSV UTF-8` does"
-                )
+        if encoding := _other_encoding(file.read(64)):
+            raise ManifestError(
+                f"{path}, line 1: the table is in {encoding}; write it again in UTF-8, as "
+                f"`iconv -f {encoding} -t UTF-8` or a spreadsheet's `CSV UTF-8` does"
+            )
         file.seek(0)
         # Bytes that are not UTF-8 become lone surrogates, which `checked_record` finds.
         yield io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _other_encoding(start: bytes) -> str | None:
+    """Return the encoding of a table that begins so, None for UTF-8 and everything else."""
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if start.startswith(mark):
+            return encoding
+    # Without a mark, every second byte of a header in the Latin alphabet is zero.
+    for offset, encoding in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+        if start and not any(start[offset::2]):
+            return encoding
+    return None
 
 
 def _json_records(file: TextIO) -> Iterator[Record]:

@@ -57,8 +57,8 @@ def read_rows(source: TableSource, split: str | None = None) -> Iterator[Row]:
         if split is None:
             continue
         needed = layout.rule.by if layout.rule else layout.column("split")
-        if needed is not None and needed not in column_names(table):
-            raise ManifestError(f"{table} has no column `{needed}`, so it has no {split} split")
+        if needed and (missing := missing_columns(column_names(table), [needed])):
+            raise ManifestError(f"{missing.message(table)}; the {split} split needs it")
     return _rows(source, split)
 
 
@@ -86,8 +86,8 @@ def _rows(source: TableSource, only: str | None) -> Iterator[Row]:
         yield Row(identifier or str(number), split, label, sample)
     if changed_labels:
         print_once(
-            f"{source.path}: {len(changed_labels)} labels {f'of the {only} split ' if only else ''}"
-            "lose the blanks around them or are composed (Unicode NFC), such as "
+            f"{source.path}: labels {f'of the {only} split ' if only else ''}that lose the blanks "
+            f"around them or are composed (Unicode NFC): {len(changed_labels)}, such as "
             f"{changed_labels[0]}"
         )
 

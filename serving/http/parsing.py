@@ -154,7 +154,9 @@ def _parse_json(body: bytes, fields: Fields) -> dict[str, Value]:
     except RecursionError as error:
         raise _invalid("the JSON is nested too deeply; send one flat object") from error
     except ValueError as error:
-        raise _invalid(f"not valid JSON: {error}") from error
+        # Several samples, a JSON object on each line, have a media type of their own.
+        hint = f"; send several samples as {NDJSON}" if "Extra data" in str(error) else ""
+        raise _invalid(f"not valid JSON: {error}{hint}") from error
     if not isinstance(document, dict):
         raise _invalid(f"expected a JSON object with any of {', '.join(fields)}")
     for name in document:

@@ -56,6 +56,19 @@ def test_predict_accepts_modalities_before_and_after_the_bundle(
     assert predictions[0]["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
 
 
+def test_predict_says_that_a_file_is_not_read_as_text(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "seven.txt").write_text("seven")
+    done = run("predict", tiny_bundle, "--text", tmp_path / "seven.txt")
+    assert done.returncode == 0
+    assert "seven.txt is a file, but the text is its name, not its content" in done.stderr
+
+
+def test_predict_accepts_hyphens_in_names_of_modalities(tiny_bundle: Path) -> None:
+    done = run("predict", tiny_bundle, "--product-title", "seven")
+    assert done.returncode == 2
+    assert "product_title" in done.stderr
+
+
 def test_predict_without_a_bundle_is_rejected() -> None:
     done = run("predict", "--text", "seven")
     assert done.returncode == 2

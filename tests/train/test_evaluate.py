@@ -152,7 +152,10 @@ class TestEvaluateBundle:
         stderr = capsys.readouterr().err
         assert report["unreadable"] == 4
         assert "80 samples, 4 unreadable cells" in subset_table(report)
-        assert "test: 4 unreadable cells count as absent; the first: 0: front: unsup" in stderr
+        assert (
+            "test: unreadable cells that count as absent: 4; the first is in row 0: front: "
+            in stderr
+        )
         assert "evaluating test: 80 in" in stderr
 
     def test_split_without_a_readable_row_is_rejected_and_nothing_is_written(

@@ -13,6 +13,7 @@ from dimml.errors import RecipeError
 from export.bundle import export_run
 from serving.offline.job import score_tables
 from train.evaluate import evaluate_bundle
+from train.init import write_recipe
 from train.recipe import load_recipe
 from train.run import load_run, train_run
 
@@ -87,3 +88,37 @@ def test_split_that_leaves_no_training_rows_is_rejected(shop: Path) -> None:
 def test_unknown_key_of_the_data_is_rejected_with_the_nearest(shop: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.labels: unknown key; did you mean label\?"):
         load_recipe(shop, ["data.labels=kind"])
+
+
+@pytest.mark.parametrize(
+    ("split", "problem"),
+    [
+        ("{validation: 15}", "data.split.validation: Input should be less than 1"),
+        ("{validation: 0.6, test: 0.6}", "data.split: validation and test leave no rows"),
+        ("{tset: 0.2}", "data.split.tset: unknown key; did you mean test?"),
+    ],
+)
+def test_wrong_split_rule_is_rejected_at_its_place(shop: Path, split: str, problem: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(shop, [f"data.split={split}"])
+    assert problem in caught.value.message
+    assert "data.split.str" not in caught.value.message
+
+
+def test_error_of_a_recipe_names_its_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"name: a\ndata: t.csv\nname: b\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml\", line 3, column 1"):
+        load_recipe(path)
+    path.write_bytes("name: caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(RecipeError, match="byte 9 is not UTF-8 text; save the recipe in UTF-8"):
+        load_recipe(path)
+
+
+def test_split_column_with_other_values_is_kept_with_a_warning(tmp_path: Path) -> None:
+    names = ["Train", "Train", "dev", "holdout", "TEST"]
+    rows = [f"{names[n % 5]},{('red', 'blue')[n % 2]},it was number {n} of all" for n in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["split,label,note", *rows]))
+    written = write_recipe(tmp_path / "t.csv", tmp_path / "recipe.yaml", None, overwrite=False)
+    assert load_recipe(tmp_path / "recipe.yaml").data.split == "split"
+    assert any("rows whose `split` is holdout are not used" in w for w in written.warnings())

@@ -14,7 +14,7 @@ from dimml import __version__
 from dimml.bundle import ModalitySpec, build_kind
 from dimml.errors import ManifestError, RecipeError
 from dimml.modalities import KINDS, Kind
-from dimml.modalities.text import TOKENIZER
+from dimml.modalities.text import TOKENIZER, plain_text
 from dimml.nn.pretrained.adapter import AdapterName
 from dimml.progress import print_status
 from dimml.table import Row
@@ -197,6 +197,7 @@ def specifications(
 
     Raises:
         RecipeError: If the tokenizer that the recipe names cannot be read.
+        ManifestError: If a tokenizer is trained and no text can be read.
     """
     specs: dict[str, ModalitySpec] = {}
     assets: dict[str, dict[str, bytes]] = {}
@@ -209,7 +210,8 @@ def specifications(
             preprocessing = Config.model_validate(config.preprocessing).model_dump(mode="json")
             assets[name] = {}
             if config.kind == "text":
-                texts = [row.sample[name] for row in rows if isinstance(row.sample[name], str)]
+                read = (plain_text(row.sample[name]) for row in rows)
+                texts = [text for text in read if text]
                 assets[name] = {TOKENIZER: _tokenizer(name, config, texts)}
         specs[name] = ModalitySpec(
             kind=config.kind,
@@ -225,6 +227,10 @@ def specifications(
 
 def _tokenizer(name: str, config: ModalityConfig, texts: Sequence[str]) -> bytes:
     if config.tokenizer is None:
+        if not texts:
+            raise ManifestError(
+                f"{name}: no text of the train split can be read, so there is no tokenizer to train"
+            )
         return train_tokenizer(texts, config.vocab_size)
     try:
         return config.tokenizer.read_bytes()

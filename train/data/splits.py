@@ -115,7 +115,8 @@ def report_unreadable(split: str, problems: Sequence[str]) -> None:
     """Tell the user how many cells of a split cannot be read, and why the first cannot."""
     if problems:
         print_status(
-            f"{split}: {len(problems)} unreadable cells count as absent; the first: {problems[0]}"
+            f"{split}: unreadable cells that count as absent: {len(problems)}; the first is in row "
+            f"{problems[0]}"
         )
 
 

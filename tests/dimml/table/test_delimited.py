@@ -109,8 +109,8 @@ def test_cells_that_stand_for_nothing_are_empty(
     assert records(path, used=["id", "text"])[0] == {"id": "a", "text": None, "note": cell}
     err = capsys.readouterr().err
     assert err == (
-        f"{path}: 1 cells that hold {cell} count as empty; keep them as text with --keep-na, or "
-        "keep_na in a recipe's data\n"
+        f"{path}: cells that hold {cell} count as empty: 1; --keep-na, or keep_na in a "
+        "recipe's data, keeps them as text\n"
     )
     assert records(path, keep_na=True)[0] == {"id": "a", "text": cell, "note": cell}
     records(path, used=["id", "text"])
@@ -134,13 +134,45 @@ def test_large_cells_in_unused_columns_are_no_obstacle(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
-def test_other_unicode_encodings_are_named_with_a_remedy(tmp_path: Path, encoding: str) -> None:
-    mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
-    path = written(tmp_path / "t.csv", mark + "id,text\n".encode(encoding))
-    expected = encoding[:6].upper()
-    with pytest.raises(ManifestError, match=rf"line 1: the table is in {expected}; .*UTF-8"):
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16LE"),
+        ("utf-16-be", "UTF-16BE"),
+        ("utf-32", "UTF-32"),
+    ],
+)
+def test_other_unicode_encodings_are_named_with_a_remedy(
+    tmp_path: Path, encoding: str, name: str
+) -> None:
+    path = written(tmp_path / "t.csv", "id,text\na,one\n".encode(encoding))
+    with pytest.raises(
+        ManifestError, match=f"line 1: the table is in {name}; .* -f {name} -t UTF-8"
+    ):
         column_names(path)
+
+
+def test_separator_that_a_spreadsheet_states_is_used(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", "sep=;\r\nid;text\r\na;one, two\r\nb\r\n")
+    read = records(path)
+    assert read[0] == {"id": "a", "text": "one, two"}
+    assert read[1].error.message == "line 4 has 1 cells; the header has 2"
+
+
+def test_lines_between_stray_quotes_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", 'id,text\na,"one\nb,two\nc,"three\nd,four\n')
+    read = records(path)
+    assert read[0].error.message.startswith("lines 2 to 4 are not CSV")
+    assert read[1] == {"id": "d", "text": "four"}
+
+
+def test_row_of_many_lines_gets_a_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "t.csv", 'id,text\na,"' + "one\n" * 40 + '"\n')
+    assert len(records(path)) == 1
+    assert "the row of line 2 spans 41 lines; is a quote missing?" in capsys.readouterr().err
 
 
 def test_late_windows_1252_is_named_with_its_line_and_a_remedy(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class TestEveryFormat:
         self, tmp_path: Path, suffix: str
     ) -> None:
         path = write(tmp_path, suffix, [{"text": "one"}])
-        assert "no column `split`" in refusal(path, split="test")
+        assert "no column for split" in refusal(path, split="test")
 
     def test_empty_file_is_rejected(self, tmp_path: Path, suffix: str) -> None:
         assert "is empty (0 bytes)" in refusal(written(tmp_path, f"table{suffix}", ""))

@@ -90,7 +90,10 @@ def test_unreadable_cell_is_absent_and_reported_every_time(
         split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
         assert list(split[0]) == ["shot"]
         assert len(split) == 1
-        assert "2 unreadable cells count as absent; the first: 7:" in capsys.readouterr().err
+        assert (
+            "unreadable cells that count as absent: 2; the first is in row 7:"
+            in capsys.readouterr().err
+        )
 
 
 def test_split_without_a_readable_row_is_rejected_and_leaves_nothing(tmp_path: Path) -> None:

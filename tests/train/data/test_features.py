@@ -192,7 +192,7 @@ class TestUnreadable:
             split = split_of(encoder, values, tmp_path)
             assert split.rows.tolist() == [0, 4]
             assert encoder.encoded == 2
-            line = "2 unreadable cells count as absent; the first: 1:"
+            line = "unreadable cells that count as absent: 2; the first is in row 1:"
             assert line in capsys.readouterr().err
 
     def test_split_without_a_readable_cell_is_rejected(self, bert: Path, tmp_path: Path) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
+from tokenizers import Tokenizer
 
 from dimml.errors import ManifestError
 from dimml.table import TableSource
+from train.data.prepare import specifications
 from train.data.splits import read_split, read_training_splits, training_rows
+from train.recipe import Recipe
 
+CELLS = [("train", "a"), ("train", "b"), ("train", "a"), ("train", "b"), ("validation", "a")]
 KINDS = {"photo": "image", "title": "text"}
 GOOD = (
     "id,split,label,photo,title\n"
@@ -48,7 +54,7 @@ def test_smallest_table_is_accepted(tmp_path: Path) -> None:
             ",class,",
             "no column for label; its columns are id, split, class, photo, title",
         ),
-        (",split,", ",part,", "no column `split`"),
+        (",split,", ",part,", "no column for split"),
         ("validation", "part2", "holds part2, train; the names of splits are train, validation, "),
         ("validation", "", "holds (empty), train; the names of splits are"),
         ("validation,hat", "validation,", "none of its rows has both a label and a modality"),
@@ -95,3 +101,33 @@ def test_evaluation_accepts_a_table_that_lacks_a_modality(tmp_path: Path) -> Non
     (tmp_path / "table.csv").write_text("split,label,title\ntest,shoe,one\n")
     [row] = read_split(TableSource(tmp_path / "table.csv", KINDS), "test")
     assert row.sample == {"photo": None, "title": "one"}
+
+
+@pytest.mark.parametrize("column", ["binary", "struct", "number"])
+def test_tokenizer_is_trained_on_texts_of_every_form(tmp_path: Path, column: str) -> None:
+    (tmp_path / "one.txt").write_text("seven running shoes")
+    cell: object = {
+        "binary": b"seven running shoes",
+        "struct": {"bytes": None, "path": "one.txt"},
+        "number": 7,
+    }[column]
+    rows = [{"split": split, "label": label, "title": cell} for split, label in CELLS]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    recipe = Recipe.model_validate(
+        {"name": "a", "data": tmp_path / "t.parquet", "modalities": {"title": "text"}}
+    )
+    train = read_training_splits(recipe.source)["train"]
+    _, assets = specifications(recipe, train, {})
+    tokens = Tokenizer.from_str(assets["title"]["tokenizer.json"].decode())
+    assert "[UNK]" not in tokens.encode("7" if column == "number" else "seven shoes").tokens
+
+
+def test_text_modality_without_a_readable_text_is_rejected(tmp_path: Path) -> None:
+    rows = [{"split": split, "label": label, "title": b"\xff\xfe"} for split, label in CELLS]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    recipe = Recipe.model_validate(
+        {"name": "a", "data": tmp_path / "t.parquet", "modalities": {"title": "text"}}
+    )
+    train = read_training_splits(recipe.source)["train"]
+    with pytest.raises(ManifestError, match="title: no text of the train split can be read"):
+        specifications(recipe, train, {})
