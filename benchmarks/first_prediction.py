@@ -1,8 +1,8 @@
 """Measure the time from nothing to a prediction: `git clone`, `make serve`, one request.
 
-Run `python -m benchmarks.first_prediction` on an otherwise idle machine, with all changes committed;
-writes `benchmarks/results/first_prediction.json`. The caches of pip and uv are empty, as on a new
-machine, so every package is downloaded; `--warm` uses the caches of this user instead.
+Run `python -m benchmarks.first_prediction` on an otherwise idle machine, with all changes
+committed; writes `benchmarks/results/first_prediction.json`. The caches of pip and uv are empty, as
+on a new machine, so every package is downloaded; `--warm` uses the caches of this user instead.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class IndexHandler(BaseHTTPRequestHandler):
 def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """PyTorch's index, in reach."""
     with HTTPServer(("127.0.0.1", 0), IndexHandler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         monkeypatch.setattr(install, "PYTORCH_INDEX", f"http://127.0.0.1:{server.server_port}/whl")
         yield
