@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -120,7 +121,8 @@ def measure(clone: Path, environment: Mapping[str, str]) -> Stages:
                 return stages
         raise DimmlError(f"make failed in the stage {stages.name}; its output is above")
     finally:
-        os.killpg(make.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.killpg(make.pid, signal.SIGINT)
         make.wait(STOP_SECONDS)
 
 
