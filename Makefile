@@ -1,17 +1,35 @@
 PYTHON ?= python3
+# The build of PyTorch: auto, cpu, cuda, or a folder of download.pytorch.org/whl such as cu128.
+TORCH ?= auto
 DIGITS := runs/digits/bundle
 BUNDLE ?= $(DIGITS)
 PORT ?= 3000
 BIN := .venv/bin
 
+SERVE_EXTRAS := train serve demo
+ALL_EXTRAS := $(SERVE_EXTRAS) ray remote media dev
+INSTALLED := .venv/.installed
+SERVE_INSTALLED := .venv/.installed-serve
+
 .PHONY: install check test families fuzz serve demo clean
 
-install: .venv/.installed
+# The installer checks a build of PyTorch that is asked for, even if everything is installed.
+ifneq ($(origin TORCH),file)
+.PHONY: $(INSTALLED) $(SERVE_INSTALLED)
+endif
 
-.venv/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,serve,ray,remote,media,dev]'
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt install.py | $(BIN)/python
+	$(BIN)/python install.py --torch $(TORCH) $(ALL_EXTRAS)
+	touch $@ $(SERVE_INSTALLED)
+
+$(SERVE_INSTALLED): pyproject.toml constraints.txt install.py | $(BIN)/python
+	$(BIN)/python install.py --torch $(TORCH) $(SERVE_EXTRAS)
 	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
 
 check: install
 	$(BIN)/ruff check .
@@ -31,13 +49,13 @@ fuzz: install $(DIGITS)/evaluation.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.robustness.fuzz --bundle "$(BUNDLE)"
 
 # The digits bundle is built if it does not exist. Any other BUNDLE is served as it is.
-serve: install $(if $(filter $(DIGITS),$(BUNDLE)),$(DIGITS)/evaluation.json)
+serve: $(SERVE_INSTALLED) $(if $(filter $(DIGITS),$(BUNDLE)),$(DIGITS)/evaluation.json)
 	$(BIN)/dimml serve "$(BUNDLE)" --port $(PORT)
 
-demo: install $(DIGITS)/evaluation.json
+demo: $(SERVE_INSTALLED) $(DIGITS)/evaluation.json
 	$(BIN)/python -m serving.demo $(DIGITS)
 
-$(DIGITS)/evaluation.json: | install
+$(DIGITS)/evaluation.json: | $(SERVE_INSTALLED)
 	test -d runs/digits/data || $(BIN)/dimml data digits runs/digits/data
 	test -f runs/digits/run/run.json || $(BIN)/dimml train train/recipes/digits.yaml $(if $(wildcard runs/digits/run/last.ckpt),--resume)
 	$(BIN)/dimml export runs/digits/run $(DIGITS)

@@ -31,5 +31,5 @@ def require(module: str) -> ModuleType:
     except ImportError as error:
         raise UsageError(
             f"{module} cannot be imported ({error}), but this data set needs it; "
-            "run `pip install -e '.[train]'`"
+            "run `pip install -e '.[train,demo]'`"
         ) from error

@@ -291,10 +291,10 @@ class TestWriting:
 
     @pytest.mark.usefixtures("uncached")
     @pytest.mark.parametrize("module", ["espeakng_loader", "num2words", "sklearn.datasets"])
-    def test_missing_package_error_says_how_to_install_it(
+    def test_missing_package_error_names_the_extra_demo(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str
     ) -> None:
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(UsageError, match=rf"{module}.*pip install -e '\.\[train\]'"):
+        with pytest.raises(UsageError, match=rf"{module}.*pip install -e '\.\[train,demo\]'"):
             digits.write(tmp_path / "digits", rows={"test": 5})
         assert list(tmp_path.iterdir()) == []
