@@ -201,7 +201,7 @@ class Predictor:
         ]
 
     def encode(self, batch: Sequence[PreparedSample]) -> EncodedBatch:
-        """Run each encoder on the samples with its modality, once per group of equal shapes."""
+        """Run each encoder on the samples with its modality, in calls of about equal shapes."""
         present = np.zeros((len(batch), len(self.kinds)), bool)
         calls = []
         for slot, (name, kind) in enumerate(self.kinds.items()):
@@ -210,8 +210,12 @@ class Predictor:
                 if name in item.arrays:
                     buckets[kind.bucket(item.arrays[name])].append(row)
             for rows in buckets.values():
-                inputs = kind.collate([batch[row].arrays[name] for row in rows])
-                calls.append(EncoderCall(slot, rows, inputs))
+                items = [batch[row].arrays[name] for row in rows]
+                # A GPU is fastest with all rows in one call.
+                parts = kind.cpu_calls(items) if self.provider == "cpu" else [range(len(rows))]
+                for part in parts:
+                    inputs = kind.collate([items[position] for position in part])
+                    calls.append(EncoderCall(slot, [rows[position] for position in part], inputs))
                 present[rows, slot] = True
         return EncodedBatch(self._path.encode(calls, present), present)
 
