@@ -36,6 +36,9 @@ SPLIT_ROWS = {"train": 400, "validation": 200, "test": 64}
 CLIP_SECONDS = 6.0
 PHOTO_SIZE = (640, 480)
 MIN_WORDS, MAX_WORDS = 5, 40
+WORDS_PER_DIGIT = 5
+"""A text names its digit this often, as a recording repeats it."""
+
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = (
     *("a", "at", "before", "bridge", "carry", "clear", "cold", "door", "every", "field", "from"),
@@ -138,7 +141,9 @@ def _records(digits: Path, rows: list[dict[str, Any]], out: Path) -> Iterator[di
                 photo = picture.convert("RGB").resize(PHOTO_SIZE, PIL.Image.Resampling.BICUBIC)
             photo.save(out / f"{name}.jpg", quality=90)
             words = list(random.choice(WORDS, random.integers(MIN_WORDS, MAX_WORDS)))
-            words.insert(int(random.integers(len(words))), DIGITS[int(row["label"])])
+            first = int(random.integers(len(words))) % WORDS_PER_DIGIT
+            for position in range(first, len(words) + 1, WORDS_PER_DIGIT):
+                words.insert(position, DIGITS[int(row["label"])])
             yield {
                 **{key: row[key] for key in ("id", "split", "label")},
                 **{"audio": f"{name}.wav", "image": f"{name}.jpg", "text": " ".join(words)},
