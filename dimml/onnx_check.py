@@ -15,8 +15,8 @@ STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 """Operator domains of the ONNX standard."""
 
 RUNTIME_DOMAIN = "com.microsoft"
-RUNTIME_OPERATORS = ("MatMulNBits",)
-"""Operators of onnxruntime itself that `dimml export` uses: products with 8-bit weights."""
+RUNTIME_OPERATORS = ("MatMulIntegerToFloat",)
+"""Operators of onnxruntime itself that `dimml export` uses: products of 8-bit integers."""
 
 _MESSAGES_WITH_DOMAIN = (onnx.OperatorSetIdProto, onnx.NodeProto, onnx.FunctionProto)
 

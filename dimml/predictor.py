@@ -200,7 +200,7 @@ class Predictor:
         ]
 
     def encode(self, batch: Sequence[PreparedSample]) -> EncodedBatch:
-        """Run each encoder on the samples with its modality, once per group of equal shapes."""
+        """Run each encoder on the samples with its modality, in calls of about equal shapes."""
         present = np.zeros((len(batch), len(self.kinds)), bool)
         calls = []
         for slot, (name, kind) in enumerate(self.kinds.items()):

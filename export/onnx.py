@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -93,6 +94,7 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
     The batch axis is dynamic, and so are the tokens of text and the frames of audio of variable
     length.
     """
+    encoder = without_constant_gates(encoder)
     item = kind.preprocess(kind.decode(kind.example()))
     inputs = kind.collate([item, item])
     batch = torch.export.Dim("batch", min=1)
@@ -109,6 +111,27 @@ def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:
         name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in kind.input_names
     }
     _export(encoder, tensors, axes, ["features"], path)
+
+
+def without_constant_gates(encoder: nn.Module) -> nn.Module:
+    """Return an encoder without the squeeze-and-excitation layers that multiply by exactly 1.
+
+    EfficientNet-Lite has no such layers, but the class that holds it does, with weights of 0. In
+    int8 they would cost as much as all other layers.
+    """
+    constant = [name for name, module in encoder.named_modules() if _multiplies_by_one(module)]
+    if constant:
+        encoder = copy.deepcopy(encoder)
+    for name in constant:
+        encoder.set_submodule(name, nn.Identity())
+    return encoder
+
+
+def _multiplies_by_one(module: Any) -> bool:
+    # By its name, because importing the class takes seconds.
+    if type(module).__name__ != "EfficientNetSqueezeExciteLayer" or module.expand.weight.any():
+        return False
+    return bool(module.expand.bias.sigmoid().eq(1).all())
 
 
 def export_classifier(model: MultimodalModel, path: Path) -> None:

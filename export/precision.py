@@ -19,11 +19,11 @@ from dimml.predictor import Predictor
 from dimml.runtime.providers import choose_provider
 from dimml.table import Row
 from export.half import halve_graph
+from export.products import quantize_products
 from export.quantize import (
     CalibrationSamples,
     is_transformer,
     quantize_graph,
-    quantize_weights,
 )
 from train.evaluate import answer_subsets
 from train.markdown import table
@@ -102,7 +102,7 @@ def _convert_graphs(
         if precision == "fp16":
             halve_graph(bundle.path / graph, folder / graph)
         elif bundle.manifest.modalities[name].pretrained and is_transformer(bundle.path / graph):
-            quantize_weights(bundle.path / graph, folder / graph)
+            quantize_products(bundle.path / graph, folder / graph)
         else:
             reader = CalibrationSamples(kind, calibration)
             quantize_graph(bundle.path / graph, folder / graph, reader)

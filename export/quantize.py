@@ -2,19 +2,16 @@
 
 In `quantize_graph`, weights are quantised per channel and activations per tensor, statically, with
 ranges taken from training samples. Pretrained transformers have activations that are too uneven
-for that; `quantize_weights` quantises their weights in blocks, and the activations per row when
-they are computed.
+for that, see `export.products`.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import tempfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -56,7 +53,7 @@ def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -
             samples,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=OPERATORS,
-            nodes_to_exclude=_float_nodes(onnx.load(prepared).graph),
+            nodes_to_exclude=float_nodes(onnx.load(prepared).graph),
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
@@ -66,47 +63,6 @@ def quantize_graph(source: Path, target: Path, samples: CalibrationDataReader) -
     model = onnx.load(target)
     _remove_unused_domains(model)
     onnx.save(model, target)
-
-
-WEIGHT_BLOCK = 128
-INT8_ACTIVATIONS = 4
-"""The accuracy level of `MatMulNBits` that computes in 8 bits."""
-
-
-def quantize_weights(source: Path, target: Path) -> None:
-    """Convert the products with constant weights of one encoder to 8 bits.
-
-    The scale of an activation comes from its own row, so an answer does not depend on the rest of
-    the batch.
-
-    Args:
-        source: The fp32 graph.
-        target: The file to write.
-    """
-    model = onnx.load(source)
-    quantizer = _weight_quantizer()(
-        model,
-        bits=8,
-        block_size=WEIGHT_BLOCK,
-        is_symmetric=True,
-        accuracy_level=INT8_ACTIVATIONS,
-        nodes_to_exclude=_float_nodes(model.graph),
-    )
-    quantizer.process()
-    result = quantizer.model.model
-    _remove_unused_domains(result)
-    onnx.save(result, target)
-
-
-def _weight_quantizer() -> Any:
-    """Import the quantizer, whose module makes every library print its messages."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    root.setLevel(level)
-    root.handlers[:] = handlers
-    return MatMulNBitsQuantizer
 
 
 def is_transformer(path: Path) -> bool:
@@ -149,7 +105,7 @@ class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
         return None
 
 
-def _float_nodes(graph: onnx.GraphProto) -> list[str]:
+def float_nodes(graph: onnx.GraphProto) -> list[str]:
     """Return the nodes that stay in fp32: those before a logarithm, and the projections."""
     # The projection is the last node with weights. With an interaction head there are two, joined.
     weighted = [node.name for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]

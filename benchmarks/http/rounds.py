@@ -22,7 +22,6 @@ from benchmarks.http.targets import ALL, cell
 from dimml.machine import available_cores
 from dimml.progress import print_status
 
-CONNECTIONS = (1, 8, 32)
 SUBSET_CONNECTIONS = (8, 32)
 BUSY_CHECK_SECONDS = 2.0
 
@@ -36,6 +35,7 @@ class RoundSettings:
         samples: Samples with every modality, for the loops without HTTP.
         servers: Servers in the order of the report.
         requests: Bodies with their expected answers. The first has every modality.
+        connections: Numbers of connections with requests of all modalities.
         bodies: Folder of the bodies of each subset name, or of `ALL`.
         folder: Folder for logs and temporary files.
         seconds: Duration of one measurement.
@@ -48,6 +48,7 @@ class RoundSettings:
     samples: Sequence[Mapping[str, Any]]
     servers: Sequence[Server]
     requests: Sequence[tuple[bytes, Mapping[str, Any]]]
+    connections: Sequence[int]
     bodies: Mapping[str, Path]
     folder: Path
     seconds: float
@@ -89,7 +90,7 @@ def measure_round(settings: RoundSettings, number: int) -> dict[str, Any]:
     for server in [*settings.servers[start:], *settings.servers[:start]]:
         with running(server, settings.requests[0][0], settings.folder) as started:
             _check(server, started, settings.requests)
-            run_wrk(started.url, settings.bodies[ALL], max(CONNECTIONS), settings.warm_up)
+            run_wrk(started.url, settings.bodies[ALL], max(settings.connections), settings.warm_up)
             figures[server.name] = dict(_measure_cells(settings, server, started))
     cores = available_cores()
     loops = [(1, 1), *((cores, batch) for batch in (1, *settings.floor_batches))]
@@ -115,7 +116,7 @@ def _measure_cells(
     for subset, bodies in settings.bodies.items():
         if subset != ALL and server.name not in settings.subset_servers:
             continue
-        for connections in CONNECTIONS if subset == ALL else SUBSET_CONNECTIONS:
+        for connections in settings.connections if subset == ALL else SUBSET_CONNECTIONS:
             key = cell(subset, connections)
             figures = _measure(started, bodies, connections, settings.seconds)
             print_status(

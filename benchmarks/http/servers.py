@@ -23,6 +23,8 @@ from dimml.machine import SOURCE_ROOT
 HOST = "127.0.0.1"
 OURS = "dimml"
 FASTAPI_ONNX = "FastAPI + onnxruntime, tuned"
+FASTAPI_TORCH = "FastAPI + PyTorch, tuned"
+POOL_OF_1 = "pool of 1"
 START_SECONDS = 180
 STOP_SECONDS = 15
 IDLE_SECONDS = 30
@@ -110,12 +112,12 @@ def servers(run: Path, bundle: Path, cores: int) -> list[Server]:
     return [
         Server(OURS, ours),
         Server("FastAPI + PyTorch, default", fastapi, torch),
-        Server("FastAPI + PyTorch, tuned", tuned_fastapi, tuned_torch),
-        Server("FastAPI + PyTorch, tuned, pool of 1", tuned_fastapi, tuned_torch | pool_of_1),
+        Server(FASTAPI_TORCH, tuned_fastapi, tuned_torch),
+        Server(f"{FASTAPI_TORCH}, {POOL_OF_1}", tuned_fastapi, tuned_torch | pool_of_1),
         Server("LitServe + PyTorch, default", litserve, torch),
         Server("LitServe + PyTorch, tuned", litserve, tuned_torch | {"RIVAL_WORKERS": str(cores)}),
         Server(FASTAPI_ONNX, tuned_fastapi, onnx),
-        Server(f"{FASTAPI_ONNX}, pool of 1", tuned_fastapi, onnx | pool_of_1),
+        Server(f"{FASTAPI_ONNX}, {POOL_OF_1}", tuned_fastapi, onnx | pool_of_1),
     ]
 
 

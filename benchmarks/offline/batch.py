@@ -45,10 +45,10 @@ MEMORY_ROWS = (10_000, 100_000)
 MEMORY_INTERVAL_SECONDS = 0.2
 
 
-def score(bundle: Path, table: Path, folder: Path) -> dict[str, float]:
+def score(bundle: Path, table: Path, folder: Path, options: Sequence[str] = ()) -> dict[str, float]:
     """Run `dimml score` once and return its rates and its peak memory."""
     out = folder / "scores"
-    command = [*score_command(bundle, table, "--overwrite", "--json"), str(out)]
+    command = [*score_command(bundle, table, "--overwrite", "--json", *options), str(out)]
     started = time.perf_counter()
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL) as process,

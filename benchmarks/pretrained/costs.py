@@ -27,7 +27,8 @@ from dimml.nn.encoders import join_encoder
 from dimml.progress import print_status
 from dimml.runtime.session import Graph
 from export.onnx import export_encoder
-from export.quantize import is_transformer, quantize_weights
+from export.products import quantize_products
+from export.quantize import is_transformer
 from train.markdown import table
 from train.pretrained import read_model
 from train.recipe import ModalityConfig
@@ -97,7 +98,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     }
     if is_transformer(graph):
         small = folder / f"{name}-int8.onnx"
-        quantize_weights(graph, small)
+        quantize_products(graph, small)
         figures["int8"] = {
             "milliseconds": milliseconds_per_item(small, kind),
             "megabytes": (small.stat().st_size + missing) / 1e6,

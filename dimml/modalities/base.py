@@ -60,6 +60,8 @@ class Kind(ABC):
     Config: ClassVar[type[KindConfig]]
     config: Any
     input_names: tuple[str, ...]
+    cpu_call_size: ClassVar[int] = 400_000
+    """Total of `size` in one graph call on the CPU. Larger calls leave the processor's caches."""
 
     def __init__(
         self,
@@ -113,6 +115,25 @@ class Kind(ABC):
     def bucket(self, arrays: Arrays) -> Hashable:
         """Return a key, by default the shapes. Samples with equal keys can share a graph call."""
         return tuple(array.shape for array in arrays.values())
+
+    def size(self, arrays: Arrays) -> int:
+        """Return the size of one sample in a graph call, by default its number of values."""
+        return sum(array.size for array in arrays.values())
+
+    def cpu_calls(self, items: Sequence[Arrays]) -> list[list[int]]:
+        """Return the positions of the samples of each graph call, from samples of one bucket.
+
+        Samples of about equal size share a call, so there is little padding, and a call is small
+        enough to stay in the processor's caches.
+        """
+        sizes = [self.size(item) for item in items]
+        calls: list[list[int]] = [[]]
+        for position in sorted(range(len(items)), key=sizes.__getitem__):
+            # This sample is the largest of its call, to whose size the others are padded.
+            if calls[-1] and (len(calls[-1]) + 1) * sizes[position] > self.cpu_call_size:
+                calls.append([])
+            calls[-1].append(position)
+        return calls
 
     def collate(self, items: Sequence[Arrays]) -> Arrays:
         """Stack the arrays of samples with equal buckets along a new first axis."""

@@ -75,6 +75,7 @@ class Text(Kind):
     Config = TextConfig
     config: TextConfig
     input_names = ("input_ids", "attention_mask")
+    cpu_call_size = 1024
 
     def _setup(self, assets: Mapping[str, bytes]) -> None:
         if TOKENIZER not in assets:
@@ -150,6 +151,10 @@ class Text(Kind):
 
     def bucket(self, arrays: Arrays) -> tuple[()]:
         return ()
+
+    def size(self, arrays: Arrays) -> int:
+        """Return the number of tokens, with padding if every text has the same."""
+        return self.config.max_length if self.config.pad_to_max else len(arrays["input_ids"])
 
     def pad(self, inputs: Arrays) -> Arrays:
         """Pad to a power of two of tokens, at least 16, or to `max_length`."""

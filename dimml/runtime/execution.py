@@ -55,7 +55,9 @@ class HostPath:
         """
         features = np.zeros((*present.shape, self._feature_dim), np.float32)
         for slot, kind, rows, items in calls:
-            [features[rows, slot]] = self._encoders[slot].run(kind.collate(items))
+            for part in kind.cpu_calls(items):
+                inputs = kind.collate([items[position] for position in part])
+                [features[[rows[n] for n in part], slot]] = self._encoders[slot].run(inputs)
         return features
 
     def classify(self, features: np.ndarray, present: np.ndarray) -> list[np.ndarray]:

@@ -25,6 +25,10 @@ from dimml.runtime.providers import (
 
 ONNXRUNTIME_VERSION: str = onnxruntime.__version__
 
+SLOW_ON_CPU = ["SkipLayerNormFusion"]
+"""Optimisations of onnxruntime that are switched off on the CPU. The fused sum and normalisation
+takes ten times as long there as the two operators."""
+
 
 class Graph:
     """One loaded ONNX graph.
@@ -66,7 +70,11 @@ class Graph:
         try:
             # The fallback of onnxruntime would print a message and use another provider.
             self.session = onnxruntime.InferenceSession(
-                str(model), options, providers=execution_providers(provider, gpu), enable_fallback=0
+                str(model),
+                options,
+                providers=execution_providers(provider, gpu),
+                disabled_optimizers=SLOW_ON_CPU if provider == "cpu" else [],
+                enable_fallback=0,
             )
         except Exception as error:
             problem = f"onnxruntime cannot load {model}: {error}"

@@ -152,7 +152,9 @@ class TestDomains:
         nodes[where].node[0].domain = "com.example"
         assert "'com.example'" in check_error(save(tmp_path, model))
 
-    @pytest.mark.parametrize(("operator", "accepted"), [("MatMulNBits", True), ("Gelu", False)])
+    @pytest.mark.parametrize(
+        ("operator", "accepted"), [("MatMulIntegerToFloat", True), ("Gelu", False)]
+    )
     def test_only_listed_operators_of_the_runtime_pass(
         self, tmp_path: Path, operator: str, accepted: bool
     ) -> None:

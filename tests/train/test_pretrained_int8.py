@@ -1,4 +1,4 @@
-"""int8 bundles with pretrained encoders: weight blocks, and encoders that stay in fp32."""
+"""int8 bundles with pretrained encoders: products in 8 bits, and encoders that stay in fp32."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def write_zeros(source: Path, target: Path, *_: Any) -> None:
     onnx.save(model, target)
 
 
-def test_text_encoder_has_weight_blocks_and_answers_do_not_depend_on_the_batch(
+def test_text_encoder_has_8_bit_products_and_answers_do_not_depend_on_the_batch(
     convert: Any, fp32: Path
 ) -> None:
     folder, report = convert()
-    assert "MatMulNBits" in operators(folder / "note.onnx")
-    assert "MatMulNBits" not in operators(folder / "front.onnx")
+    assert "MatMulIntegerToFloat" in operators(folder / "note.onnx")
+    assert "MatMulIntegerToFloat" not in operators(folder / "front.onnx")
     assert "QuantizeLinear" in operators(folder / "front.onnx")
     assert report["kept_in_fp32"] == []
-    # Weight blocks need no calibration.
+    # Ranges that are computed per row need no calibration.
     assert set(report["calibration_samples"]) == {"front"}
 
     kind = Bundle.load(folder).kinds()["note"]
@@ -102,7 +102,7 @@ def test_int8_bundle_is_loaded_and_answers_alike_in_any_batch(convert: Any) -> N
 def test_encoder_that_loses_too_much_stays_in_fp32_and_is_named(
     convert: Any, fp32: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.precision.quantize_weights", write_zeros)
+    monkeypatch.setattr("export.precision.quantize_products", write_zeros)
     folder, report = convert()
     assert report["kept_in_fp32"] == ["note"]
     assert "note stays in fp32: in int8 it loses more than" in report_text(report, "int8")
@@ -117,7 +117,7 @@ def test_encoder_that_loses_too_much_stays_in_fp32_and_is_named(
 def test_bundle_of_which_every_encoder_loses_too_much_is_refused(
     convert: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("quantize_weights", "quantize_graph"):
+    for name in ("quantize_products", "quantize_graph"):
         monkeypatch.setattr(f"export.precision.{name}", write_zeros)
     with pytest.raises(PrecisionError, match=r"int8 loses .* points of validation accuracy"):
         convert()

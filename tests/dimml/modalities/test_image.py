@@ -190,6 +190,19 @@ class TestPreprocessing:
         normalised = kind.preprocess(kind.decode(np.full((8, 8, 3), 255, np.uint8)))["pixels"]
         np.testing.assert_allclose(normalised[:, 0, 0], [1.0, 1.0, 0.0])
 
+    @pytest.mark.parametrize(("channels", "order"), [(1, "rgb"), (3, "rgb"), (3, "bgr")])
+    def test_every_value_is_normalised_exactly(self, channels: int, order: str) -> None:
+        kind = image(channels=channels, channel_order=order, size=(16, 16), mean=[0.3], std=[0.7])
+        values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        picture = np.stack([values, values[::-1], values.T], axis=2)
+        planes = [values] if channels == 1 else [picture[..., c] for c in range(3)]
+        planes = planes[::-1] if order == "bgr" else planes
+        expected = (np.stack(planes) / np.float32(255) - np.float32(0.3)) / np.float32(0.7)
+        source = values if channels == 1 else picture
+        normalised = kind.preprocess(kind.decode(source))["pixels"]
+        assert normalised.dtype == np.float32
+        np.testing.assert_array_equal(normalised, expected)
+
     @pytest.mark.parametrize(
         "config", [{"mean": [0.5, 0.5]}, {"std": [0.0]}, {"channels": 2}, {"sise": [8, 8]}]
     )

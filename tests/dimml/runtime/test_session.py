@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,6 +42,20 @@ class TestGraph:
         assert (graph.provider, list(graph.inputs)) == ("cpu", ["x"])
         [zeros] = graph.run({"x": np.zeros((3, SIZE), np.float32)})
         np.testing.assert_array_equal(zeros, np.zeros((3, SIZE), np.float32))
+
+    def test_sum_and_normalisation_are_not_fused_on_the_cpu(
+        self, graph_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options: dict[str, Any] = {}
+        create = onnxruntime.InferenceSession
+
+        def spy(*arguments: Any, **settings: Any) -> Any:
+            options.update(settings)
+            return create(*arguments, **settings)
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+        Graph(graph_path, "cpu")
+        assert options["disabled_optimizers"] == ["SkipLayerNormFusion"]
 
     @pytest.mark.parametrize("content", [b"", b"not a graph", None, "truncated"])
     def test_corrupt_graph_is_a_bundle_error(
