@@ -63,7 +63,8 @@ class Kind(ABC):
     cpu_call_size: ClassVar[int] = 160_000
     """Total of `size` in one graph call on the CPU: one picture of 224 px, or 8 s of a spectrogram.
 
-    Larger calls leave the processor's caches and take more memory, and are not faster."""
+    Larger calls leave the processor's caches and take more memory, and are not faster.
+    """
 
     def __init__(
         self,
