@@ -60,8 +60,11 @@ class Kind(ABC):
     Config: ClassVar[type[KindConfig]]
     config: Any
     input_names: tuple[str, ...]
-    cpu_call_size: ClassVar[int] = 400_000
-    """Total of `size` in one graph call on the CPU. Larger calls leave the processor's caches."""
+    cpu_call_size: ClassVar[int] = 160_000
+    """Total of `size` in one graph call on the CPU: one picture of 224 px, or 8 s of a spectrogram.
+
+    Larger calls leave the processor's caches and take more memory, and are not faster.
+    """
 
     def __init__(
         self,

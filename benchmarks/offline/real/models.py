@@ -23,10 +23,6 @@ from dimml.errors import UsageError
 from dimml.files import write_atomic
 from dimml.machine import SOURCE_ROOT
 from dimml.progress import print_status
-from export.bundle import export_run
-from train.datasets import avmnist
-from train.recipe import load_recipe
-from train.run import train_run
 
 REAL = SOURCE_ROOT / "runs" / "real"
 """The folder of `data`, `run`, `bundle` and `int8`."""
@@ -84,6 +80,11 @@ def build_bundles() -> None:
     Raises:
         UsageError: If a model or the data are missing.
     """
+    # Lazy imports, because the processes that measure dimml do not need torch.
+    from export.bundle import export_run
+    from train.recipe import load_recipe
+    from train.run import train_run
+
     models = {kind: json.dumps(str(folder)) for kind, folder in model_folders().items()}
     table = REAL / "data" / "manifest.parquet"
     if not table.exists():
@@ -111,6 +112,8 @@ def test_samples() -> list[dict[str, Any]]:
 
 
 def _write_data(table: Path) -> None:
+    from train.datasets import avmnist
+
     root = Path(os.environ.get("DIMML_TEST_DATA", "unset")) / "avmnist"
     if not root.is_dir():
         raise UsageError(

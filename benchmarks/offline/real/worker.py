@@ -64,11 +64,9 @@ def main() -> None:
     """Measure once."""
     cell = Cell(**json.loads(sys.argv[1]))
     before = psutil.Process().memory_info().rss
-    if cell.subject != "dimml":
-        import torch
-
-        torch.set_num_threads(cell.threads)
     compute = SUBJECTS[cell.subject](cell.kind, cell.precision, cell.batch, cell.threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(cell.threads)
     compute(range(WARM_UP_ROWS))
     sys.stdout.write("ready\n")
     sys.stdout.flush()

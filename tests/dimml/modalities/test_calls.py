@@ -45,7 +45,7 @@ def test_texts_that_are_padded_to_the_maximum_count_as_long_as_that() -> None:
     assert kind.cpu_calls(tokens(3, 4, 5)) == [[0, 1], [2]]
 
 
-@pytest.mark.parametrize(("side", "rows"), [(224, 2), (32, 130)])
+@pytest.mark.parametrize(("side", "rows"), [(224, 1), (32, 52)])
 def test_large_images_are_computed_in_smaller_calls(side: int, rows: int) -> None:
     kind = Image("photo", {"size": [side, side]})
     pixels = {"pixels": np.zeros((3, side, side), np.float32)}
