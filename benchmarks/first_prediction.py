@@ -122,7 +122,7 @@ def measure(clone: Path, environment: Mapping[str, str]) -> Stages:
         raise DimmlError(f"make failed in the stage {stages.name}; its output is above")
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(make.pid, signal.SIGINT)
+            os.killpg(make.pid, signal.SIGTERM)
         make.wait(STOP_SECONDS)
 
 

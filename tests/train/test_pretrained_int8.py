@@ -43,7 +43,7 @@ def fp32(
 @pytest.fixture
 def convert(fp32: Path, recipe_file: Path, tmp_path: Path) -> Any:
     """Return a function that writes an int8 bundle, and returns its folder and the report."""
-    data = load_recipe(recipe_file).data
+    data = load_recipe(recipe_file).data.table
     kinds = {"front": "image", "note": "text"}
     rows = [read_split(TableSource(data, kinds), split) for split in ("train", "validation")]
 

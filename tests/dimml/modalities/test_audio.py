@@ -174,15 +174,15 @@ SAMPLE_RATE, DATA_SIZE = 24, 40
 
 BROKEN = {
     "empty file": (b"", "unreadable", "empty (0 bytes)"),
-    "text": (b"hello" * 100, "unsupported_type", "WAV, FLAC, OGG and MP3"),
-    "image": (b"\x89PNG\r\n\x1a\n" + b"0" * 100, "unsupported_type", "WAV, FLAC, OGG and MP3"),
+    "text": (b"hello" * 100, "unsupported_type", "WAV, FLAC, OGG, MP3"),
+    "image": (b"\x89PNG\r\n\x1a\n" + b"0" * 100, "unsupported_type", "WAV, FLAC, OGG, MP3"),
     "only a header": (encode(chirp(0.1)[:0]), "unreadable", "has no samples"),
     "less than one sample": (
         encode(chirp(0.1)[:1], 192_000),
         "unreadable",
         "shorter than one sample",
     ),
-    "truncated in the header": (WAV[:20], "unreadable", "WAV, FLAC, OGG and MP3"),
+    "truncated in the header": (WAV[:20], "unreadable", "WAV, FLAC, OGG, MP3"),
     "truncated in the samples": (
         WAV[:-1_000],
         "unreadable",

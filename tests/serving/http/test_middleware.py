@@ -110,7 +110,7 @@ def test_prediction_beyond_the_queue_is_shed(url: bytes) -> None:
     async def shed() -> bytes | None:
         middleware = ServiceMiddleware(PlainTextResponse(""), get_settings())
         batcher: Batcher[Any, Any] = Batcher(list, 1, 1)
-        batcher._batch_size = 2
+        batcher._computing = 2
         middleware.connect(AsyncMock(), batcher)
         assert middleware.shed(b"GET", url, [], ("127.0.0.1", 1)) is None
         return middleware.shed(b"POST", url, [(b"x-request-id", b"a")], ("127.0.0.1", 1))

@@ -194,13 +194,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "few pictures of a digit": (array(LABELS, (150,), 4), "digit 0 has 12 recordings .* 0 picture"),
     "truncated recording": (
         cut(f"{SPEECH}/9_finn_1.wav", 100),
-        r"9_finn_1.wav is damaged: the recording is truncated: [^;]*; download it again",
+        r"9_finn_1.wav is damaged: .*truncated.*; download it again",
     ),
     "recording of no samples": (cut(f"{SPEECH}/0_ann_0.wav", 44), "0_ann_0.wav is damaged"),
     "empty recording": (cut(f"{SPEECH}/0_ann_0.wav", 0), "0_ann_0.wav is damaged: .*empty"),
     "page as a recording": (
         replace(f"{SPEECH}/5_bob_1.wav", b"<!doctype html><title>404</title>"),
-        "5_bob_1.wav is damaged: not an audio file",
+        "5_bob_1.wav is damaged: expected a recording, but the file is HTML",
     ),
 }
 

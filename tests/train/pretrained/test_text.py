@@ -189,4 +189,4 @@ def test_other_pooling_is_rejected(bert: Path, document: dict[str, Any], name: s
 def test_normalised_text_is_tokenised_like_the_original(bert: Path) -> None:
     kind = kind_of(read(bert))
     composed, decomposed = "one caf\u00e9 two", "one cafe\u0301 two"
-    assert kind.decode(composed) == kind.decode(decomposed)
+    assert kind.decode(composed).ids == kind.decode(decomposed).ids
