@@ -11,7 +11,7 @@ ALL_EXTRAS := $(SERVE_EXTRAS) ray remote media dev
 INSTALLED := .venv/.installed
 SERVE_INSTALLED := .venv/.installed-serve
 
-.PHONY: install check test families fuzz serve demo clean
+.PHONY: install check test pytest slow fuzz serve demo clean
 
 # The installer checks a build of PyTorch that is asked for, even if everything is installed.
 ifneq ($(origin TORCH),file)
@@ -36,13 +36,18 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The checks use one core, so tests run beside them.
+test: install
+	$(MAKE) --jobs=2 check pytest
+
 # Each process takes tests of whole files, so that few fixtures are built twice.
-test: check
+pytest: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-# Exports every family of pretrained models, of which `make test` exports half.
-families: install
-	DIMML_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/export/test_pretrained.py
+# Exports every family of pretrained models, of which `make test` exports half, and runs the whole GPU
+# benchmark with tiny models on the CPU.
+slow: install
+	DIMML_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/export/test_pretrained.py tests/benchmarks/gpu
 
 # Runs the fuzz tests with 20 times their examples, and sends 10,000 damaged uploads to a server.
 fuzz: install $(DIGITS)/evaluation.json

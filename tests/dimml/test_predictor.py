@@ -154,7 +154,8 @@ class TestBatches:
     ) -> None:
         predictor, spies = spied
         predictor.predict_many(POOL)
-        assert {name: spy.rows for name, spy in spies.items()} == {name: [8] for name in NAMES}
+        # A call of long recordings takes fewer rows than the batch has.
+        assert {name: sum(spy.rows) for name, spy in spies.items()} == dict.fromkeys(NAMES, 8)
 
     @given(st.lists(st.integers(0, len(POOL) - 1), min_size=2, max_size=20))
     @settings(max_examples=12, deadline=None, derandomize=True)

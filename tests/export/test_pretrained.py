@@ -31,6 +31,7 @@ DIM = 8
 SLOW_EXPORTS = {
     *("mobilevit", "mobilenet_v2", "swinv2", "deit", "convnext", "dinov3_convnext"),
     *("wavlm", "hubert", "data2vec-audio", "mpnet", "xlm-roberta", "modernbert", "distilbert"),
+    *("beit", "dinov3_vit", "roberta"),
 }
 """Families whose export takes long, or whose layers are those of another family."""
 
@@ -233,7 +234,7 @@ def test_rebuilt_backbone_gives_the_same_features(loaded: Loaded) -> None:
 @torch.no_grad()
 def test_exported_graph_equals_the_encoder(loaded: Loaded, tmp_path: Path) -> None:
     if loaded.model_type in SLOW_EXPORTS and "DIMML_SLOW_TESTS" not in os.environ:
-        pytest.skip("`make families` exports this family, which takes seconds")
+        pytest.skip("`make slow` exports this family, which takes seconds")
     export_encoder(loaded.encoder, loaded.kind, tmp_path / "encoder.onnx")
     graph = Graph(tmp_path / "encoder.onnx", "cpu")
     for length in lengths_of(loaded):

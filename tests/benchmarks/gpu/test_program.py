@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     program.main()
 
 
+@pytest.mark.skipif(
+    "DIMML_SLOW_TESTS" not in os.environ, reason="`make slow` runs the whole benchmark on the CPU"
+)
 def test_all_cells_are_measured_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
