@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from dimml.bundle import Bundle, Conformal
-from dimml.errors import InputError, ManifestError
+from dimml.errors import InputError, ManifestError, shorten
 from dimml.machine import available_cores
 from dimml.outputs import PreparedSample
 from dimml.predictor import BATCH_SIZE, Predictor
@@ -24,6 +24,7 @@ from train.conformal import uncertified_text
 from train.data.splits import missing_modalities, read_split, report_unreadable
 from train.metrics import scores
 
+_SHOWN_LABELS = 20
 ALL = "all"
 """The split that has every row."""
 
@@ -89,8 +90,9 @@ def answer_subsets(
     index = {label: number for number, label in enumerate(predictor.labels)}
     if unknown := sorted({str(row.label) for row in rows} - set(index)):
         raise ManifestError(
-            f"the rows have labels that the bundle does not know: {unknown[:5]}; it knows "
-            f"{', '.join(index)}"
+            "the rows have labels that the bundle does not know: "
+            f"{', '.join(map(shorten, unknown[:5]))}; it knows "
+            f"{', '.join(map(shorten, list(index)[:_SHOWN_LABELS]))}"
         )
     answers: dict[str, list[tuple[list[float], int]]] = {}
     problems: list[str] = []

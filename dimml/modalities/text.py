@@ -38,15 +38,18 @@ class TextConfig(KindConfig):
     pad_id: pydantic.NonNegativeInt = 0
 
 
-def plain_text(value: Any) -> str | None:
-    """Return the text of a value that `Text.decode` accepts, None where it cannot be read."""
-    if isinstance(value, str):
-        return value
-    try:
-        content = value.read_bytes() if isinstance(value, Path) else bytes(value)
-        return content.decode("utf-8-sig")
-    except (OSError, ValueError, TypeError):
-        return None
+def plain_text(value: Any, max_characters: int) -> str:
+    """Return the beginning of a text, file or UTF-8 bytes; "" where it cannot be read."""
+    max_bytes = 4 * max_characters  # UTF-8 has up to four bytes a character.
+    if isinstance(value, Path):
+        try:
+            with value.open("rb") as file:
+                value = file.read(max_bytes)
+        except (OSError, ValueError):
+            return ""
+    if isinstance(value, bytes):
+        value = value[:max_bytes].decode("utf-8-sig", errors="ignore")
+    return value[:max_characters] if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import PIL.ImageFilter
 import torch
 from torch import Tensor
 
-from dimml.errors import ManifestError
+from dimml.errors import ManifestError, shorten
 from dimml.modalities import Arrays, Kind
 from dimml.modalities.audio import Recording
 from dimml.table import Row
@@ -172,7 +172,7 @@ def read_test_split(recipe: Recipe, prepared: PreparedData, cache: Path) -> Test
     if unknown := sorted({str(row.label) for row in rows} - set(prepared.labels)):
         raise ManifestError(
             f"the test split of {recipe.data.table} has labels that its train split has not: "
-            f"{', '.join(unknown[:5])}"
+            f"{', '.join(map(shorten, unknown[:5]))}"
         )
     labels, settings = prepared.labels, prepared.settings
     frozen = {name: encoder.without_views() for name, encoder in prepared.frozen.items()}

@@ -12,7 +12,7 @@ import numpy as np
 
 from dimml import __version__
 from dimml.bundle import ModalitySpec, build_kind
-from dimml.errors import ManifestError, RecipeError
+from dimml.errors import ManifestError, RecipeError, shorten
 from dimml.modalities import KINDS, Kind
 from dimml.modalities.text import TOKENIZER, plain_text
 from dimml.nn.pretrained.adapter import AdapterName
@@ -174,7 +174,8 @@ def check_readable(
     classes = set(row_labels[labelled].tolist())
     if lost := [label for number, label in enumerate(labels) if number not in classes]:
         raise ManifestError(
-            f"no readable row of the train split has the label {', '.join(lost[:5])}; the first "
+            f"no readable row of the train split has the label "
+            f"{', '.join(map(shorten, lost[:5]))}; the first "
             f"cell that cannot be read: {problems[0]}"
         )
     for name, count in zip(modalities, present[labelled].sum(axis=0), strict=True):
@@ -210,7 +211,8 @@ def specifications(
             preprocessing = Config.model_validate(config.preprocessing).model_dump(mode="json")
             assets[name] = {}
             if config.kind == "text":
-                read = (plain_text(row.sample[name]) for row in rows)
+                longest = preprocessing["max_characters"]
+                read = (plain_text(row.sample[name], longest) for row in rows)
                 texts = [text for text in read if text]
                 assets[name] = {TOKENIZER: _tokenizer(name, config, texts)}
         specs[name] = ModalitySpec(
