@@ -40,9 +40,9 @@ check: install
 test: install
 	$(MAKE) --jobs=2 check pytest
 
-# Each process takes tests of whole files, so that few fixtures are built twice.
+# Tests call `make` themselves, which must not inherit the options of this one.
 pytest: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	unset MAKEFLAGS MFLAGS MAKELEVEL; OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # Exports every family of pretrained models, of which `make test` exports half, and runs the whole GPU
 # benchmark with tiny models on the CPU.
