@@ -7,12 +7,12 @@ prints its figures, all as JSON lines.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -60,6 +60,15 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def _peak_bytes() -> int:
+    """Return the largest resident size of this process.
+
+    `getrusage` would begin with that of the parent, which Linux hands on to a new program.
+    """
+    [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x]
+    return 1024 * int(line.split()[1])
+
+
 def main() -> None:
     """Measure once."""
     cell = Cell(**json.loads(sys.argv[1]))
@@ -72,7 +81,7 @@ def main() -> None:
     sys.stdout.flush()
     sys.stdin.readline()
     figures = measure(compute, cell.kind, cell.seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = _peak_bytes()
     memory = {"peak_mib": peak / 2**20, "added_mib": (peak - before) / 2**20}
     sys.stdout.write(json.dumps({**asdict(cell), **figures, **memory}) + "\n")
 
