@@ -6,7 +6,7 @@ BUNDLE ?= $(DIGITS)
 PORT ?= 3000
 BIN := .venv/bin
 
-SERVE_EXTRAS := train serve demo
+SERVE_EXTRAS := train serve ui demo
 ALL_EXTRAS := $(SERVE_EXTRAS) ray remote media dev
 INSTALLED := .venv/.installed
 SERVE_INSTALLED := .venv/.installed-serve
@@ -63,7 +63,7 @@ demo: $(SERVE_INSTALLED) $(DIGITS)/evaluation.json
 $(DIGITS)/evaluation.json: | $(SERVE_INSTALLED)
 	test -d runs/digits/data || $(BIN)/dimml data digits runs/digits/data
 	test -f runs/digits/run/run.json || $(BIN)/dimml train train/recipes/digits.yaml $(if $(wildcard runs/digits/run/last.ckpt),--resume)
-	$(BIN)/dimml export runs/digits/run $(DIGITS)
+	$(BIN)/dimml export runs/digits/run $(DIGITS) --examples 6
 	$(BIN)/dimml evaluate $(DIGITS) runs/digits/data/manifest.parquet
 
 clean:

@@ -36,7 +36,9 @@ RESERVED_NAMES: dict[str, tuple[str, ...]] = {
         *("confidence", "prediction_set", "probabilities"),
         *("error_code", "error_field", "error_message"),
     ),
-    "options of `dimml predict`": ("bundle", "help", "json", "on_unreadable", "providers"),
+    "options of `dimml predict`": (
+        *("bundle", "explain", "help", "json", "on_unreadable", "providers"),
+    ),
     "files of a bundle": ("classifier", "evaluation", "manifest", "readme"),
     "devices on Windows": (
         *("aux", "con", "nul", "prn"),
@@ -79,6 +81,18 @@ class ModalitySpec(_Model):
     encoder: str
     pretrained: bool = False
     assets: dict[str, FileName] = {}
+
+
+class Example(_Model):
+    """A sample of the data, which a service offers to people who try it.
+
+    Attributes:
+        label: Its true label.
+        values: Modality name to the files of its value, or for text to the text itself.
+    """
+
+    label: str
+    values: Annotated[dict[str, str | tuple[FileName, ...]], pydantic.Field(min_length=1)]
 
 
 class Conformal(_Model):
@@ -139,6 +153,7 @@ class Manifest(_Model):
     conformal: Conformal | None = None
     table: TableLayout = TableLayout()
     interaction: dict[str, Annotated[float, pydantic.Field(ge=0, le=1)]] = {}
+    examples: tuple[Example, ...] = ()
     files: dict[FileName, FileEntry] = {}
 
     @property
@@ -157,6 +172,11 @@ class Manifest(_Model):
             if spec.kind not in KINDS:
                 raise ValueError(f"{name}: unknown kind {spec.kind!r}; known: {', '.join(KINDS)}")
             files += spec.assets.values()
+        for example in self.examples:
+            if unknown := sorted(set(example.values) - set(self.modalities)):
+                raise ValueError(f"an example has the unknown modality {unknown[0]}")
+            for value in example.values.values():
+                files += [] if isinstance(value, str) else value
         if missing := sorted(set(files) - set(self.files)):
             raise ValueError(f"no checksum for {', '.join(missing)}")
         return self

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from dimml import __version__
 from dimml.errors import DimmlError, UsageError
 from dimml.machine import SOURCE_ROOT
+from dimml.samples import Prediction
 from dimml.startup import import_from_source
 
 
@@ -156,6 +157,9 @@ def predict(
     on_unreadable: Annotated[
         str, typer.Option(help="error, or absent to predict from the other modalities.")
     ] = "error",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add the answer without each modality.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict one sample from any non-empty subset of a bundle's modalities.
@@ -164,6 +168,8 @@ def predict(
 
     Examples:
         dimml predict runs/digits/bundle --audio seven.wav --image seven.png --text sept
+
+        dimml predict runs/digits/bundle --audio seven.wav --text sept --explain
 
         dimml predict runs/digits/bundle --text sept --json
     """
@@ -177,10 +183,20 @@ def predict(
     for name, value in sample.items():
         if name in predictor.kinds and isinstance(predictor.kinds[name], Text) and _is_file(value):
             print_status(f"--{name}: {value} is a file, but the text is its name, not its content")
-    prediction = predictor.predict(sample, on_unreadable=on_unreadable)  # type: ignore[arg-type]
+    prediction = predictor.predict(
+        sample,
+        on_unreadable=on_unreadable,  # type: ignore[arg-type]
+        explain=explain,
+    )
     if as_json:
         typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
         return
+    _print_prediction(prediction)
+
+
+def _print_prediction(prediction: Prediction) -> None:
+    from dimml.details import DetailedPrediction
+
     typer.echo(f"{prediction.label}  {prediction.confidence:.1%}")
     for name, output in prediction.modalities.items():
         summary = (
@@ -191,6 +207,11 @@ def predict(
         typer.echo(f"  {name}: {'; '.join([summary, *output.warnings])}")
     if prediction.interaction:
         typer.echo(f"  together: {prediction.interaction:.0%} of the answer, in the weights above")
+    if isinstance(prediction, DetailedPrediction) and prediction.without is not None:
+        for name, answer in prediction.without.items():
+            typer.echo(f"  without {name}: {answer.label}  {answer.confidence:.1%}")
+        if not prediction.without:
+            typer.echo("  nothing to leave out: the sample has one modality")
 
 
 def inspect(

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
 
 from dimml.bundle import Bundle
-from dimml.errors import UsageError
 from dimml.modalities import Arrays
 from dimml.samples import ModalityOutput, Prediction, subset_name
-
-FEATURES_VERSION = 1
-"""Changes if the same encoder would return other numbers as its features."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +21,17 @@ class PreparedSample:
     warnings: Mapping[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """The features of a sample: what the shared classifier reads.
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A batch after the encoders.
 
     Attributes:
-        version: `FEATURES_VERSION`.
-        values: Modality name to the D numbers of its encoder, None if absent. They are comparable
-            between modalities of one bundle, not between bundles.
+        features: float32 [N, modalities, D], 0 where a modality is absent.
+        present: bool [N, modalities].
     """
 
-    version: int
-    values: Mapping[str, tuple[float, ...] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionWithFeatures(Prediction):
-    """A prediction together with the features that it was made of."""
-
-    features: Features
+    features: np.ndarray
+    present: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -140,39 +128,6 @@ def build_predictions(
         )
         for sample, probabilities, ranked, size, interaction, columns in rows
     ]
-
-
-def late_dim(bundle: Bundle) -> int:
-    """Return the number of features of a modality that the shared classifier reads.
-
-    Raises:
-        UsageError: If the bundle does not state it.
-    """
-    if bundle.manifest.late_dim is None:
-        raise UsageError(
-            f"{bundle.id} was exported by a version of dimml that did not note which numbers are "
-            "features; export the run again with `dimml export`"
-        )
-    return bundle.manifest.late_dim
-
-
-def with_features(
-    predictions: Sequence[Prediction], features: np.ndarray, wanted: Sequence[bool]
-) -> list[Prediction]:
-    """Add the features, float32 [N, modalities, D], to the predictions that want them."""
-    return [
-        _with_features(prediction, rows) if is_wanted else prediction
-        for prediction, rows, is_wanted in zip(predictions, features, wanted, strict=True)
-    ]
-
-
-def _with_features(prediction: Prediction, features: np.ndarray) -> PredictionWithFeatures:
-    values = {
-        name: tuple(row.tolist()) if output.present else None
-        for (name, output), row in zip(prediction.modalities.items(), features, strict=True)
-    }
-    known = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
-    return PredictionWithFeatures(**known, features=Features(FEATURES_VERSION, values))
 
 
 def _by_subset(bundle: Bundle, present: np.ndarray, value: Callable[[str], float]) -> np.ndarray:

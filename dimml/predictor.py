@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, get_args
 
@@ -13,9 +12,10 @@ import numpy as np
 
 from dimml.bundle import Bundle
 from dimml.decode import DecodedSample, decode_modality
+from dimml.details import NO_DETAILS, Details, add_details, late_dim
 from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Kind, Limits
-from dimml.outputs import FusedBatch, PreparedSample, build_predictions, late_dim, with_features
+from dimml.outputs import EncodedBatch, FusedBatch, PreparedSample, build_predictions
 from dimml.runtime.execution import EncoderCall, HostPath, load_data_path
 from dimml.runtime.providers import GpuOptions, Provider, choose_provider, compute_error
 from dimml.samples import OnUnreadable, Prediction, Sample
@@ -24,19 +24,6 @@ logger = logging.getLogger("dimml")
 
 SampleRequest: TypeAlias = tuple[Sample, OnUnreadable]
 BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """A batch after the encoders.
-
-    Attributes:
-        features: float32 [N, modalities, D], 0 where a modality is absent.
-        present: bool [N, modalities].
-    """
-
-    features: np.ndarray
-    present: np.ndarray
 
 
 class Predictor:
@@ -109,7 +96,12 @@ class Predictor:
             raise compute_error(self.provider, gpu, f"it does not compute: {error}") from error
 
     def predict(
-        self, sample: Sample, *, on_unreadable: OnUnreadable = "error", features: bool = False
+        self,
+        sample: Sample,
+        *,
+        on_unreadable: OnUnreadable = "error",
+        features: bool = False,
+        explain: bool = False,
     ) -> Prediction:
         """Predict one sample.
 
@@ -117,12 +109,15 @@ class Predictor:
             sample: Modality name to value, see `Sample`.
             on_unreadable: With "absent", an unreadable value makes its modality absent and adds a
                 warning, and the other modalities are used.
-            features: Whether to return a `PredictionWithFeatures`.
+            features: Whether to return a `DetailedPrediction` with features.
+            explain: Whether to return a `DetailedPrediction` with the answer without each modality.
 
         Raises:
             InputError: If the sample has no modality, an unknown modality or an unreadable value.
         """
-        [prediction] = self.predict_many([sample], on_unreadable=on_unreadable, features=features)
+        [prediction] = self.predict_many(
+            [sample], on_unreadable=on_unreadable, features=features, explain=explain
+        )
         if isinstance(prediction, InputError):
             raise prediction
         return prediction
@@ -133,6 +128,7 @@ class Predictor:
         *,
         on_unreadable: OnUnreadable = "error",
         features: bool = False,
+        explain: bool = False,
     ) -> list[Prediction | InputError]:
         """Return the prediction or the error for each sample. An error affects only its sample.
 
@@ -140,19 +136,20 @@ class Predictor:
         """
         if on_unreadable not in get_args(OnUnreadable):
             raise UsageError(f"on_unreadable must be 'error' or 'absent', not {on_unreadable!r}")
+        details = Details(features, explain)
         predictions: list[Prediction | InputError] = []
         for start in range(0, len(samples), BATCH_SIZE):
             batch = [(sample, on_unreadable) for sample in samples[start : start + BATCH_SIZE]]
             prepared = self.preprocess(self.decode(batch))
-            predictions += self.predict_prepared(prepared, features=features)
+            predictions += self.predict_prepared(prepared, details)
         return predictions
 
     def predict_prepared(
-        self, batch: Sequence[PreparedSample | InputError], *, features: bool = False
+        self, batch: Sequence[PreparedSample | InputError], details: Details = NO_DETAILS
     ) -> list[Prediction | InputError]:
         """Run the graphs on a prepared batch. Errors keep their positions."""
         ready = [item for item in batch if isinstance(item, PreparedSample)]
-        wanted = [features] * len(ready)
+        wanted = [details] * len(ready)
         predictions = iter(self.classify(ready, self.encode(ready), wanted) if ready else [])
         return [item if isinstance(item, InputError) else next(predictions) for item in batch]
 
@@ -218,19 +215,19 @@ class Predictor:
         self,
         batch: Sequence[PreparedSample],
         encoded: EncodedBatch,
-        features_wanted: Sequence[bool] = (),
+        details: Sequence[Details] = (),
     ) -> list[Prediction]:
         """Fuse the features of a batch and return the predictions.
 
         Args:
             batch: The samples.
             encoded: The batch after the encoders.
-            features_wanted: Whether each sample gets a `PredictionWithFeatures`; none by default.
+            details: What each prediction adds; nothing by default.
         """
         predictions = build_predictions(self.bundle, batch, self.fuse(encoded))
-        if not any(features_wanted):
+        if all(wanted == NO_DETAILS for wanted in details):
             return predictions
-        return with_features(predictions, self.read_features(encoded), features_wanted)
+        return add_details(self.bundle, predictions, encoded, details, self.fuse)
 
     def read_features(self, encoded: EncodedBatch) -> np.ndarray:
         """Return what the shared classifier reads, float32 [N, modalities, D].

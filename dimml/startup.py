@@ -11,6 +11,7 @@ from dimml.machine import SOURCE_ROOT
 
 NO_REPORTS = {
     "BENTOML_DO_NOT_TRACK": "true",
+    "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # Without this, onnxruntime stores a device id below `~/.cache` and sends events from a thread.

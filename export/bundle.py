@@ -28,6 +28,10 @@ def export(
         str,
         typer.Option(help="Precision of the encoders: fp32, fp16 (for GPUs) or int8 (for CPUs)."),
     ] = "fp32",
+    examples: Annotated[
+        int,
+        typer.Option(min=0, max=50, help="Rows of the test split to copy, for the web page."),
+    ] = 0,
 ) -> None:
     """Turn a run into a bundle, after a check that PyTorch and ONNX agree on real samples.
 
@@ -35,11 +39,11 @@ def export(
     validation accuracy. Training samples set the ranges of int8.
 
     Examples:
-        dimml export runs/digits/run runs/digits/bundle
+        dimml export runs/digits/run runs/digits/bundle --examples 6
 
         dimml export runs/digits/run runs/digits/int8 --precision int8
     """
-    report = export_run(run, bundle, precision)
+    report = export_run(run, bundle, precision, examples)
     if report:
         from export.precision import report_text
 
@@ -47,8 +51,16 @@ def export(
     typer.echo(bundle)
 
 
-def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, Any] | None:
+def export_run(
+    run: Path, bundle: Path, precision: str = "fp32", examples: int = 0
+) -> dict[str, Any] | None:
     """Write the bundle of a run; write nothing on an error.
+
+    Args:
+        run: Folder of a finished run.
+        bundle: Folder to write.
+        precision: "fp32", "fp16" or "int8".
+        examples: Number of rows of the test split to copy into the bundle.
 
     Returns:
         The comparison with fp32, see `export.precision.convert_bundle`; None for an fp32 bundle.
@@ -71,12 +83,14 @@ def export_run(run: Path, bundle: Path, precision: str = "fp32") -> dict[str, An
         )
     validation = _read_split(loaded, "validation")
     if precision == "fp32":
-        _write_fp32(loaded, bundle, validation)
+        _write_fp32(loaded, bundle, validation, examples)
         return None
-    return _write_converted(loaded, bundle, precision, validation)
+    return _write_converted(loaded, bundle, precision, validation, examples)
 
 
-def _write_converted(run: Run, path: Path, precision: str, validation: list[Row]) -> dict[str, Any]:
+def _write_converted(
+    run: Run, path: Path, precision: str, validation: list[Row], examples: int
+) -> dict[str, Any]:
     import numpy as np
 
     from export.precision import convert_bundle
@@ -86,12 +100,13 @@ def _write_converted(run: Run, path: Path, precision: str, validation: list[Row]
     order = np.random.default_rng(run.recipe.seed).permutation(len(training))
     with new_bundle(path) as folder, tempfile.TemporaryDirectory(prefix="dimml-fp32-") as scratch:
         source = Path(scratch) / "bundle"
-        _write_fp32(run, source, validation)
+        _write_fp32(run, source, validation, examples)
         calibration = [training[row] for row in order]
         return convert_bundle(source, folder, precision, calibration, validation)
 
 
-def _write_fp32(run: Run, bundle: Path, validation: list[Row]) -> None:
+def _write_fp32(run: Run, bundle: Path, validation: list[Row], examples: int) -> None:
+    from export.examples import choose_examples
     from export.onnx import write_bundle
     from export.parity import BATCH_SIZES, parity_check
 
@@ -101,6 +116,9 @@ def _write_fp32(run: Run, bundle: Path, validation: list[Row]) -> None:
         or [kind.preprocess(kind.decode(kind.example()))]
         for name, kind in run.kinds.items()
     }
+    chosen, files = choose_examples(
+        run.kinds, _read_split(run, "test") if examples else [], examples
+    )
     keys = ("seed", "data", "best", "fusion", "versions", "python")
     provenance = {key: run.document[key] for key in keys if key in run.document}
     write_bundle(
@@ -115,6 +133,8 @@ def _write_fp32(run: Run, bundle: Path, validation: list[Row]) -> None:
         provenance={**provenance, "recipe": run.recipe.model_dump(mode="json")},
         conformal=run.conformal,
         table=run.recipe.source.layout,
+        examples=chosen,
+        example_files=files,
         check=parity_check(run.model, run.kinds, samples),
     )
 

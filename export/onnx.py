@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dimml.bundle import (
     CLASSIFIER,
     MANIFEST,
     Conformal,
+    Example,
     Manifest,
     ModalitySpec,
     file_entry,
@@ -43,6 +44,8 @@ def write_bundle(
     provenance: Mapping[str, Any],
     conformal: Conformal | None = None,
     table: TableLayout | None = None,
+    examples: Sequence[Example] = (),
+    example_files: Mapping[str, bytes] | None = None,
     check: Check | None = None,
 ) -> None:
     """Export a model as a bundle; write nothing on an error.
@@ -59,6 +62,8 @@ def write_bundle(
         provenance: Recipe, seed, data and versions that the model was trained with.
         conformal: Thresholds of the prediction sets.
         table: The columns of the tables that the model was trained on.
+        examples: Samples for people who try the bundle.
+        example_files: The files that the examples name.
         check: Called with the complete temporary folder and its manifest before the folder is
             renamed to `path`; an exception stops the export.
     """
@@ -69,6 +74,8 @@ def write_bundle(
             export_encoder(model.encoders[slot], kind, folder / spec.graph)
             for asset, file in spec.assets.items():
                 (folder / file).write_bytes(assets[modality][asset])
+        for file, content in (example_files or {}).items():
+            (folder / file).write_bytes(content)
         export_classifier(model, folder / CLASSIFIER)
         manifest = Manifest(
             name=name,
@@ -81,6 +88,7 @@ def write_bundle(
             conformal=conformal,
             table=table or TableLayout(),
             interaction=interaction_shares(model.fusion, model.modalities)[1],
+            examples=tuple(examples),
             files={file.name: file_entry(file) for file in sorted(folder.iterdir())},
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

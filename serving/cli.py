@@ -71,6 +71,8 @@ def serve(
     # BentoML wipes the metrics folder of its home at each start, so two servers need two homes.
     with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
         os.environ["BENTOML_HOME"] = home
+        # Files that people upload on the page are deleted with the server.
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(home, "page")))
         _run(loaded, address, port)
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dimml.bundle import Bundle
+from dimml.details import NO_DETAILS, Details, late_dim
 from dimml.errors import InputError, UsageError
-from dimml.outputs import PreparedSample, late_dim
+from dimml.outputs import PreparedSample
 from dimml.predictor import Predictor, SampleRequest
 from dimml.samples import Prediction
 from serving.http.parsing import Fields, RawRequest, parse_body
@@ -68,45 +69,47 @@ class Pipeline:
         BATCH.observe(len(requests))
         trace: dict[str, float] = {"batch": len(requests)}
         with _timed("parse", trace):
-            parsed, features = [], []
+            parsed, details = [], []
             for request in requests:
-                item, wants_features = self._parse(request)
+                item, wanted = self._parse(request)
                 parsed.append(item)
-                features.append(wants_features)
+                details.append(wanted)
         with _timed("decode", trace):
             decoded = self._run_stage(self._predictor.decode, parsed)
         with _timed("preprocess", trace):
             prepared = self._run_stage(self._predictor.preprocess, decoded)
         ready = [p for p in prepared if isinstance(p, PreparedSample)]
-        if any(features):
-            pairs = zip(prepared, features, strict=True)
-            features = [wanted for p, wanted in pairs if isinstance(p, PreparedSample)]
-        predictions = iter(self._predict(ready, features, trace))
+        pairs = zip(prepared, details, strict=True)
+        details = [wanted for p, wanted in pairs if isinstance(p, PreparedSample)]
+        predictions = iter(self._predict(ready, details, trace))
         contents = (p if isinstance(p, InputError) else next(predictions) for p in prepared)
         return [PipelineResult(content, trace) for content in contents]
 
     def _predict(
-        self, samples: Sequence[PreparedSample], features: Sequence[bool], trace: dict[str, float]
+        self,
+        samples: Sequence[PreparedSample],
+        details: Sequence[Details],
+        trace: dict[str, float],
     ) -> list[Prediction]:
         if not samples:
             return []
         with _timed("encode", trace):
             encoded = self._predictor.encode(samples)
         with _timed("classify", trace):
-            predictions = self._predictor.classify(samples, encoded, features)
+            predictions = self._predictor.classify(samples, encoded, details)
         count_predictions(predictions)
         return predictions
 
-    def _parse(self, request: RawRequest) -> tuple[SampleRequest | InputError, bool]:
-        """Return the sample or its error, and whether the answer has features."""
+    def _parse(self, request: RawRequest) -> tuple[SampleRequest | InputError, Details]:
+        """Return the sample or its error, and what the answer adds."""
         try:
             options = parse_query(request.query)
-            if options.features and self._features_problem:
+            if options.details.features and self._features_problem:
                 raise InputError("invalid_request", self._features_problem, "features")
             sample = self._parse_body(request.content_type, request.body)
-            return (sample, options.on_unreadable), options.features
+            return (sample, options.on_unreadable), options.details
         except InputError as error:
-            return error, False
+            return error, NO_DETAILS
 
     def _run_stage(
         self, stage: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]

@@ -32,10 +32,11 @@ from serving.http.messages import PredictAnswer, PredictRequest, Submission
 from serving.http.middleware import ServiceMiddleware
 from serving.http.protocol import install
 from serving.metrics import PROVIDER, QUEUE, exposition, forget_dead_workers
-from serving.settings import Settings, get_settings
+from serving.settings import Settings, get_settings, uses_page
 
 if TYPE_CHECKING:
     from dimml.predictor import Predictor
+    from serving.page.app import PageApp
 
 SWITCH_INTERVAL_SECONDS = 0.0002
 """The time after which Python's interpreter switches to another thread that waits for it.
@@ -89,6 +90,17 @@ def _load(settings: Settings) -> Predictor:
         logger.critical("cannot serve: %s", error)
         os._exit(getattr(error, "exit_code", 1))
     return predictor
+
+
+def _load_page(
+    predictor: Predictor, description: dict[str, Any], settings: Settings, api: ASGIApp
+) -> PageApp | None:
+    """Build the web page, unless it is off. Its library takes seconds to import."""
+    if not uses_page(settings):
+        return None
+    from serving.page.app import PageApp
+
+    return PageApp(predictor.bundle, description, settings, api)
 
 
 def _warm_up_sizes(provider: str, max_batch: int) -> list[int]:
@@ -162,7 +174,8 @@ class Dimml:
         forget_dead_workers()
         if _service.middleware:
             predict_lines = LinesPredictor(self.batcher, settings, capacity.queue)
-            _service.middleware.connect(self.predict, self.batcher, predict_lines)
+            page = _load_page(predictor, description, settings, _service.middleware)
+            _service.middleware.connect(self.predict, self.batcher, predict_lines, page)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -176,10 +189,12 @@ class Dimml:
         settings = get_settings()
         with _config_errors():
             keys = Keys(settings)
+            has_page = uses_page(settings)
         with _config_errors("; DIMML_BUNDLE names the bundle, DIMML_PROVIDERS the provider"):
             Bundle.load(settings.bundle)
             set_worker_provider(settings)
-        logger.info("%s; %s", get_capacity(), keys.policy(settings))
+        page = "the page is at /" if has_page else "no page at /"
+        logger.info("%s; %s; %s", get_capacity(), keys.policy(settings), page)
 
     @bentoml.api(  # type: ignore[untyped-decorator]
         route="/predict", input_spec=PredictRequest, output_spec=PredictAnswer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from functools import cache, partial
 from pathlib import Path
@@ -90,6 +91,9 @@ class Settings(BaseSettings):
     max_pixels: int = _cap("Pixels of an image", 40_000_000, ge=1, le=10**9)
     max_seconds: float = _cap("Seconds of a decoded recording", 600, gt=0, le=86_400)
     max_characters: int = _cap("Characters of a text, the rest is cut", 1_000_000, ge=1, le=10**6)
+    ui: bool | None = _setting(
+        "Page", "Web page at / (1 or 0)", None, "on if the extra `ui` is installed"
+    )
     api_keys: pydantic.SecretStr = Field(
         default=pydantic.SecretStr(""),
         description="keys of 16 characters or more, separated by commas",
@@ -134,6 +138,20 @@ def load_settings() -> Settings:
         return Settings()
     except pydantic.ValidationError as error:
         raise UsageError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def uses_page(settings: Settings) -> bool:
+    """Return whether the service has the web page.
+
+    Raises:
+        UsageError: If the page is asked for but Gradio is not installed.
+    """
+    is_installed = importlib.util.find_spec("gradio") is not None
+    if settings.ui and not is_installed:
+        raise UsageError(
+            f"{PREFIX}UI=1 asks for the page, which needs Gradio: run `pip install -e '.[ui]'`"
+        )
+    return is_installed and settings.ui is not False
 
 
 @cache

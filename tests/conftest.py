@@ -100,6 +100,8 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setenv("DIMML_BUNDLE", str(bundle))
             monkeypatch.setenv("DIMML_PROVIDERS", "cpu")
+            # Gradio takes seconds to import.
+            monkeypatch.setenv("DIMML_UI", "0")
             for name, value in settings.items():
                 monkeypatch.setenv(f"DIMML_{name.upper()}", str(value))
             monkeypatch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))

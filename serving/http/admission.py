@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -32,6 +35,7 @@ BURST_SECONDS = 1.0
 """A client may send the requests of this long at once."""
 
 _RATE_SLOTS = 4096
+_BASIC_CHALLENGE = 'Basic realm="dimml: an API key as the password", charset="UTF-8"'
 
 Client: TypeAlias = tuple[str, int] | None
 RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -67,6 +71,20 @@ class Admission:
             f"over {self._settings.rate_limit:g} requests per second; wait {wait:.1f} s",
             headers={"retry-after": str(math.ceil(wait))},
         )
+
+    def refuse_page(self, headers: Mapping[bytes, bytes], client: Client) -> Response | None:
+        """Return the response to a client that may not see the page, None to any other.
+
+        A browser asks for the key when it sees the challenge, and then sends the key as a password.
+        The rate limit does not apply: a page needs many files, and its predictions are limited.
+        """
+        key = self._check_key(headers, client)
+        if not isinstance(key, HttpError):
+            return None
+        if key is HttpError.REMOTE_CLIENT:
+            return key.response()
+        text = f"{key.message}; in a browser, give the key as the password"
+        return key.response(text, headers={"www-authenticate": _BASIC_CHALLENGE})
 
     def must_shed(self, headers: Mapping[bytes, bytes], client: Client) -> bool:
         """Return whether a prediction is refused because the queue has no room for it.
@@ -169,10 +187,13 @@ class Keys:
 
 
 def key_of(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """Return the key of a request: `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    """Return the key of a request, as a bearer token, a password or `X-API-Key: KEY`."""
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and token.strip():
         return token.strip()
+    if scheme.lower() == b"basic":
+        with contextlib.suppress(binascii.Error):
+            return base64.b64decode(token).partition(b":")[2] or None
     return headers.get(b"x-api-key", b"").strip() or None
 
 

@@ -49,8 +49,16 @@ class FeaturesAnswer(pydantic.BaseModel):
     values: dict[str, list[float] | None]
 
 
+class ReducedAnswer(pydantic.BaseModel):
+    """The answer of all other present modalities."""
+
+    label: str
+    confidence: float
+    prediction_set: list[str]
+
+
 class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
-    """The prediction: `dimml.Prediction.to_dict()`, with `features` on request."""
+    """The prediction: `dimml.Prediction.to_dict()`, with `features` and `without` on request."""
 
     label: str
     confidence: float
@@ -59,7 +67,8 @@ class PredictAnswer(bentoml.IODescriptor):  # type: ignore[misc]
     modalities: dict[str, ModalityAnswer]
     interaction: float
     bundle: str
-    features: FeaturesAnswer = pydantic.Field(default=None)  # type: ignore[assignment]
+    features: FeaturesAnswer | None = None
+    without: dict[str, ReducedAnswer] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from serving.settings import Settings
 
 if TYPE_CHECKING:
     from serving.batching import Batcher
+    from serving.page.app import PageApp
 
 HEALTH_PATHS = frozenset({"/livez", "/healthz", "/readyz"})
 """Paths that are answered to everybody at any time, and neither counted nor logged."""
@@ -61,18 +62,24 @@ class ServiceMiddleware:
         self.log: RequestLog | None = None
         self._predict: Predict | None = None
         self._predict_lines: ASGIApp | None = None
+        self._page: PageApp | None = None
         self._requests_in_flight = 0
         self._requests_admitted = 0
 
     def connect(
-        self, predict: Predict, batcher: Batcher[Any, Any], predict_lines: ASGIApp | None = None
+        self,
+        predict: Predict,
+        batcher: Batcher[Any, Any],
+        predict_lines: ASGIApp | None = None,
+        page: PageApp | None = None,
     ) -> None:
-        """Set the handlers of predictions and the queue that they wait in.
+        """Set the handlers of predictions, the queue that they wait in, and the web page.
 
         BentoML creates the service as the application starts, after it has built this middleware.
         """
         self._predict = predict
         self._predict_lines = predict_lines
+        self._page = page
         self.admission.batcher = batcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,8 +92,13 @@ class ServiceMiddleware:
             return
         if scope["path"] == _SLASHED_PREDICT_PATH:
             scope["path"] = PREDICT_PATH
-        started = time.perf_counter()
         headers = dict(scope["headers"])
+        if self._page and self._page.serves(scope["method"], scope["path"], headers):
+            # The page's own requests to the API are counted, logged and limited.
+            refusal = self.admission.refuse_page(headers, scope.get("client"))
+            await (refusal or self._page)(scope, receive, send)
+            return
+        started = time.perf_counter()
         record = scope[RECORD] = new_record(scope, headers)
         sender = _ResponseSender(scope, send, self._settings.timeout)
         self._requests_in_flight += 1
@@ -130,6 +142,8 @@ class ServiceMiddleware:
         try:
             await self.app(scope, receive, send)
         finally:
+            if self._page:
+                await self._page.close()
             if self.log:
                 self.log.close()
 

@@ -37,6 +37,12 @@ _FEATURES = {
     "description": "1: the answer has the features of each modality",
     "schema": {"enum": ["0", "1"], "default": "0"},
 }
+_EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "description": "1: the answer has, for each modality, the answer without it",
+    "schema": {"enum": ["0", "1"], "default": "0"},
+}
 _LINES = {
     "schema": {
         "type": "string",
@@ -174,7 +180,7 @@ def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {
         "summary": "Predict from one sample",
         "operationId": "predict",
-        "parameters": [_ON_UNREADABLE, _FEATURES],
+        "parameters": [_ON_UNREADABLE, _FEATURES, _EXPLAIN],
         "requestBody": {"required": True, "content": _bodies(description, fields)},
         "responses": {"200": _with_lines(_response("The prediction", "PredictAnswer")), **errors},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dimml.details import NO_DETAILS, Details
 from dimml.errors import InputError
 from dimml.samples import OnUnreadable
 from serving.http.parsing import parse_pairs, reject_unknown
@@ -16,17 +17,18 @@ class PredictOptions:
 
     Attributes:
         on_unreadable: See `Predictor.predict`.
-        features: Whether the answer has the features of the modalities.
+        details: What the answer adds to the prediction.
     """
 
     on_unreadable: OnUnreadable = "error"
-    features: bool = False
+    details: Details = NO_DETAILS
 
 
 _DEFAULT_OPTIONS = PredictOptions()
 _OPTION_VALUES: dict[str, dict[str, Any]] = {
     "on_unreadable": {"error": "error", "absent": "absent"},
     "features": {"0": False, "1": True},
+    "explain": {"0": False, "1": True},
 }
 
 
@@ -49,4 +51,5 @@ def parse_query(query: str) -> PredictOptions:
             text = f"send {name} once, with the value {values}"
             raise InputError("invalid_request", text, name)
         options[name] = accepted[value]
-    return PredictOptions(**options)
+    on_unreadable = options.pop("on_unreadable", "error")
+    return PredictOptions(on_unreadable, Details(**options))

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from dimml import __version__
 from dimml.bundle import Bundle
+from dimml.details import late_dim
 from dimml.errors import DimmlError, InterruptedRunError, UsageError
 from dimml.interrupt import stop_on_signal
 from dimml.machine import available_cores, cuda_devices
-from dimml.outputs import late_dim
 from dimml.probe import settle_provider
 from dimml.progress import print_status
 from dimml.runtime.providers import Provider

@@ -13,8 +13,8 @@ import pytest
 
 from dimml import InputError, Predictor
 from dimml.bundle import MANIFEST, Bundle
+from dimml.details import FEATURES_VERSION, DetailedPrediction
 from dimml.errors import BundleError, UsageError
-from dimml.outputs import FEATURES_VERSION, PredictionWithFeatures
 from tests.dimml.runtime.test_cuda import device_predictor, samples
 
 D = 16
@@ -44,7 +44,7 @@ def change_manifest(bundle: Path, folder: Path, **changes: Any) -> Path:
 def test_features_equal_the_first_outputs_of_the_graphs(predictor: Predictor) -> None:
     batch = samples(14)
     for sample, prediction in zip(batch, predictor.predict_many(batch, features=True), strict=True):
-        assert isinstance(prediction, PredictionWithFeatures)
+        assert isinstance(prediction, DetailedPrediction)
         assert prediction.features.version == FEATURES_VERSION == 1
         assert list(prediction.features.values) == list(predictor.kinds)
         for name, values in prediction.features.values.items():
@@ -59,7 +59,7 @@ def test_features_equal_the_first_outputs_of_the_graphs(predictor: Predictor) ->
 def test_features_leave_the_prediction_as_it_is(predictor: Predictor) -> None:
     plain = predictor.predict(samples(7)[6])
     prediction = predictor.predict(samples(7)[6], features=True)
-    assert not isinstance(plain, PredictionWithFeatures)
+    assert not isinstance(plain, DetailedPrediction)
     document = prediction.to_dict()
     features = document.pop("features")
     assert document == plain.to_dict()
@@ -82,8 +82,8 @@ def test_features_of_a_device_agree_with_those_of_the_host(
     batch = samples(20)
     on_device = device_predictor(tiny_bundle).predict_many(batch, features=True)
     for one, other in zip(on_device, predictor.predict_many(batch, features=True), strict=True):
-        assert isinstance(one, PredictionWithFeatures)
-        assert isinstance(other, PredictionWithFeatures)
+        assert isinstance(one, DetailedPrediction)
+        assert isinstance(other, DetailedPrediction)
         for name, values in other.features.values.items():
             if values is None:
                 assert one.features.values[name] is None

@@ -60,6 +60,7 @@ class Server:
                 "TMPDIR": str(self.temporary),
                 "DIMML_BUNDLE": str(bundle),
                 "DIMML_PROVIDERS": "cpu",
+                "DIMML_UI": "0",
                 "DIMML_WORKERS": "2",
                 **{f"DIMML_{name.upper()}": str(value) for name, value in settings.items()},
             },

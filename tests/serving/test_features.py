@@ -14,8 +14,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from dimml import Predictor
+from dimml.details import DetailedPrediction
 from dimml.errors import UsageError
-from dimml.outputs import PredictionWithFeatures
 from serving.http.openapi import request_fields
 from serving.http.parsing import JSON, RawRequest
 from serving.offline.job import EngineOptions, ScoreOptions, score_tables
@@ -41,7 +41,7 @@ def client(tiny_bundle: Path, open_client: Any) -> Iterator[TestClient]:
 
 def values_of(predictor: Predictor, **sample: Any) -> dict[str, Any]:
     prediction = predictor.predict(sample, features=True)
-    assert isinstance(prediction, PredictionWithFeatures)
+    assert isinstance(prediction, DetailedPrediction)
     return dict(prediction.features.values)
 
 
@@ -95,7 +95,7 @@ def test_only_requests_that_ask_for_features_get_them(predictor: Predictor) -> N
     pipeline = Pipeline(predictor, request_fields(predictor), Settings(), threads=1)
     first, second, error, fourth, last = (answer.content for answer in pipeline.answer(requests))
     for content, text in ((first, "one"), (last, "two")):
-        assert isinstance(content, PredictionWithFeatures)
+        assert isinstance(content, DetailedPrediction)
         assert_near(dict(content.features.values), values_of(predictor, text=text))
     kinds = [type(content).__name__ for content in (second, error, fourth)]
     assert kinds == ["Prediction", "InputError", "Prediction"]
