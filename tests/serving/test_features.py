@@ -56,11 +56,28 @@ def test_answer_has_features_on_request(client: TestClient, predictor: Predictor
     plain = client.post("/predict", files=files).json()
     answer = client.post("/predict?features=1", files=files).json()
     features = answer.pop("features")
+    assert answer.pop("without") is None
     assert answer == plain
     assert features["version"] == 1
     assert features["values"]["audio"] is None
     assert_near(features["values"], values_of(predictor, image=PNG, text="two"))
     assert client.post("/predict?features=0", files=files).json() == plain
+
+
+def test_answer_has_that_without_each_modality_on_request(client: TestClient) -> None:
+    files = {"image": ("a.png", PNG), "text": (None, "two")}
+    plain = client.post("/predict", files=files).json()
+    answer = client.post("/predict?explain=1", files=files).json()
+    without = answer.pop("without")
+    assert answer.pop("features") is None
+    assert answer == plain
+    assert list(without) == ["image", "text"]
+    for name, rest in (("image", {"text": (None, "two")}), ("text", {"image": ("a.png", PNG)})):
+        alone = client.post("/predict", files=rest).json()
+        assert without[name]["label"] == alone["label"]
+        assert without[name]["confidence"] == pytest.approx(alone["confidence"], abs=1e-5)
+        assert without[name]["prediction_set"] == alone["prediction_set"]
+    assert client.post("/predict?explain=1", data={"text": "two"}).json()["without"] == {}
 
 
 @pytest.mark.parametrize("query", ["features", "features=yes", "features=1&features=1"])
@@ -80,8 +97,9 @@ def test_answers_to_lines_have_features(client: TestClient, predictor: Predictor
 def test_openapi_document_describes_the_features(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     parameters = document["paths"]["/predict"]["post"]["parameters"]
-    assert [parameter["name"] for parameter in parameters] == ["on_unreadable", "features"]
-    answer = client.post("/predict?features=1", data={"text": "seven"}).json()
+    names = [parameter["name"] for parameter in parameters]
+    assert names == ["on_unreadable", "features", "explain"]
+    answer = client.post("/predict?features=1&explain=1", data={"text": "seven"}).json()
     schemas = document["components"]["schemas"]
     assert set(answer) == set(schemas["PredictAnswer"]["properties"])
     assert set(answer["features"]) == set(schemas["FeaturesAnswer"]["properties"])
