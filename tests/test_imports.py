@@ -50,6 +50,8 @@ CONFINED = {
     "dimml.nn": ("dimml/nn/", "train/", "export/"),
     "onnxruntime": ("dimml/runtime/", "export/"),
     "onnx": ("dimml/onnx_check.py", "export/"),
+    # Gradio takes seconds to import, and only the page needs it.
+    **dict.fromkeys(("gradio", "fastapi"), ("serving/page/",)),
     "train.compare": ("train/compare/", "train/cli.py"),
     # A pickle runs code, so the product reads none.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
@@ -215,7 +217,7 @@ def loaded(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     folder = tmp_path_factory.mktemp("loaded")
     (folder / "in.csv").write_text("id,text\na,seven\n")
     code = f"""
-import json, sys
+import importlib.util, json, sys
 import dimml, serving.service
 from dimml.cli import main
 codes = []
@@ -228,7 +230,10 @@ for command in (
         main()
     except SystemExit as stopped:
         codes.append(stopped.code)
-print(json.dumps({{"codes": codes, "modules": sorted(sys.modules)}}))
+modules = sorted(sys.modules)
+if importlib.util.find_spec("gradio"):
+    import serving.page.app
+print(json.dumps({{"codes": codes, "modules": modules, "with_page": sorted(sys.modules)}}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -252,3 +257,13 @@ def test_serving_predicting_and_scoring_load_no_training_code(
     assert {"bentoml", "onnxruntime", "serving.service", "serving.offline.cli"} <= set(modules)
     assert {module.split(".")[0] for module in modules} & HEAVY == set()
     assert [module for module in modules if module.split(".")[0] in ("train", "export")] == []
+
+
+def test_page_loads_no_training_code_and_gradio_loads_only_for_it(
+    loaded: dict[str, object],
+) -> None:
+    modules, with_page = loaded["modules"], loaded["with_page"]
+    assert isinstance(modules, list)
+    assert isinstance(with_page, list)
+    assert "gradio" not in modules
+    assert {module.split(".")[0] for module in with_page} & HEAVY == set()

@@ -42,7 +42,9 @@ def basic(password: str) -> dict[str, str]:
 
 def answered(client: TestClient) -> float:
     """Return the number of requests that the service has answered with 200."""
-    counts = re.findall(r'^dimml_requests_total\{status="200"\} (\S+)', client.get("/metrics").text, re.M)
+    counts = re.findall(
+        r'^dimml_requests_total\{status="200"\} (\S+)', client.get("/metrics").text, re.M
+    )
     return float(counts[0]) if counts else 0.0
 
 
