@@ -1,8 +1,8 @@
 """Take the picture of the web page that the README shows.
 
-Run `python -m benchmarks.page_picture`; it needs the bundle of `make serve` with its examples, Debian's
-`chromium` and `chromium-driver`, and the package selenium. It serves the bundle, chooses an example,
-switches the audio off, and writes `docs/images/page.png`.
+Run `python -m benchmarks.page_picture`; it needs the bundle of `make serve` with its examples,
+Debian's `chromium` and `chromium-driver`, and the package selenium. It serves the bundle, chooses
+an example, switches the audio off, and writes `docs/images/page.png`.
 """
 
 from __future__ import annotations
