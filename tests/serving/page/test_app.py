@@ -96,7 +96,8 @@ def test_event_predicts_as_the_api_does(client: TestClient) -> None:
     [answer] = event(client).json()["data"]
     expected = client.post("/predict", data={"text": "seven"}).json()
     assert f"<strong>{expected['label']}</strong>" in answer
-    assert answered(client) == before + 2
+    # The event, the request, and the first reading of the metrics.
+    assert answered(client) == before + 3
 
 
 def test_labels_and_messages_are_escaped(client: TestClient) -> None:
@@ -181,11 +182,11 @@ def test_malformed_event_is_an_error_of_the_client(client: TestClient, body: byt
 
 def test_page_that_is_asked_for_needs_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not uses_page(Settings())
+    assert not uses_page(Settings(ui=None))
     with pytest.raises(UsageError, match=r"pip install -e '.\[ui\]'"):
         uses_page(Settings(ui=True))
 
 
 def test_page_is_off_on_request() -> None:
-    assert uses_page(Settings())
+    assert uses_page(Settings(ui=None))
     assert not uses_page(Settings(ui=False))
