@@ -198,12 +198,16 @@ def test_example_fills_the_page_and_is_predicted(page: Page) -> None:
 
 
 def test_recording_of_the_microphone_is_predicted(page: Page) -> None:
-    page.find("#audio [aria-label*='icrophone']").click()
-    page.find("#audio .record-button").click()
-    page.find("#audio .stop-button").click()
+    page.find("#audio [aria-label='Record audio']").click()
+    for button in ("#audio .record-button", "#audio .stop-button"):
+        found = page.find(button)
+        page.wait(found.is_displayed)
+        # The fake microphone beeps every second.
+        ActionChains(page.browser).pause(1).click(found).perform()
     page.find("#audio #waveform")
     page.predict()
     assert len(page.rows["audio"]) == 4
+    assert page.rows["image"] == ["absent"]
 
 
 def test_page_works_by_keyboard(page: Page) -> None:
