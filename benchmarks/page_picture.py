@@ -25,7 +25,7 @@ from benchmarks.options import benchmark_parser
 from dimml.machine import SOURCE_ROOT
 
 PICTURE = SOURCE_ROOT / "docs" / "images" / "page.png"
-SIZE = (1200, 1180)
+SIZE = (1200, 1130)
 START_SECONDS = 60
 
 
@@ -35,7 +35,7 @@ def served(bundle: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "dimml", "serve", str(bundle), "--port", str(port)]
-    service = subprocess.Popen([*command, "--workers", "1", "--ui", "1"], cwd=SOURCE_ROOT)
+    service = subprocess.Popen([*command, "--workers", "1", "--ui"], cwd=SOURCE_ROOT)
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_SECONDS
