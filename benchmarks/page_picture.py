@@ -25,7 +25,7 @@ from benchmarks.options import benchmark_parser
 from dimml.machine import SOURCE_ROOT
 
 PICTURE = SOURCE_ROOT / "docs" / "images" / "page.png"
-SIZE = (1200, 1130)
+SIZE = (1200, 1170)
 START_SECONDS = 60
 
 

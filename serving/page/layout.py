@@ -48,8 +48,7 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
                 )
                 for name, spec in specs.items()
             ]
-        button = gr.Button("Predict", variant="primary", elem_id="predict")
-        answer = gr.HTML(render_answer(None, list(specs), coverage), elem_id="answer")
+        answer = gr.HTML(render_answer(None, list(specs), coverage), elem_id="answer", render=False)
 
         async def on_predict(request: gr.Request, *values: Any) -> str:
             sample, off = read_sample(inputs, values)
@@ -68,13 +67,14 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
             "show_progress": "hidden",
             "api_visibility": "private",
         }
-        button.click(**event)
+        if bundle.manifest.examples:
+            _add_examples(bundle, inputs, event)
+        gr.Button("Predict", variant="primary", elem_id="predict").click(**event)
+        answer.render()
         for one in inputs:
             one.switch.input(**event)
             if specs[one.name]["kind"] == "text":
                 one.components[0].submit(**event)
-        if bundle.manifest.examples:
-            _add_examples(bundle, inputs, event)
     return page
 
 
