@@ -134,7 +134,7 @@ def _write_fp32(run: Run, bundle: Path, validation: list[Row], examples: int) ->
         conformal=run.conformal,
         table=run.recipe.source.layout,
         examples=chosen,
-        example_files=files,
+        files=files,
         check=parity_check(run.model, run.kinds, samples),
     )
 

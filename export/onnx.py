@@ -45,7 +45,7 @@ def write_bundle(
     conformal: Conformal | None = None,
     table: TableLayout | None = None,
     examples: Sequence[Example] = (),
-    example_files: Mapping[str, bytes] | None = None,
+    files: Mapping[str, bytes] | None = None,
     check: Check | None = None,
 ) -> None:
     """Export a model as a bundle; write nothing on an error.
@@ -62,8 +62,7 @@ def write_bundle(
         provenance: Recipe, seed, data and versions that the model was trained with.
         conformal: Thresholds of the prediction sets.
         table: The columns of the tables that the model was trained on.
-        examples: Samples for people who try the bundle.
-        example_files: The files that the examples name.
+        examples: Samples for people who try the bundle, whose files are in `files`.
         check: Called with the complete temporary folder and its manifest before the folder is
             renamed to `path`; an exception stops the export.
     """
@@ -72,10 +71,8 @@ def write_bundle(
         for slot, (modality, kind) in enumerate(kinds.items()):
             spec = specs[modality]
             export_encoder(model.encoders[slot], kind, folder / spec.graph)
-            for asset, file in spec.assets.items():
-                (folder / file).write_bytes(assets[modality][asset])
-        for file, content in (example_files or {}).items():
-            (folder / file).write_bytes(content)
+            _write_files(folder, {f: assets[modality][asset] for asset, f in spec.assets.items()})
+        _write_files(folder, files or {})
         export_classifier(model, folder / CLASSIFIER)
         manifest = Manifest(
             name=name,
@@ -94,6 +91,11 @@ def write_bundle(
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         if check is not None:
             check(folder, manifest)
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 def export_encoder(encoder: nn.Module, kind: Kind, path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from dimml.bundle import ModalityName, reserved_name_problem
 from dimml.errors import RecipeError
 from dimml.modalities import KINDS
+from dimml.names import ModalityName, reserved_name_problem
 from dimml.samples import MAX_MODALITIES
 from dimml.table import TableLayout, TableSource
 from train.data_config import COLUMN, RULE, DataConfig, SplitConfig

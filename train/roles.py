@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pydantic
 
-from dimml.bundle import ModalityName, reserved_name_problem
 from dimml.errors import UsageError, shorten
+from dimml.names import ModalityName, reserved_name_problem
 from dimml.samples import MAX_MODALITIES
 from dimml.table.cells import SPLITS, split_name
 from dimml.table.rows import missing_columns

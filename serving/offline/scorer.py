@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dimml.bundle import SCORE_SUFFIXES
 from dimml.errors import DimmlError, InputError
+from dimml.names import SCORE_SUFFIXES
 from dimml.outputs import FusedBatch, PreparedSample
 from dimml.predictor import Predictor
 from dimml.runtime.providers import GpuOptions

@@ -48,7 +48,9 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
                 )
                 for name, spec in specs.items()
             ]
-        answer = gr.HTML(render_answer(None, list(specs), coverage), elem_id="answer", render=False)
+        answer: Any = gr.HTML(
+            render_answer(None, list(specs), coverage), elem_id="answer", render=False
+        )
 
         async def on_predict(request: gr.Request, *values: Any) -> str:
             sample, off = read_sample(inputs, values)

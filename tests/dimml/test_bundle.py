@@ -13,18 +13,16 @@ from dimml.bundle import (
     CLASSIFIER,
     EVALUATION,
     MANIFEST,
-    RESERVED_NAMES,
-    SCORE_SUFFIXES,
     Bundle,
     Manifest,
     ModalitySpec,
     file_entry,
     new_bundle,
-    reserved_name_problem,
 )
 from dimml.cli import build
 from dimml.errors import BundleError, UsageError
 from dimml.modalities import Limits
+from dimml.names import RESERVED_NAMES, SCORE_SUFFIXES, reserved_name_problem
 from serving.offline.scorer import score_schema
 
 GRAPHS = ("front.onnx", "classifier.onnx")

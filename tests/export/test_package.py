@@ -64,7 +64,7 @@ def test_bento_answers_like_its_bundle_beside_a_file_named_serving(
         server = subprocess.Popen(
             [*command, "--port", str(port)],
             cwd=tmp_path,
-            env={**environment, "DIMML_WORKERS": "1"},
+            env={**environment, "DIMML_WORKERS": "1", "DIMML_UI": "0"},
             stdout=log,
             stderr=log,
         )
