@@ -1,4 +1,4 @@
-"""Measure the time from nothing to a prediction: `git clone`, `make serve`, one request.
+"""Measure the time from nothing to a prediction and the web page: clone, `make serve`, requests.
 
 Run `python -m benchmarks.first_prediction` on an otherwise idle machine, with all changes
 committed; writes `benchmarks/results/first_prediction.json`. The caches of pip and uv are empty, as
@@ -65,9 +65,11 @@ class Stages:
         self.cpu_seconds[self.name] = round(cpu - self._cpu_start, 1)
         self.name, self._start, self._cpu_start = name, now, cpu
 
-    def end(self) -> None:
-        """End the last stage, the start of the service."""
-        self.seconds["ready"] = round(time.monotonic() - self._start, 1)
+    def end(self, name: str) -> None:
+        """End a stage of the service, `ready` or `page`."""
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._start, 1)
+        self._start = now
 
 
 def main() -> None:
@@ -117,7 +119,9 @@ def measure(clone: Path, environment: Mapping[str, str]) -> Stages:
                 stages.begin(command[1])
             if stages.name == "serve":
                 wait_for_prediction(make, f"http://127.0.0.1:{port}/predict")
-                stages.end()
+                stages.end("ready")
+                open_page(f"http://127.0.0.1:{port}/")
+                stages.end("page")
                 return stages
         raise DimmlError(f"make failed in the stage {stages.name}; its output is above")
     finally:
@@ -143,6 +147,18 @@ def wait_for_prediction(make: subprocess.Popen[str], url: str) -> None:
         except OSError:
             time.sleep(POLL_SECONDS)
     raise DimmlError(f"the service ended, or did not answer within {START_SECONDS} s")
+
+
+def open_page(url: str) -> None:
+    """Request the web page as a browser does.
+
+    Raises:
+        DimmlError: If the service has no page.
+    """
+    request = urllib.request.Request(url, headers={"Accept": "text/html"})
+    with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:
+        if answer.headers.get_content_type() != "text/html":
+            raise DimmlError(f"{url} answers {answer.headers.get_content_type()}, not a page")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200 if body == b"text=NUN" else 400)
         self.end_headers()
 
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", self.headers["Accept"])
+        self.end_headers()
+
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
@@ -42,7 +47,7 @@ def test_stages_follow_the_commands_of_make(tmp_path: Path) -> None:
         f"{sys.executable} server.py $(PORT)",
     )
     stages = first_prediction.measure(tmp_path, os.environ)
-    assert list(stages.seconds) == ["install", "data", "ready"]
+    assert list(stages.seconds) == ["install", "data", "ready", "page"]
     assert list(stages.cpu_seconds) == ["install", "data"]
     assert stages.seconds["data"] >= 0.4
     assert stages.cpu_seconds["data"] >= 0.4
