@@ -59,6 +59,9 @@ class Batcher(Generic[Item, Result]):
         capacity: Maximum number of items that wait beside a full batch.
         report_depth: Receives the number of items that still wait each time a batch is taken.
         threads: Number of batches that are computed at once.
+        max_seconds: Time that a batch may take, judged by the batches before it. One item is always
+            computed. Without a limit, the requests that wait for a slow encoder would all be
+            computed and answered together, however early the first of them arrived.
     """
 
     def __init__(
@@ -68,8 +71,11 @@ class Batcher(Generic[Item, Result]):
         capacity: int,
         report_depth: Callable[[int], None] | None = None,
         threads: int = 1,
+        max_seconds: float | None = None,
     ) -> None:
         self._compute = compute
+        self._max_seconds = max_seconds
+        self._seconds_per_item = 0.0
         self._max_batch = max_batch
         self._capacity = capacity
         self._report_depth = report_depth
@@ -144,7 +150,9 @@ class Batcher(Generic[Item, Result]):
             while batch := await self._take_batch():
                 items = [queued.item for queued in batch]
                 self._computing += len(items)
+                started = loop.time()
                 outcomes = await loop.run_in_executor(self._pool, self._compute_outcomes, items)
+                self._note_duration((loop.time() - started) / len(items))
                 self._computing -= len(items)
                 for queued, outcome in zip(batch, outcomes, strict=True):
                     # The caller may have been cancelled while its item was computed.
@@ -159,6 +167,18 @@ class Batcher(Generic[Item, Result]):
             self._drains.discard(asyncio.current_task())
             self._report_room()
 
+    def _note_duration(self, seconds: float) -> None:
+        """Update the average of seconds per item, in which the last five batches count most."""
+        before = self._seconds_per_item
+        self._seconds_per_item = before + 0.2 * (seconds - before) if before else seconds
+
+    @property
+    def _batch_size(self) -> int:
+        """Maximum number of items in the next batch."""
+        if self._max_seconds is None or not self._seconds_per_item:
+            return self._max_batch
+        return max(1, min(self._max_batch, int(self._max_seconds / self._seconds_per_item)))
+
     def _report_room(self) -> None:
         """Wake the callers that wait for room; each checks whether there is enough."""
         self._batch_done.set()
@@ -171,7 +191,8 @@ class Batcher(Generic[Item, Result]):
         self._adapt_capacity()
         batch: list[_QueuedItem[Item, Result]] = []
         check_before = time.monotonic() - CLIENT_CHECK_SECONDS
-        while self._queue and len(batch) < self._max_batch:
+        size = self._batch_size
+        while self._queue and len(batch) < size:
             queued = self._queue.popleft()
             if queued.future.done():
                 continue

@@ -45,6 +45,9 @@ With the default of 5 ms, a flood of requests to refuse keeps the interpreter fr
 computes, which waits for it after each decoder and each graph.
 """
 
+CPU_BATCH_SECONDS = 0.1
+"""Time that a batch on the CPU should take. With slow encoders it holds fewer requests."""
+
 logger = logging.getLogger("bentoml.dimml")
 
 # BentoML's own commands ask before they import this file whether to report their use, and remember
@@ -162,10 +165,11 @@ class Dimml:
         predictor = _load(settings)
         fields = request_fields(predictor)
         pipeline = Pipeline(predictor, fields, settings, capacity.threads)
-        # While a GPU computes one batch, the cores decode another.
-        threads = 1 if predictor.provider == "cpu" else 2
+        # While a GPU computes one batch, the cores decode another. A CPU gains nothing from batches
+        # that take long.
+        threads, max_seconds = (1, CPU_BATCH_SECONDS) if predictor.provider == "cpu" else (2, None)
         self.batcher = Batcher(
-            pipeline.answer, capacity.max_batch, capacity.queue, QUEUE.set, threads
+            pipeline.answer, capacity.max_batch, capacity.queue, QUEUE.set, threads, max_seconds
         )
         description = describe(predictor, settings, capacity)
         self.description = orjson.dumps(description)

@@ -1,9 +1,10 @@
-"""The micro-batcher with two threads, as on a GPU."""
+"""The micro-batcher with two threads, as on a GPU, and with slow items, as on a CPU."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -45,3 +46,28 @@ def test_room_counts_the_places_in_both_batches() -> None:
         assert batcher.room == 4
 
     asyncio.run(run())
+
+
+def test_batches_of_slow_items_are_small() -> None:
+    sizes: list[int] = []
+
+    def compute(items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        time.sleep(0.02 * len(items))
+        return list(items)
+
+    async def submit_all(max_seconds: float | None) -> None:
+        sizes.clear()
+        batcher = Batcher(compute, max_batch=8, capacity=8, max_seconds=max_seconds)
+        await asyncio.gather(*(batcher.submit(n) for n in range(8)))
+        await asyncio.gather(*(batcher.submit(n) for n in range(8)))
+        batcher.close()
+
+    asyncio.run(submit_all(max_seconds=0.05))
+    # Nothing is known about the first batch.
+    assert sizes[0] == 8
+    assert max(sizes[1:]) <= 2
+    asyncio.run(submit_all(max_seconds=0.001))
+    assert sizes[1:] == [1] * 8
+    asyncio.run(submit_all(max_seconds=None))
+    assert sizes == [8, 8]
