@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "score": Command("serving.offline.cli:score", "Predict every row of a table."),
     "serve": Command("serving.cli:serve", "Serve a bundle over HTTP.", "serve"),
     "package": Command("export.package:package", "Build a bento around a bundle.", "serve"),
+    "push": Command("export.push:push", "Upload a bundle to the Hugging Face Hub.", "train"),
     "inspect": Command("dimml.cli:inspect", "Show what a bundle holds."),
 }
 

@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
-from dimml.bundle import EVALUATION, MANIFEST, Bundle
-from dimml.errors import BundleError, DimmlError, UsageError
+from dimml.bundle import Bundle
+from dimml.errors import DimmlError, UsageError
 from dimml.machine import SOURCE_ROOT
+from export.files import bundle_files
 
 BENTOFILE = "bentofile.yaml"
 PACKED_BUNDLE = "runs/digits/bundle"
@@ -34,7 +35,7 @@ def build_bento(bundle: Path) -> str:
         The tag "dimml:<version>" of the bento in the store that BENTOML_HOME names.
 
     Raises:
-        BundleError: If the folder is not a valid bundle.
+        BundleError: If the folder is not a valid bundle, or a file of it is a link.
         UsageError: If bentoml is not installed.
         DimmlError: If bentoml cannot build the bento.
     """
@@ -71,13 +72,8 @@ def _copy_sources(folder: Path) -> None:
 
 def _copy_bundle(bundle: Bundle, target: Path) -> None:
     target.mkdir(parents=True)
-    for name in (*bundle.manifest.files, MANIFEST, EVALUATION, "README.md"):
-        source = bundle.path / name
-        # The manifest has no checksum of the reports, so a link in their place could pack any file.
-        if source.is_symlink():
-            raise BundleError(f"{source} is a link; replace it by a copy of the file")
-        if source.is_file():
-            shutil.copy(source, target / name)
+    for path in bundle_files(bundle):
+        shutil.copy(path, target)
 
 
 def _build(folder: Path) -> str:
