@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/results/*.md")])
+FOLDERS = ("", "docs/", "benchmarks/results/", "examples/", "examples/*/")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}*.md"))
 COMMANDS = [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 
@@ -44,6 +45,6 @@ def test_module_of_a_documented_command_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=relative_name)
 def test_source_file_named_on_a_page_exists(page: Path) -> None:
-    pattern = r"`((?:benchmarks|dimml|docs|export|serving|tests|train)/[\w./]+\.\w+)`"
+    pattern = r"`((?:benchmarks|dimml|docs|examples|export|serving|tests|train)/[\w./]+\.\w+)`"
     for name in re.findall(pattern, page.read_text()):
         assert (ROOT / name).exists(), f"{name} does not exist"
