@@ -120,38 +120,28 @@ def push_bundle(
     loaded = Bundle.load(bundle)
     files = bundle_files(loaded)
     # Importing the hub's client takes a second.
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
     api = HfApi(library_name="dimml", library_version=__version__)
+    url = f"{api.endpoint}/{repository}"
     size = sum(path.stat().st_size for path in files)
     try:
         api.token = _find_token()
-        print_status(
-            f"{loaded.id}: {len(files)} files, {size / 1e6:.1f} MB, to {api.endpoint}/{repository}"
-        )
+        print_status(f"{loaded.id}: {len(files)} files, {size / 1e6:.1f} MB, to {url}")
         _print_data_in_files(loaded, files)
         _prepare_repository(api, repository, private, revision)
-        with warnings.catch_warnings():
-            # The hub reminds of metadata at the top of README.md, which are optional.
-            warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
-            commit = api.create_commit(
-                repository,
-                [CommitOperationAdd(path.name, path) for path in files],
-                commit_message=message or f"Upload {loaded.id}",
-                revision=revision,
-            )
+        commit = _commit(api, files, repository, revision, message or f"Upload {loaded.id}")
     except DimmlError:
         raise
     except HFValidationError as error:
         raise UsageError(f"{repository!r} is no name of a repository: {error}") from error
     # The client raises errors of its own, of its HTTP library, of its storage and of files.
     except Exception as error:
-        raise DimmlError(_explain(error, f"{api.endpoint}/{repository}")) from error
-    url = f"{api.endpoint}/{repository}"
+        raise DimmlError(_explain(error, url)) from error
     if revision != MAIN:
         url += f"/tree/{revision}"
-    return PushedBundle(loaded.id, repository, revision, commit.oid, url, len(files), size)
+    return PushedBundle(loaded.id, repository, revision, commit, url, len(files), size)
 
 
 def _find_token() -> str:
@@ -187,6 +177,18 @@ def _prepare_repository(api: HfApi, repository: str, private: bool, revision: st
         api.create_branch(repository, branch=revision, exist_ok=True)
 
 
+def _commit(api: HfApi, files: list[Path], repository: str, revision: str, message: str) -> str:
+    """Upload files in one commit, and return its id."""
+    from huggingface_hub import CommitOperationAdd
+
+    additions = [CommitOperationAdd(path.name, path) for path in files]
+    with warnings.catch_warnings():
+        # The hub reminds of metadata at the top of README.md, which are optional.
+        warnings.filterwarnings("ignore", "Warnings while validating metadata", UserWarning)
+        commit = api.create_commit(repository, additions, commit_message=message, revision=revision)
+    return commit.oid
+
+
 def _explain(error: Exception, url: str) -> str:
     """Return one line on why an upload failed, and what to do."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -198,11 +200,12 @@ def _explain(error: Exception, url: str) -> str:
     for answer in chain:
         if isinstance(answer, HfHubHTTPError):
             status = answer.response.status_code
-            remedy = _REMEDIES.get(status) or answer.server_message or _first_line(answer)
-            return f"{url}: the hub answered {status}: {remedy}"
-    reasons = dict.fromkeys(map(_first_line, (chain[0], chain[-1])))
+            reasons = [text for text in (_REMEDIES.get(status), answer.server_message) if text]
+            reason = " ".join("; ".join(reasons or [_first_line(answer)]).split())
+            return f"{url}: the hub answered {status}: {reason}"
+    ends = dict.fromkeys(map(_first_line, (chain[0], chain[-1])))
     return (
-        f"{url}: the upload failed: {': '.join(reasons)}; check the network and run the same "
+        f"{url}: the upload failed: {': '.join(ends)}; check the network and run the same "
         "command again, which sends no file twice"
     )
 
