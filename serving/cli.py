@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 import typer
 
 from dimml.errors import DimmlError, UsageError
+from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.progress import print_status
 from serving.settings import PREFIX, SOURCE_ROOT, Settings, load_settings
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from dimml.bundle import Bundle
 
 READY_CHECK_SECONDS = 0.1
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs without the proxy that HTTP_PROXY names, which cannot reach this machine's service."""
 _PLACEHOLDERS = {"audio": "FILE.wav", "image": "FILE.png"}
 
 
@@ -66,14 +69,16 @@ def serve(
         if value is not None:
             value = value.absolute() if isinstance(value, Path) else value
             os.environ[PREFIX + name.upper()] = str(value)
-    loaded = _check()
-    address = _check_address(host, port)
-    # BentoML wipes the metrics folder of its home at each start, so two servers need two homes.
-    with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
-        os.environ["BENTOML_HOME"] = home
-        # Files that people upload on the page are deleted with the server.
-        os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(home, "page")))
-        _run(loaded, address, port)
+    # As process 1 of a container, the command would ignore SIGTERM until BentoML handles it.
+    with sigterm_as_ctrl_c():
+        loaded = _check()
+        address = _check_address(host, port)
+        # BentoML wipes the metrics folder of its home at each start, so two servers need two homes.
+        with tempfile.TemporaryDirectory(prefix="dimml-serve-", ignore_cleanup_errors=True) as home:
+            os.environ["BENTOML_HOME"] = home
+            # Files that people upload on the page are deleted with the server.
+            os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(home, "page")))
+            _run(loaded, address, port)
 
 
 def _check() -> Bundle:
@@ -137,7 +142,7 @@ def _announce(bundle: Bundle, url: str) -> None:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=60) as answer:
+        with _DIRECT.open(f"{url}/readyz", timeout=60) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
