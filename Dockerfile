@@ -23,7 +23,8 @@ FROM packages AS packages-cuda
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/dimml/bin/pip install --constraint constraints.txt --editable '.[serve,cuda]'
 
-# `COPY --from` accepts no variable.
+# `COPY --from` accepts no variable. The linter takes the name of a stage for an image.
+# hadolint ignore=DL3006
 FROM packages-${VARIANT} AS chosen-packages
 
 FROM ${BASE}

@@ -57,7 +57,7 @@ class Batcher(Generic[Item, Result]):
             each of its items is computed alone, so that a bad item does not fail the others.
         max_batch: Maximum number of items in a batch.
         capacity: Maximum number of items that wait beside a full batch.
-        report_depth: Receives the number of items that still wait each time a batch is taken.
+        report_depth: Receives the number of items that wait each time it changes.
         threads: Number of batches that are computed at once.
         max_seconds: Time that a batch may take, judged by the batches before it. One item is always
             computed. Without a limit, the requests that wait for a slow encoder would all be
@@ -69,7 +69,7 @@ class Batcher(Generic[Item, Result]):
         compute: Callable[[Sequence[Item]], Sequence[Result]],
         max_batch: int,
         capacity: int,
-        report_depth: Callable[[int], None] | None = None,
+        report_depth: Callable[[int], None] = lambda depth: None,
         threads: int = 1,
         max_seconds: float | None = None,
     ) -> None:
@@ -135,6 +135,7 @@ class Batcher(Generic[Item, Result]):
             raise QueueFull
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append(_QueuedItem(item, future, is_gone, time.monotonic()))
+        self._report_depth(len(self._queue))
         if len(self._drains) < self._threads:
             self._drains.add(asyncio.create_task(self._drain()))
         return future
@@ -200,8 +201,7 @@ class Batcher(Generic[Item, Result]):
                 queued.future.set_exception(Abandoned())
                 continue
             batch.append(queued)
-        if self._report_depth:
-            self._report_depth(len(self._queue))
+        self._report_depth(len(self._queue))
         return batch
 
     def _adapt_capacity(self) -> None:

@@ -200,7 +200,7 @@ def test_result_of_a_cancelled_caller_is_discarded() -> None:
     assert asyncio.run(run()) == 4
 
 
-def test_depth_is_reported_whenever_a_batch_is_taken() -> None:
+def test_depth_is_reported_when_an_item_waits_and_when_a_batch_is_taken() -> None:
     work = Doubler()
     depths: list[int] = []
 
@@ -213,7 +213,7 @@ def test_depth_is_reported_whenever_a_batch_is_taken() -> None:
         await asyncio.gather(first, *others)
 
     asyncio.run(run())
-    assert depths[:3] == [0, 2, 0]
+    assert depths[:10] == [1, 0, 1, 2, 3, 4, 5, 6, 2, 0]
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
@@ -234,7 +234,7 @@ def test_depth_of_zero_is_reported_when_the_last_waiting_caller_was_cancelled() 
             await asyncio.sleep(0)
 
     asyncio.run(asyncio.wait_for(run(), 10))
-    assert depths == [1, 0]
+    assert depths == [1, 2, 1, 0]
 
 
 def test_caller_with_many_items_waits_and_leaves_room_for_others() -> None:
