@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+import serving.cli
 from dimml.errors import BundleError, DimmlError, UsageError
 from serving.cli import serve
 from serving.settings import Settings
@@ -93,6 +95,19 @@ def test_serve_prints_example_commands_answers_and_stops_on_ctrl_c(
     assert process.returncode in (0, 130)
     assert "Traceback" not in output + errors
     assert list(tmp_path.glob("dimml-serve-*")) == []
+
+
+def test_sigterm_ends_the_command_before_the_service_starts(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def receive_sigterm() -> None:
+        handler: Any = signal.getsignal(signal.SIGTERM)
+        handler(signal.SIGTERM, None)
+
+    monkeypatch.setattr(serving.cli, "_check", receive_sigterm)
+    # Without a handler, process 1 of a container would ignore the signal.
+    with pytest.raises(KeyboardInterrupt):
+        serve(tiny_bundle)
 
 
 def test_port_in_use_is_rejected(tiny_bundle: Path) -> None:
