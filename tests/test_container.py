@@ -189,6 +189,8 @@ def _mount_script(root: Path, mounts: dict[str, Path], command: list[str]) -> st
         "DIMML_API_KEYS_FILE": "/run/secrets/key",
         "DIMML_PROVIDERS": "cpu",
         "DIMML_WORKERS": "1",
+        # The image lacks Gradio, which the Python of this test may have.
+        "DIMML_UI": "0",
         # Docker passes the proxies of its configuration on to containers.
         "HTTP_PROXY": "http://127.0.0.1:9",
         "http_proxy": "http://127.0.0.1:9",
