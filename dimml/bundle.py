@@ -1,8 +1,8 @@
 """The bundle: a folder with everything that a prediction depends on.
 
 A bundle holds `manifest.json`, one ONNX graph per modality, `classifier.onnx` and the assets of the
-modalities, such as tokenizers. `evaluation.json` and `README.md` describe the bundle. The id of the
-bundle does not cover these two files.
+modalities, such as tokenizers. `evaluation.json`, `README.md`, `report.json` and `report.html`
+describe the bundle. The id of the bundle does not cover these files.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from export.quantize import (
     is_transformer,
     quantize_graph,
 )
-from train.evaluate import answer_subsets
 from train.markdown import table
+from train.split_answers import answer_subsets
 
 MAX_DROP = 0.005
 """The largest validation accuracy that a subset may lose: half a point."""
@@ -134,23 +134,21 @@ def compare_bundles(
         Subset name to `samples`, the accuracy of each bundle (under "fp32" and `precision`), and
         `max_difference`, the largest absolute difference of a probability.
     """
-    answers = [
+    before, after = (
         answer_subsets(
             Predictor.load(path, provider, threads=available_cores()), rows, f"evaluating {name}"
-        )[0]
+        )
         for name, path in (("fp32", fp32), (precision, other))
-    ]
+    )
     measured = {}
-    for subset, pairs in answers[0].items():
-        if not pairs:
-            continue
-        labels = np.array([label for _, label in pairs])
-        before, after = (np.array([p for p, _ in bundle[subset]]) for bundle in answers)
+    for subset, answers in before.subsets.items():
+        labels, probabilities = before.labels[answers.having], answers.probabilities
+        changed = after.subsets[subset].probabilities
         measured[subset] = {
             "samples": len(labels),
-            "fp32": float((before.argmax(axis=1) == labels).mean()),
-            precision: float((after.argmax(axis=1) == labels).mean()),
-            "max_difference": float(np.abs(before - after).max()),
+            "fp32": float((probabilities.argmax(axis=1) == labels).mean()),
+            precision: float((changed.argmax(axis=1) == labels).mean()),
+            "max_difference": float(np.abs(probabilities - changed).max()),
         }
     return measured
 

@@ -53,6 +53,7 @@ CONFINED = {
     # Gradio takes seconds to import, and only the page needs it.
     **dict.fromkeys(("gradio", "fastapi"), ("serving/page/",)),
     "train.compare": ("train/compare/", "train/cli.py"),
+    "train.report": ("train/report/", "train/compare/", "train/cli.py"),
     # A pickle runs code, so the product reads none.
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), ()),
 }

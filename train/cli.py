@@ -134,7 +134,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Name of the split; all for every row.")] = "test",
     as_json: PrintJson = False,
 ) -> None:
-    """Measure a bundle on every subset of its modalities, and write evaluation.json into it.
+    """Measure a bundle on every subset of its modalities, and write the report into it.
+
+    evaluation.json and README.md hold the figures; report.html also shows samples of the table,
+    which `dimml package` leaves out.
 
     Examples:
         dimml evaluate runs/digits/bundle runs/digits/data/manifest.parquet
@@ -143,13 +146,18 @@ def evaluate(
 
     from dimml.bundle import EVALUATION
     from dimml.files import write_atomic
-    from train.evaluate import evaluate_bundle, model_card, subset_table
+    from train.evaluate import answer_split, model_card, subset_table
 
-    report = evaluate_bundle(bundle, table, split)
+    evaluated = answer_split(bundle, table, split)
+    report = evaluated.document()
     document = json.dumps(report, indent=2)
     write_atomic(bundle / EVALUATION, document + "\n")
     write_atomic(bundle / "README.md", model_card(bundle, report))
+    from train.report.evaluation import report_document, write_report
+
+    page = write_report(bundle, report_document(evaluated, report))
     typer.echo(document if as_json else subset_table(report))
+    print_status(f"with figures and examples: {page}")
 
 
 def compare(

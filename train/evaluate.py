@@ -3,34 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from dimml.bundle import Bundle, Conformal
-from dimml.errors import InputError, ManifestError, shorten
 from dimml.machine import available_cores
-from dimml.outputs import PreparedSample
-from dimml.predictor import BATCH_SIZE, Predictor
-from dimml.progress import print_status, track
-from dimml.samples import is_absent, subset_name, subsets
+from dimml.predictor import Predictor
+from dimml.progress import print_status
 from dimml.table import Row, TableSource
 from train import markdown
 from train.conformal import uncertified_text
-from train.data.splits import missing_modalities, read_split, report_unreadable
+from train.data.splits import (
+    missing_modalities,
+    no_readable_row,
+    read_split,
+    report_unreadable,
+)
 from train.metrics import scores
+from train.split_answers import SplitAnswers, answer_subsets
 
-_SHOWN_LABELS = 20
 ALL = "all"
 """The split that has every row."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A bundle, the rows of a split, and the bundle's answers to them."""
+
+    predictor: Predictor
+    split: str
+    rows: Sequence[Row]
+    answers: SplitAnswers
+
+    def document(self) -> dict[str, Any]:
+        """Return the document of `evaluation.json`."""
+        bundle = self.predictor.bundle
+        conformal = bundle.manifest.conformal
+        return {
+            "split": self.split,
+            "samples": len(self.rows),
+            "unreadable": len(self.answers.problems),
+            "bundle": bundle.id,
+            "prediction_sets": conformal
+            and {"coverage": conformal.coverage, "uncertified": conformal.uncertified},
+            "subsets": {
+                name: measure(one.probabilities, self.answers.labels[one.having])
+                for name, one in self.answers.subsets.items()
+            },
+        }
+
+
 def evaluate_bundle(path: Path, table: Path, split: str) -> dict[str, Any]:
-    """Measure a bundle on every subset of its modalities, over the rows that have the subset.
+    """Return the document of `evaluation.json` for a split, see `answer_split`."""
+    return answer_split(path, table, split).document()
+
+
+def answer_split(path: Path, table: Path, split: str) -> Evaluation:
+    """Answer each subset of modalities with a bundle, over the rows that have the subset.
 
     A cell that cannot be read counts as absent, and is reported.
 
@@ -39,9 +73,6 @@ def evaluate_bundle(path: Path, table: Path, split: str) -> dict[str, Any]:
         table: A table, or a folder or a pattern of tables, with the columns that the bundle was
             trained with.
         split: Name of the split; `all` for every row.
-
-    Returns:
-        The document of `evaluation.json`.
 
     Raises:
         ManifestError: If the split cannot be read, no row of it can, or the bundle does not know
@@ -54,74 +85,11 @@ def evaluate_bundle(path: Path, table: Path, split: str) -> dict[str, Any]:
     rows = read_split(source, None if split == ALL else split)
     if missing := missing_modalities(source):
         print_status(f"warning: {missing.message(table)}; these modalities count as absent")
-    answers, problems = answer_subsets(predictor, rows, f"evaluating {split}")
-    report_unreadable(split, problems)
-    if not any(answers.values()):
-        raise ManifestError(f"no row of the {split} split can be read; the first: {problems[0]}")
-    conformal = manifest.conformal
-    return {
-        "split": split,
-        "samples": len(rows),
-        "unreadable": len(problems),
-        "bundle": predictor.bundle.id,
-        "prediction_sets": conformal
-        and {"coverage": conformal.coverage, "uncertified": conformal.uncertified},
-        "subsets": {name: measure(pairs) for name, pairs in answers.items() if pairs},
-    }
-
-
-def answer_subsets(
-    predictor: Predictor, rows: Sequence[Row], description: str
-) -> tuple[dict[str, list[tuple[list[float], int]]], list[str]]:
-    """Answer each subset of modalities, over the rows that have the subset.
-
-    Args:
-        predictor: The predictor.
-        rows: Labelled rows; a cell that cannot be read counts as absent.
-        description: The text of the progress.
-
-    Returns:
-        For each subset, the probabilities [classes] and the true class of its rows, in order; and
-        a line per cell that cannot be read.
-
-    Raises:
-        ManifestError: If the bundle does not know the label of a row.
-    """
-    index = {label: number for number, label in enumerate(predictor.labels)}
-    if unknown := sorted({str(row.label) for row in rows} - set(index)):
-        raise ManifestError(
-            "the rows have labels that the bundle does not know: "
-            f"{', '.join(map(shorten, unknown[:5]))}; it knows "
-            f"{', '.join(map(shorten, list(index)[:_SHOWN_LABELS]))}"
-        )
-    answers: dict[str, list[tuple[list[float], int]]] = {}
-    problems: list[str] = []
-    tracked = track(rows, description)
-    while block := list(islice(tracked, BATCH_SIZE)):
-        batch = []
-        for row in block:
-            item = predictor.prepare(row.sample, "absent")
-            problems += _unreadable_cells(row, item)
-            if isinstance(item, PreparedSample):
-                batch.append((item, index[str(row.label)]))
-        for subset in subsets(list(predictor.kinds)):
-            kept = [(_restrict(i, subset), y) for i, y in batch if set(subset) <= set(i.arrays)]
-            predictions = predictor.predict_prepared([item for item, _ in kept])
-            answers.setdefault(subset_name(subset), []).extend(
-                (list(p.probabilities.values()), y)
-                for p, (_, y) in zip(predictions, kept, strict=True)
-                if not isinstance(p, InputError)
-            )
-    return answers, problems
-
-
-def _unreadable_cells(row: Row, item: PreparedSample | InputError) -> list[str]:
-    names = [name for name, value in row.sample.items() if not is_absent(value)]
-    if isinstance(item, InputError):
-        return [f"{row.id}: {item}" for _ in names]
-    return [
-        f"{row.id}: {name}: {item.warnings[name][0]}" for name in names if name not in item.arrays
-    ]
+    answers = answer_subsets(predictor, rows, f"evaluating {split}")
+    report_unreadable(split, answers.problems)
+    if not len(answers.rows):
+        raise no_readable_row(split, answers.problems[0])
+    return Evaluation(predictor, split, rows, answers)
 
 
 def subset_table(report: dict[str, Any]) -> str:
@@ -182,21 +150,17 @@ def fusion_section(choice: dict[str, Any] | None) -> str:
     )
 
 
-def measure(pairs: list[tuple[list[float], int]]) -> dict[str, Any]:
+def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Return accuracy, macro-F1, NLL (nats) and ECE (15 equal-width bins of confidence).
 
     The macro-F1 leaves out a class that no sample has and no answer names.
 
     Args:
-        pairs: The probabilities [classes] and the true class of each sample.
+        probabilities: [N, classes].
+        labels: int64 [N], the true classes.
     """
-    probabilities: Tensor = torch.tensor([p for p, _ in pairs])
-    labels = torch.tensor([y for _, y in pairs])
-    figures = scores(probabilities, labels)
-    macro_f1 = multiclass_f1_score(probabilities, labels, probabilities.shape[1], average="macro")
+    answers, truth = torch.from_numpy(probabilities), torch.from_numpy(labels)
+    figures = scores(answers, truth)
+    macro_f1 = multiclass_f1_score(answers, truth, answers.shape[1], average="macro")
     accuracy = figures.pop("accuracy")
-    return {"samples": len(pairs), "accuracy": accuracy, "macro_f1": float(macro_f1), **figures}
-
-
-def _restrict(item: PreparedSample, subset: Sequence[str]) -> PreparedSample:
-    return PreparedSample({name: item.arrays[name] for name in subset}, {})
+    return {"samples": len(labels), "accuracy": accuracy, "macro_f1": float(macro_f1), **figures}

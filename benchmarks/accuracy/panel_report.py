@@ -53,12 +53,13 @@ def set_figures(title: str, results: Sequence[Result], notes: Iterable[str] = ()
 
     Returns:
         Title, notes, verdict, and for each method its figures, over seeds and by seed, its seconds,
-        and the difference of the mean over subsets: `dimml` less the method. `dimml` comes first,
-        then the best.
+        the difference of the mean over subsets: `dimml` less the method, and for training methods
+        the accuracy by rate of missing modalities. `dimml` comes first, then the best.
     """
     scope = measured_scope(results)
     by_method: dict[str, dict[int, dict[str, float | None]]] = {}
     seconds: dict[str, list[float]] = {}
+    missing: dict[str, dict[str, list[float | None]]] = {}
     for result in results:
         measured = run_measures(result, scope)
         full, kept = measured["full"], measured["robustness"]
@@ -66,6 +67,10 @@ def set_figures(title: str, results: Sequence[Result], notes: Iterable[str] = ()
         figures = {key: measured[key] for key in FIGURES}
         by_method.setdefault(result.method, {})[result.seed] = figures
         seconds.setdefault(result.method, []).append(result.seconds)
+        if result.method in METHODS:
+            rates = missing.setdefault(result.method, {})
+            for rate, at_rate in result.missing.items():
+                rates.setdefault(rate, []).append(at_rate.get("accuracy"))
     ours = by_method.get(REFERENCE, {})
     methods = {
         name: {
@@ -76,6 +81,9 @@ def set_figures(title: str, results: Sequence[Result], notes: Iterable[str] = ()
             "difference": None
             if name == REFERENCE
             else paired(_column(ours, "mean"), _column(seeds, "mean")),
+            "missing": {
+                rate: mean_and_deviation(values) for rate, values in missing.get(name, {}).items()
+            },
         }
         for name, seeds in by_method.items()
     }

@@ -53,19 +53,21 @@ class TestMeasure:
         scores = np.exp(sharpness * random.standard_normal((samples, 6)))
         probabilities = (scores / scores.sum(axis=1, keepdims=True)).tolist()
         labels = random.integers(0, 6, samples).tolist()
-        measured = measure(list(zip(probabilities, labels, strict=True)))
+        measured = measure(np.array(probabilities, np.float32), np.array(labels))
         assert measured == pytest.approx(figures_by_definition(probabilities, labels), abs=1e-5)
 
     def test_certain_answer_falls_into_the_last_of_fifteen_bins(self) -> None:
         # In one bin: one right of two, 0.975 sure. In two: (|0 - 1| + |1 - 0.95|) / 2 = 0.525.
-        measured = measure([([1.0, 0.0], 1), ([0.95, 0.05], 0)])
+        measured = measure(np.array([[1.0, 0.0], [0.95, 0.05]], np.float32), np.array([1, 0]))
         assert measured["ece"] == pytest.approx(0.475, abs=1e-6)
 
     def test_certain_wrong_answer_has_a_finite_loss(self) -> None:
-        assert measure([([1.0, 0.0], 1)])["nll"] == pytest.approx(-np.log(1e-12), rel=1e-4)
+        measured = measure(np.array([[1.0, 0.0]], np.float32), np.array([1]))
+        assert measured["nll"] == pytest.approx(-np.log(1e-12), rel=1e-4)
 
     def test_macro_f1_leaves_out_a_class_that_does_not_occur(self) -> None:
-        assert measure([([0.9, 0.1, 0.0], 0), ([0.2, 0.8, 0.0], 1)])["macro_f1"] == 1
+        probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]], np.float32)
+        assert measure(probabilities, np.arange(2))["macro_f1"] == 1
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from train.compare.results import modality_names
 from train.compare.summary import MEASURES, SUBSET_MEASURE, Measure, Summary
 from train.markdown import NOT_MEASURED
+from train.report.sentences import of_100
 
 HEADLINE = ("mean", "worst", "full")
 MINUS = "\N{MINUS SIGN}"
@@ -18,6 +20,97 @@ class Finding(NamedTuple):
     question: str
     verdict: str
     detail: str
+
+
+def opening(document: Summary) -> list[str]:
+    """Return three sentences for a reader who knows no statistics: all inputs, some, confidence.
+
+    They are about `dimml`, or about the best method if `dimml` was not measured.
+    """
+    methods = document["methods"]
+    name = document["reference"] if document["reference"] in methods else next(iter(methods))
+    return [
+        _full_sentence(document, name),
+        _missing_sentence(document, name),
+        _confidence_sentence(document, name),
+    ]
+
+
+def _full_sentence(document: Summary, name: str) -> str:
+    share = _mean(document, name, "full")
+    if share is None:
+        return "No method was measured on samples with every input."
+    sentence = f"With every input, {name} labels {of_100(share)} of 100 test samples correctly"
+    rival = _best_other(document, name, "full")
+    if rival is None:
+        return f"{sentence}; no other method was measured."
+    other = of_100(_mean(document, rival, "full") or 0.0)
+    return (
+        f"{sentence}; the best other method, {rival}, {other}{_settled(document, rival, 'full')}."
+    )
+
+
+def _missing_sentence(document: Summary, name: str) -> str:
+    share = _mean(document, name, "mean")
+    if share is None:
+        return "What missing inputs cost was not measured."
+    accuracies = {
+        subset: one["accuracy"]["mean"]
+        for subset, one in document["methods"][name]["subsets"].items()
+    }
+    worst = min(accuracies, key=accuracies.__getitem__)
+    inputs = " and ".join(modality_names(worst))
+    sentence = (
+        f"Averaged over all choices of inputs, {name} is right for {of_100(share)} of 100, and "
+        f"with the worst choice ({inputs} alone) for {of_100(accuracies[worst])}"
+    )
+    rival = _best_other(document, name, "mean")
+    if rival is None:
+        return f"{sentence}."
+    other = of_100(_mean(document, rival, "mean") or 0.0)
+    average = f"on average, the best other method, {rival}, is right for {other}"
+    return f"{sentence}; {average}{_settled(document, rival, 'mean')}."
+
+
+def _confidence_sentence(document: Summary, name: str) -> str:
+    gap = _mean(document, name, "ece_full")
+    if gap is None:
+        return "Whether its confidence can be trusted was not measured."
+    sentence = (
+        f"What {name} claims about its certainty and how often it is right differ by "
+        f"{100 * gap:.1f} points of 100 on average"
+    )
+    figures = document["methods"][name]["subsets"][document["full"]]
+    expected = figures["expected_ece"]["mean"]
+    if expected is None:
+        return f"{sentence}."
+    return (
+        f"{sentence}; a perfectly honest classifier would show {100 * expected:.1f} here by chance."
+    )
+
+
+def _mean(document: Summary, name: str, key: str) -> float | None:
+    value: float | None = document["methods"][name]["measures"][key]["mean"]
+    return value
+
+
+def _best_other(document: Summary, name: str, key: str) -> str | None:
+    others = {
+        other: mean
+        for other in document["methods"]
+        if other != name and (mean := _mean(document, other, key)) is not None
+    }
+    return max(others, key=others.__getitem__) if others else None
+
+
+def _settled(document: Summary, rival: str, key: str) -> str:
+    """Return whether the difference to another method is beyond chance."""
+    difference = document["differences"].get(rival, {}).get("measures", {}).get(key)
+    if not difference:
+        return ""
+    if sign(difference, MEASURES[key]):
+        return " (more than chance)"
+    return " (a difference that chance may explain)"
 
 
 def headline(document: Summary) -> list[Finding]:

@@ -24,6 +24,8 @@ from train.metrics import prediction_sets, reliability, risk_coverage_area, scor
 from train.module import encode
 from train.readout import Readout
 from train.recipe import Recipe
+from train.report.confusion import count_confusions
+from train.report.examples import RowAnswers, show_errors
 
 MISSING_RATES = (0.0, 0.1, 0.3, 0.5, 0.7)
 """The probabilities that a present modality goes missing."""
@@ -120,6 +122,41 @@ def measure_readout(
         missing[str(rate)] = scores(readout(test.features, kept)[0], test.labels)
     corruption = _measure_corruption(readout, test)
     return {"subsets": subsets, "missing": missing, "corruption": corruption, "reliability": bins}
+
+
+def describe_errors(
+    readout: Readout, test: EncodedTestSplit, split: TestSplit, examples: bool
+) -> dict[str, Any]:
+    """Return the key `model` of a result: the confused labels, and the most confident errors.
+
+    Args:
+        readout: A calibrated answer.
+        test: The test split as the model sees it.
+        split: The same split with its rows.
+        examples: Whether to add the errors with their inputs.
+    """
+    probabilities, weights = readout(test.features, test.present)
+    confidence, predicted = (one.numpy() for one in probabilities.max(dim=1))
+    alone = [
+        readout(test.features, (torch.arange(len(test.modalities)) == slot).expand_as(test.present))
+        for slot in range(len(test.modalities))
+    ]
+    alone_confidence, alone_labels = torch.stack([p for p, _ in alone], dim=1).max(dim=2)
+    answers = RowAnswers(
+        labels=test.labels.numpy(),
+        predicted=predicted,
+        confidence=confidence,
+        weights=None if weights is None else weights.numpy(),
+        alone_labels=alone_labels.numpy(),
+        alone_confidence=alone_confidence.numpy(),
+        present=test.present.numpy(),
+    )
+    described: dict[str, Any] = {
+        "confusion": count_confusions(answers.labels, answers.predicted, split.labels)
+    }
+    if examples:
+        described["examples"] = show_errors(split.rows, answers, split.decoders, split.labels)
+    return described
 
 
 def _measure_corruption(readout: Readout, test: EncodedTestSplit) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Result(pydantic.BaseModel):
         validation: Means over subsets, see `train.readout.cross_validate`.
         subsets, missing, corruption, reliability: See `train.compare.protocol.measure_readout`.
         duc: Sizes of the dimension sets, for a method that has them.
+        model: The errors of `dimml`, see `train.compare.protocol.describe_errors`.
         modalities: Names in slot order.
         rows: In the file of a trained method, the rows that came out of the same training.
     """
@@ -74,6 +75,7 @@ class Result(pydantic.BaseModel):
     corruption: Table[Table[ByNumber[Figures]]] = {}
     reliability: Table[Table[list[Any]]] = {}
     duc: dict[str, Figures] | None = None
+    model: Table[Any] = {}
     modalities: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
 

@@ -104,6 +104,7 @@ def summarise(folder: Path) -> Summary:
             for name in order
             if ours and name != REFERENCE
         },
+        "model": _model(ours or ()),
         "machines": _distinct(result.machine for result in results if result.machine),
         "gaps": list(_gaps(by_method, scope)),
     }
@@ -200,6 +201,14 @@ def _differences(ours: Sequence[Result], theirs: Sequence[Result], scope: Scope)
         "measures": {key: difference(partial(measure, key)) for key in MEASURES},
         "subsets": {name: difference(partial(accuracy, name)) for name in scope.subsets},
     }
+
+
+def _model(ours: Sequence[Result]) -> Summary | None:
+    """Return the errors of the first seed that stores them, preferably one with examples."""
+    stored = [
+        {"seed": result.seed, "examples": [], **result.model} for result in ours if result.model
+    ]
+    return max(stored, key=lambda one: bool(one["examples"]), default=None)
 
 
 def _rank(name: str, method: Summary) -> tuple[bool, float, str]:

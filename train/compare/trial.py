@@ -17,9 +17,11 @@ from dimml.progress import print_status
 from train.callbacks import History
 from train.compare.protocol import (
     coverages,
+    describe_errors,
     encode_test_split,
     measure_readout,
 )
+from train.compare.summary import REFERENCE
 from train.conformal import conformal_rows
 from train.data.corruptions import read_test_split
 from train.data.prepare import prepare
@@ -111,6 +113,10 @@ class TrialRunner:
             ]
             figures = measure_readout(readout, test, conformals, validation.present, seed)
             measured[row] = {"validation": on_validation, **figures}
+        if name == REFERENCE:
+            # One seed's examples are enough to look at, and large.
+            examples = seed == self._recipe.seed
+            measured[name]["model"] = describe_errors(readouts[name], test, self._test, examples)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         shared = {
             "seed": seed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import string
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -110,12 +110,18 @@ class TestSplit:
     """The decoded test split, clean and corrupted.
 
     Attributes:
+        rows: The rows of the clean samples.
+        labels: Class names in order.
+        decoders: Modality to the kind of the values in the rows.
         kinds: Modality to the kind of what the splits hold.
         clean: The whole split.
         full: bool [N], the rows that have every modality.
         corrupted: One modality of the full rows, corrupted.
     """
 
+    rows: Sequence[Row]
+    labels: tuple[str, ...]
+    decoders: Mapping[str, Kind]
     kinds: Mapping[str, Kind]
     clean: Split
     full: Tensor
@@ -178,11 +184,20 @@ def read_test_split(recipe: Recipe, prepared: PreparedData, cache: Path) -> Test
     frozen = {name: encoder.without_views() for name, encoder in prepared.frozen.items()}
     clean = cached_split(rows, prepared.kinds, labels, "test", cache, settings, frozen)
     full = clean.present.all(axis=1)
-    full_rows = [rows[number] for number in clean.rows[full]]
+    readable = [rows[number] for number in clean.rows]
+    full_rows = [readable[number] for number in np.flatnonzero(full)]
     corrupted = _corrupted_splits(recipe, prepared, full_rows, cache) if full_rows else {}
     for encoder in frozen.values():
         encoder.release()
-    return TestSplit(prepared.stored, clean, torch.from_numpy(full), corrupted)
+    return TestSplit(
+        readable,
+        labels,
+        prepared.kinds,
+        prepared.stored,
+        clean,
+        torch.from_numpy(full),
+        corrupted,
+    )
 
 
 def _corrupted_splits(

@@ -1,6 +1,6 @@
 import json
 import re
-from html.parser import HTMLParser
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -8,48 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 from dimml.errors import UsageError
-from train.compare.report import write_report
-
-ODD = "a|b_*c* <script>alert(1)</script> [x](http://x) & `d`"
-LOADING = ("src", "srcset", "poster", "action", "data", "background")
-
-
-def result(method: str, seed: int, full: float, single: float, **changes: Any) -> dict[str, Any]:
-    figure = {"nll": 0.5, "ece": 0.01, "risk_coverage_area": 0.02}
-    bins = {"confidence": [0.9], "accuracy": [0.9], "count": [100]}
-    subsets = {"audio": single, "image": single + 0.1, "audio+image": full}
-    return {
-        "method": method,
-        "seed": seed,
-        "seconds": 61.24,
-        "epochs": 12,
-        "hyperparameters": {"learning_rate": 0.001},
-        "machine": {"processor": "A Processor", "cores": 2},
-        "subsets": {
-            name: {"samples": 100, "accuracy": accuracy, **figure}
-            for name, accuracy in subsets.items()
-        },
-        "missing": {rate: {"accuracy": full, "nll": 0.5, "ece": 0.01} for rate in ("0.0", "0.5")},
-        "corruption": {"audio": {"noise": {"1": {"accuracy": full - 0.1, "weight": 0.3}}}},
-        "reliability": dict.fromkeys(subsets, bins),
-        "duc": {"effective": {"audio": 8}, "selected": {"audio->image": 3}},
-        **changes,
-    }
-
-
-def write(out: Path, *results: dict[str, Any]) -> Path:
-    for number, one in enumerate(results):
-        path = out / "results" / str(number) / f"seed-{one['seed']}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(one))
-    return out
-
-
-def compared() -> list[dict[str, Any]]:
-    """`dimml` is 4 points ahead with one modality, and 2 behind on full input."""
-    ours = [result("dimml", s, 0.90 + 0.001 * s, 0.70 + 0.002 * s) for s in range(3)]
-    theirs = [result("joint", s, 0.92 + 0.002 * s, 0.66 + 0.001 * s) for s in range(3)]
-    return [*ours, *theirs]
+from tests.train.compare.stored import ODD, compared, result, write
+from tests.train.report.pages import Loads
+from train.compare.report import main, read_document, write_report
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +42,30 @@ class TestWriteReport:
         with pytest.raises(UsageError, match="dimml compare"):
             write_report(tmp_path)
         assert list(tmp_path.iterdir()) == []
+
+    def test_report_is_written_again_from_compare_json_alone(
+        self, out: Path, tmp_path: Path
+    ) -> None:
+        shutil.copy(out / "compare.json", tmp_path)
+        main(tmp_path / "compare.json")
+        for name in ("report.md", "report.html"):
+            assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+    def test_report_is_written_again_from_a_folder_of_results(
+        self, out: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(out / "results", tmp_path / "results")
+        main(tmp_path)
+        assert (tmp_path / "report.html").read_bytes() == (out / "report.html").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [("{", "`dimml compare` writes this file"), ("{}", "is not the document of a comparison")],
+    )
+    def test_other_json_is_rejected(self, tmp_path: Path, content: str, message: str) -> None:
+        (tmp_path / "compare.json").write_text(content)
+        with pytest.raises(UsageError, match=message):
+            read_document(tmp_path / "compare.json")
 
 
 class TestAnswers:
@@ -182,22 +167,6 @@ def test_report_describes_settings_and_machine(text: str) -> None:
     assert "Machine: processor A Processor, cores 2." in text
     assert "| joint | 0 to 2 | 61.2 | 12 | learning_rate 0.001 |" in text
     assert "audio->image 3" in text
-
-
-class Loads(HTMLParser):
-    """Collects the tags and whatever attribute would make a browser load something."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.loads: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for name, value in attrs:
-            if name in LOADING or (name.endswith("href") and not (value or "").startswith("#")):
-                self.loads.append(f"{tag} {name}={value}")
 
 
 class TestPage:

@@ -53,3 +53,15 @@ class TestResults:
         assert one["hyperparameters"] == two["hyperparameters"]
         assert one["subsets"]["note"] == two["subsets"]["note"]
         assert one["missing"].keys() == two["missing"].keys()
+
+    def test_result_of_dimml_has_its_errors_with_inputs(self, finished: Path) -> None:
+        model = result(finished, "dimml")["model"]
+        counts = model["confusion"]["counts"]
+        assert model["confusion"]["labels"] == ["blue", "red"]
+        assert sum(map(sum, counts)) == 40
+        assert len(model["examples"]) == min(12, model["confusion"]["errors"])
+        for example in model["examples"]:
+            assert example["label"] != example["predicted"]
+            assert example["inputs"]["note"]["text"] == f"it is {example['label']}"
+            assert 0 <= example["inputs"]["note"]["weight"] <= 1
+        assert "model" not in result(finished, "ume")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from train.compare.page import figure_mark, write_page
 from train.markdown import Bold, bullets, table
+from train.report.page import figure_mark, write_page
 
 COMMENT = "<!-- made by a test -->\n\n# Title\n\n"
 
