@@ -86,13 +86,14 @@ def answer_subsets(predictor: Predictor, rows: Sequence[Row], description: str) 
         encoded = predictor.encode(batch)
         parts.append(predictor.fuse(encoded))
         for name, mask in slots.items():
-            if (having := encoded.present[:, mask].all(axis=1)).any():
+            having = np.all(encoded.present[:, mask], axis=1)
+            if having.any():
                 restricted = _restrict(encoded, having, mask)
                 probabilities[name].append(predictor.fuse(restricted).probabilities)
     whole = _join(parts)
     measured = {
         name: SubsetAnswers(
-            slots[name], whole.present[:, slots[name]].all(axis=1), np.concatenate(blocks)
+            slots[name], np.all(whole.present[:, slots[name]], axis=1), np.concatenate(blocks)
         )
         for name, blocks in probabilities.items()
         if blocks

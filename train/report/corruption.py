@@ -79,8 +79,8 @@ def _answer_block(
     raws = [_decode(row.sample, predictor.kinds) for row in rows]
     clean = predictor.encode([_prepare(raw, predictor.kinds) for raw in raws])
     for slot, (name, kind) in enumerate(predictor.kinds.items()):
-        having = np.flatnonzero(clean.present[:, slot])
-        if not len(having):
+        having = np.flatnonzero(clean.present[:, slot]).tolist()
+        if not having:
             continue
         spec = predictor.bundle.manifest.modalities[name]
         for corruption in CORRUPTIONS[spec.kind]:
