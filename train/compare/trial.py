@@ -31,7 +31,7 @@ from train.module import BEST, encode
 from train.readout import Readout, cross_validate
 from train.recipe import Recipe
 from train.run import calibrate_readout
-from train.trainer import BEST_CHECKPOINT, LAST, load_checkpoint, train_model
+from train.trainer import BEST_CHECKPOINT, LAST, TrainedModel, load_checkpoint, train_model
 
 
 @dataclass(frozen=True)
@@ -97,30 +97,12 @@ class TrialRunner:
         seconds_before = _seconds_before_stop(folder)
         started = time.monotonic() - (seconds_before or 0.0)
         trained = train_model(recipe, self._prepared, folder, resume=seconds_before is not None)
-        model, built, data = trained.model, trained.method, trained.data
-        test = encode_test_split(model, self._test)
-        validation = encode(model, data.val_dataloader())
-        readouts: dict[str, Readout] = {name: built.readout(model)}
-        # The reference rows of a variant would have the same names as those of its method.
-        if name in METHODS:
-            training = lambda: encode(model, data.plain_train_dataloader())  # noqa: E731
-            readouts |= built.references(model, training)
-        measured = {}
-        for row, readout in readouts.items():
-            on_validation = cross_validate(readout, model.modalities, validation)
-            conformals = [
-                calibrate_readout(readout, model, validation, c) for c in coverages(recipe)
-            ]
-            figures = measure_readout(readout, test, conformals, validation.present, seed)
-            measured[row] = {"validation": on_validation, **figures}
-        if name == REFERENCE:
-            # One seed's examples are enough to look at, and large.
-            examples = seed == self._recipe.seed
-            measured[name]["model"] = describe_errors(readouts[name], test, self._test, examples)
+        model, built = trained.model, trained.method
+        measured = self._measure(name, recipe, trained)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         shared = {
             "seed": seed,
-            "rows": list(readouts),
+            "rows": list(measured),
             "modalities": list(model.modalities),
             "seconds": round(time.monotonic() - started, 1),
             "epochs": recipe.training.epochs,
@@ -138,6 +120,30 @@ class TrialRunner:
         }
         shutil.rmtree(folder, ignore_errors=True)
         return TrialOutcome(trained.best[BEST], documents)
+
+    def _measure(self, name: str, recipe: Recipe, trained: TrainedModel) -> dict[str, Any]:
+        """Return the figures of each row that a training gives, the run's own first."""
+        model, built, data = trained.model, trained.method, trained.data
+        test = encode_test_split(model, self._test)
+        validation = encode(model, data.val_dataloader())
+        readouts: dict[str, Readout] = {name: built.readout(model)}
+        # The reference rows of a variant would have the same names as those of its method.
+        if name in METHODS:
+            training = lambda: encode(model, data.plain_train_dataloader())  # noqa: E731
+            readouts |= built.references(model, training)
+        measured = {}
+        for row, readout in readouts.items():
+            on_validation = cross_validate(readout, model.modalities, validation)
+            conformals = [
+                calibrate_readout(readout, model, validation, c) for c in coverages(recipe)
+            ]
+            figures = measure_readout(readout, test, conformals, validation.present, recipe.seed)
+            measured[row] = {"validation": on_validation, **figures}
+        if name == REFERENCE:
+            # One seed's examples are enough to look at, and large.
+            examples = recipe.seed == self._recipe.seed
+            measured[name]["model"] = describe_errors(readouts[name], test, self._test, examples)
+        return measured
 
     def _recipe_of(
         self, method: str, options: Mapping[str, Any], trial: Trial, seed: int

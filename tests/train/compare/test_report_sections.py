@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from tests.train.compare.stored import ODD, compared, result, write
 from tests.train.report.pages import Loads, page_text
-from train.compare.report import write_report
+from train.compare.report import report_markdown, write_report
+from train.compare.summary import summarise
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = write(tmp_path_factory.mktemp("compared"), *compared())
-    write_report(folder)
-    return (folder / "report.md").read_text()
+def markdown(folder: Path, *results: dict[str, Any]) -> str:
+    return report_markdown(summarise(write(folder, *results)))
 
 
 class TestOpening:
-    def test_report_opens_with_three_plain_sentences(self, text: str) -> None:
-        full, missing, confidence = text.split("\n- ")[1:4]
+    def test_report_opens_with_three_plain_sentences(self, tmp_path: Path) -> None:
+        full, missing, confidence = markdown(tmp_path, *compared()).split("\n- ")[1:4]
         assert full == (
             "With every input, dimml labels 90 of 100 test samples correctly; the best other "
             "method, joint, 92 (more than chance)."
@@ -36,15 +33,14 @@ class TestOpening:
         )
 
     def test_opening_says_what_was_not_measured(self, tmp_path: Path) -> None:
-        write_report(write(tmp_path, {"method": "ume", "seed": 0, "subsets": {"a": {}}}))
-        first = (tmp_path / "report.md").read_text().split("\n## ")[0]
+        first = markdown(tmp_path, {"method": "ume", "seed": 0, "subsets": {"a": {}}})
         assert "No method was measured on samples with every input." in first
         assert "What missing inputs cost was not measured." in first
         assert "Whether its confidence can be trusted was not measured." in first
 
     def test_opening_says_that_chance_may_explain_a_difference(self, tmp_path: Path) -> None:
-        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.8, 0.6)))
-        first = (tmp_path / "report.md").read_text().split("\n## ")[0]
+        results = [result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.8, 0.6)]
+        first = markdown(tmp_path, *results).split("\n## ")[0]
         assert "joint, 80 (a difference that chance may explain)" in first
 
 
@@ -91,6 +87,7 @@ class TestErrorsOfDimml:
         assert "## The most confident errors" in (tmp_path / "report.md").read_text()
         assert "base64" not in (tmp_path / "report.md").read_text()
 
-    def test_results_without_stored_errors_have_no_such_section(self, text: str) -> None:
+    def test_results_without_stored_errors_have_no_such_section(self, tmp_path: Path) -> None:
+        text = markdown(tmp_path, *compared())
         assert "Labels that are confused" not in text
         assert "The most confident errors" not in text
