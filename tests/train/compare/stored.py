@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from train.compare.report import report_markdown
+from train.compare.summary import summarise
+
 ODD = "a|b_*c* <script>alert(1)</script> [x](http://x) & `d`"
 
 
@@ -38,6 +41,11 @@ def write(out: Path, *results: dict[str, Any]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(one))
     return out
+
+
+def markdown(out: Path, *results: dict[str, Any]) -> str:
+    """Return the report of these results, without drawing its figures."""
+    return report_markdown(summarise(write(out, *results)))
 
 
 def compared() -> list[dict[str, Any]]:

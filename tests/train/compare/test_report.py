@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dimml.errors import UsageError
-from tests.train.compare.stored import ODD, compared, result, write
+from tests.train.compare.stored import ODD, compared, markdown, result, write
 from tests.train.report.pages import Loads
 from train.compare.report import main, read_document, write_report
 
@@ -80,8 +80,8 @@ class TestAnswers:
         assert "dimml is ahead of 1 and behind 0 of 1 other rows" in first
 
     def test_tie_names_both_methods_and_zero_has_no_sign(self, tmp_path: Path) -> None:
-        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.9, 0.7)))
-        text = (tmp_path / "report.md").read_text()
+        equal = [result(name, 0, 0.9, 0.7) for name in ("dimml", "joint")]
+        text = markdown(tmp_path, *equal)
         assert "highest mean: dimml and joint, " in text
         assert "dimml less joint, the best other: 0.00 points" in text
         assert "-0.00" not in text
@@ -89,8 +89,7 @@ class TestAnswers:
 
     def test_full_input_without_rows_is_not_measured(self, tmp_path: Path) -> None:
         changes = {"modalities": ["audio", "image", "text"]}
-        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7, **changes)))
-        text = (tmp_path / "report.md").read_text()
+        text = markdown(tmp_path, result("dimml", 0, 0.9, 0.7, **changes))
         assert "no test samples on full input (audio+image+text)" in text
         assert text.count("no row of the test split has every modality") == 1
         assert "Accuracy on full input: **not measured**" in text
@@ -100,8 +99,8 @@ class TestAnswers:
         assert "highest mean: dimml-no-duc" in (tmp_path / "report.md").read_text()
 
     def test_one_seed_gives_no_interval(self, tmp_path: Path) -> None:
-        write_report(write(tmp_path, result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.8, 0.6)))
-        text = (tmp_path / "report.md").read_text()
+        results = [result("dimml", 0, 0.9, 0.7), result("joint", 0, 0.8, 0.6)]
+        text = markdown(tmp_path, *results)
         assert "+10.00 points; one seed settles nothing" in text
         assert "deviation" in text
         assert "±" not in text.split("## Accuracy")[1].split("| dimml |")[1].split("\n")[0]
@@ -139,8 +138,7 @@ class TestLosses:
         for number, one in enumerate(results[:3]):
             one["subsets"]["audio+image"]["nll"] = 0.6 + 0.01 * number
         results[3]["subsets"]["audio+image"]["ece"] = 0.001
-        write_report(write(tmp_path, *results))
-        section = (tmp_path / "report.md").read_text().split("## Where dimml loses")[1]
+        section = markdown(tmp_path, *results).split("## Where dimml loses")[1]
         clear, unsettled = section.split("\n## ")[0].split("not settled")
         assert "- NLL on full input: joint +0.1100 (+0.0852 to +0.1348)" in clear
         assert "- ECE on full input: joint +0.0030 (−0.0099 to +0.0159)" in unsettled
@@ -149,8 +147,7 @@ class TestLosses:
         results = [
             result(n, s, f, f - 0.2) for s in (0, 1) for n, f in (("dimml", 0.9), ("b", 0.8))
         ]
-        write_report(write(tmp_path, *results))
-        assert "Nowhere: on no measure here" in (tmp_path / "report.md").read_text()
+        assert "Nowhere: on no measure here" in markdown(tmp_path, *results)
 
 
 def test_best_figure_of_a_column_is_bold(text: str) -> None:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from tests.train.compare.stored import ODD, compared, result, write
+from tests.train.compare.stored import ODD, compared, markdown, result, write
 from tests.train.report.pages import Loads, page_text
-from train.compare.report import report_markdown, write_report
-from train.compare.summary import summarise
-
-
-def markdown(folder: Path, *results: dict[str, Any]) -> str:
-    return report_markdown(summarise(write(folder, *results)))
+from train.compare.report import write_report
 
 
 class TestOpening:
