@@ -35,7 +35,10 @@ def opening(name: str, summary: Mapping[str, Any]) -> list[str]:
             their `accuracy`), `ece` and `expected_ece`; all from everything that a sample has. And
             `subsets`, subset to accuracy.
     """
-    return [_right(name, summary), _missing(summary["subsets"]), _confidence(summary)]
+    missing = _missing(summary["subsets"])
+    if summary["samples"] < FEW_SAMPLES:
+        missing = f"As far as so few samples tell: {missing}"
+    return [_right(name, summary), missing, _confidence(summary)]
 
 
 def _right(name: str, summary: Mapping[str, Any]) -> str:

@@ -61,8 +61,9 @@ def test_classifier_that_guesses_is_called_no_better_than_guessing() -> None:
 
 
 def test_small_split_is_called_too_small() -> None:
-    right, _, confidence = opening("digits", summary(samples=3, accuracy=2 / 3))
+    right, missing, confidence = opening("digits", summary(samples=3, accuracy=2 / 3))
     assert right.startswith("digits labels 2 of 3 samples correctly, but so few samples")
+    assert missing.startswith("As far as so few samples tell: When inputs are missing")
     assert "cannot be told from so few samples" in confidence
 
 
