@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 
 from dimml.errors import InputError, ManifestError, shorten
-from dimml.outputs import FusedBatch, PreparedSample
-from dimml.predictor import BATCH_SIZE, EncodedBatch, Predictor
+from dimml.outputs import EncodedBatch, FusedBatch, PreparedSample
+from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import track
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row

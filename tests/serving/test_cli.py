@@ -63,7 +63,7 @@ def test_help_groups_the_flags() -> None:
         [sys.executable, "-m", "dimml", "serve", "--help"], capture_output=True, text=True
     )
     sections = re.findall(r"^(\w[\w ]*):$", result.stdout, re.MULTILINE)
-    assert sections == ["Arguments", "Options", "Machine", "Caps", "Access and log"]
+    assert sections == ["Arguments", "Options", "Machine", "Caps", "Page", "Access and log"]
 
 
 def test_serve_prints_example_commands_answers_and_stops_on_ctrl_c(

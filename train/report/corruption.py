@@ -12,8 +12,8 @@ import PIL.ImageOps
 from dimml.errors import InputError
 from dimml.modalities import Arrays, Image, Kind
 from dimml.modalities.text import Tokens
-from dimml.outputs import PreparedSample
-from dimml.predictor import EncodedBatch, Predictor
+from dimml.outputs import EncodedBatch, PreparedSample
+from dimml.predictor import Predictor
 from dimml.samples import is_absent
 from dimml.table import Row
 from train.data.corruptions import CORRUPTIONS, LEVELS, CorruptedKind
