@@ -249,6 +249,7 @@ class RateLimit:
 
     def _lock(self, locked: bool) -> None:
         if self._file is not None:
+            # Windows has no `fcntl`, and can do without it where no rate is limited.
             import fcntl
 
             fcntl.flock(self._file, fcntl.LOCK_EX if locked else fcntl.LOCK_UN)
