@@ -13,7 +13,11 @@ SERVE_INSTALLED := .venv/.installed-serve
 
 .PHONY: install check test pytest slow fuzz serve demo clean
 
-# The installer checks a build of PyTorch that is asked for, even if everything is installed.
+# The installer checks a Python and a build of PyTorch that are asked for, even if everything is
+# installed.
+ifneq ($(origin PYTHON),file)
+.PHONY: $(BIN)/python
+endif
 ifneq ($(origin TORCH),file)
 .PHONY: $(INSTALLED) $(SERVE_INSTALLED)
 endif
@@ -29,7 +33,7 @@ $(SERVE_INSTALLED): pyproject.toml constraints.txt install.py | $(BIN)/python
 	touch $@
 
 $(BIN)/python:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) install.py --environment .venv
 
 check: install
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """Install dimml with some of its extras into the environment of the Python that runs this file.
 
-`make` runs it as `.venv/bin/python install.py --torch auto train serve demo`. Nothing is installed
-at that point, so the file needs no package. uv installs several times as fast as pip; pip installs
-where uv cannot be had or fails.
+`make` runs it as `python3 install.py --environment .venv` and then as
+`.venv/bin/python install.py --torch auto train serve demo`. Nothing is installed at that point, so
+the file needs no package, and runs on older versions of Python to refuse them. uv installs several
+times as fast as pip; pip installs where uv cannot be had or fails.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
+"""As `requires-python` in pyproject.toml."""
 CONSTRAINTS = ("--constraint", str(ROOT / "constraints.txt"))
 PYTORCH_INDEX = "https://download.pytorch.org/whl"
 """PyTorch's own packages, in a folder per build: `cpu`, `cu128`, `rocm6.4` and others."""
@@ -37,9 +40,12 @@ UV_VARIABLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Install the extras that the arguments name, and return the exit status."""
+    """Create an environment, or install extras, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("extras", nargs="+", help="extras of pyproject.toml")
+    parser.add_argument("extras", nargs="*", help="extras of pyproject.toml")
+    parser.add_argument(
+        "--environment", type=Path, help="create this virtual environment and install nothing"
+    )
     parser.add_argument(
         "--torch",
         default="auto",
@@ -48,10 +54,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        check_python(sys.version_info)
+        if options.environment:
+            return create_environment(options.environment)
         build = choose_build(options.torch)
     except ValueError as error:
         parser.error(str(error))
     return install(options.extras, build)
+
+
+def check_python(version: Sequence[object]) -> None:
+    """Raise a ValueError if dimml does not run on this version of Python.
+
+    Args:
+        version: The parts of the version, as in `sys.version_info`.
+    """
+    if not OLDEST_PYTHON <= tuple(version[:2]) <= NEWEST_PYTHON:
+        raise ValueError(
+            "{} is Python {}.{}, and dimml needs {}.{} to {}.{}: name another one, as in "
+            "`make serve PYTHON=python3.13`".format(
+                sys.executable, *version[:2], *OLDEST_PYTHON, *NEWEST_PYTHON
+            )
+        )
+
+
+def create_environment(folder: Path) -> int:
+    """Create a virtual environment of the Python that runs this file, and return the exit status.
+
+    An environment of the same version is kept.
+
+    Raises:
+        ValueError: If the environment exists with another version of Python.
+    """
+    version = ".".join(map(str, sys.version_info[:2]))
+    if not (folder / "pyvenv.cfg").is_file():
+        return run(sys.executable, "-m", "venv", str(folder))
+    # The folder of a free-threaded Python ends in "t".
+    if any(folder.glob(f"lib/python{version}*")):
+        return 0
+    raise ValueError(
+        f"{folder} is an environment of another Python than {version}: run `make clean` to remove "
+        "it, and then the same command again"
+    )
 
 
 def choose_build(wanted: str) -> str:

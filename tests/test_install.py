@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import install
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVE_EXTRAS = "train serve demo"
+SERVE_EXTRAS = "train serve ui demo"
 ALL_EXTRAS = f"{SERVE_EXTRAS} ray remote media dev"
 
 
@@ -208,6 +209,66 @@ class TestInstall:
         assert (commands[0][-2:] == ("--yes", "torch")) == other
 
 
+class TestPython:
+    @pytest.mark.parametrize("version", [(3, 10, 9), (3, 15, 0)])
+    def test_version_out_of_range_is_refused(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        commands: list[tuple[str, ...]],
+        version: tuple[int, ...],
+    ) -> None:
+        monkeypatch.setattr(install.sys, "version_info", version)
+        for arguments in (["--environment", ".venv"], ["--torch", "cpu", "serve"]):
+            with pytest.raises(SystemExit) as exit_status:
+                install.main(arguments)
+            assert exit_status.value.code == 2
+            printed = capsys.readouterr().err
+            assert f"is Python 3.{version[1]}, and dimml needs 3.11 to 3.14: name" in printed
+        assert commands == []
+
+    def test_range_is_that_of_the_package(self) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        (_, oldest), (major, newest) = install.OLDEST_PYTHON, install.NEWEST_PYTHON
+        assert project["requires-python"] == f">={major}.{oldest},<{major}.{newest + 1}"
+        versions = [f"{major}.{minor}" for minor in range(oldest, newest + 1)]
+        named = [c.rpartition(" ")[2] for c in project["classifiers"] if "Python :: 3." in c]
+        assert named == versions
+
+    def test_environment_is_created_by_the_python_that_is_asked_for(
+        self, commands: list[tuple[str, ...]], tmp_path: Path
+    ) -> None:
+        assert install.main(["--environment", str(tmp_path / "new")]) == 0
+        assert commands == [("-m", "venv", str(tmp_path / "new"))]
+
+    @pytest.mark.parametrize("suffix", ["", "t"], ids=["usual", "free-threaded"])
+    def test_environment_of_the_same_version_is_kept(
+        self, commands: list[tuple[str, ...]], tmp_path: Path, suffix: str
+    ) -> None:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        add_environment(tmp_path, version + suffix)
+        assert install.main(["--environment", str(tmp_path)]) == 0
+        assert commands == []
+
+    def test_environment_of_another_version_is_refused(
+        self,
+        commands: list[tuple[str, ...]],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        add_environment(tmp_path, "3.10")
+        with pytest.raises(SystemExit):
+            install.main(["--environment", str(tmp_path)])
+        assert "is an environment of another Python than" in capsys.readouterr().err
+        assert commands == []
+
+
+def add_environment(folder: Path, version: str) -> None:
+    """Write the files by which an environment shows its version of Python."""
+    (folder / "pyvenv.cfg").touch()
+    (folder / "lib" / f"python{version}").mkdir(parents=True)
+
+
 class TestSourcesOfPip:
     def test_uv_gets_them(self) -> None:
         configuration = (
@@ -233,6 +294,13 @@ class TestSourcesOfPip:
         assert install.uv_variables("") == {}
 
 
+def add_installation(clone: Path) -> None:
+    """Write the files by which `make` knows that everything is installed."""
+    (clone / ".venv/bin").mkdir(parents=True)
+    for name in ("bin/python", ".installed", ".installed-serve"):
+        (clone / ".venv" / name).touch()
+
+
 class TestMake:
     """The commands that `make --dry-run` prints in a new clone."""
 
@@ -244,7 +312,11 @@ class TestMake:
 
     def printed(self, clone: Path, *arguments: str) -> list[str]:
         command = ["make", "--dry-run", "--no-print-directory", *arguments]
-        done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+        # `make test PYTHON=...` hands its variables to the tests.
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "TORCH")}
+        done = subprocess.run(
+            command, cwd=clone, env=environment, capture_output=True, text=True, check=True
+        )
         return done.stdout.splitlines()
 
     def test_serve_installs_only_what_it_needs(self, clone: Path) -> None:
@@ -260,11 +332,18 @@ class TestMake:
         assert "--torch cpu" in self.printed(clone, "serve", "TORCH=cpu")[1]
 
     def test_build_that_is_asked_for_is_checked_again(self, clone: Path) -> None:
-        (clone / ".venv/bin").mkdir(parents=True)
-        for name in ("bin/python", ".installed", ".installed-serve"):
-            (clone / ".venv" / name).touch()
+        add_installation(clone)
         assert not any("install.py" in line for line in self.printed(clone, "serve"))
         assert "--torch cuda" in self.printed(clone, "serve", "TORCH=cuda")[0]
+
+    def test_variable_chooses_the_python(self, clone: Path) -> None:
+        line = self.printed(clone, "serve", "PYTHON=python3.13")[0]
+        assert line == "python3.13 install.py --environment .venv"
+
+    def test_python_that_is_asked_for_is_checked_again(self, clone: Path) -> None:
+        add_installation(clone)
+        assert not any("install.py" in line for line in self.printed(clone, "serve"))
+        assert "python3.13 install" in self.printed(clone, "serve", "PYTHON=python3.13")[0]
 
     def test_every_extra_exists(self) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
