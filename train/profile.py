@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 from collections import Counter
@@ -182,10 +183,8 @@ class _Column:
         if not isinstance(value, Path):
             return
         self.files += 1
-        # A cell that is no path can be too long for the file system.
-        with suppress(OSError, ValueError):
-            if value.is_file() or other_form(value).is_file():
-                return
+        if os.path.isfile(value) or os.path.isfile(other_form(value)):
+            return
         self.missing_files += 1
         self.missing_file = self.missing_file or missing_file_message(value)
 

@@ -193,7 +193,8 @@ class Kind(ABC):
 
     def _read_file(self, path: Path) -> bytes:
         try:
-            if not path.is_file() and not (path := other_form(path)).is_file():
+            # `Path.is_file` raises some errors before Python 3.14, and none since.
+            if not os.path.isfile(path) and not os.path.isfile(path := other_form(path)):
                 raise self.error("unreadable", missing_file_message(path))
             with path.open("rb", buffering=0) as file:
                 # `read` allocates the requested size, even if the file is smaller.

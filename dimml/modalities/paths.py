@@ -32,9 +32,16 @@ def other_form(path: Path) -> Path:
 
 
 def missing_file_message(path: Path) -> str:
-    """Return the message for a path that is not a regular file."""
-    problem = "not a regular file" if path.exists() else "no such file"
-    return f"{problem}: {shorten(str(path), _PATH_CHARACTERS)}{path_hint(str(path))}"
+    """Return the message for a path that is not a regular file, or that cannot be looked up."""
+    name, hint = shorten(str(path), _PATH_CHARACTERS), path_hint(str(path))
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return f"no such file: {name}{hint}"
+    except OSError as error:
+        # The path is too long, or in a folder without permission.
+        return f"cannot read {shorten(str(path))}: {error.strerror}{hint}"
+    return f"not a regular file: {name}{hint}"
 
 
 def path_hint(path: str) -> str:

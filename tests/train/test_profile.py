@@ -40,6 +40,14 @@ def test_damaged_file_in_a_cell_has_the_kind_of_its_header(tmp_path: Path) -> No
     assert complete
 
 
+def test_path_that_is_too_long_is_a_missing_file(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("photo\n" + f"{'x' * 300}.png\n" * 3)
+    photo = profile_table(table)[0][0]
+    assert (photo.files, photo.missing_files) == (3, 3)
+    assert "File name too long" in photo.missing_file
+
+
 def test_missing_cells_and_values_are_counted(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("photo,size\n,1\nx.png,\n,1\n,2\n")
