@@ -132,12 +132,16 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     table: Annotated[Path, typer.Argument(help="Table of labelled samples, folder or pattern.")],
     split: Annotated[str, typer.Option(help="Name of the split; all for every row.")] = "test",
+    license: Annotated[
+        str | None,
+        typer.Option(help="Licence of the bundle for its model card, such as apache-2.0."),
+    ] = None,
     as_json: PrintJson = False,
 ) -> None:
     """Measure a bundle on every subset of its modalities, and write the report into it.
 
-    evaluation.json and README.md hold the figures; report.html also shows samples of the table,
-    which `dimml package` leaves out.
+    evaluation.json has the figures, README.md is a model card for the Hugging Face Hub, and
+    report.html also shows samples of the table, which `dimml package` leaves out.
 
     Examples:
         dimml evaluate runs/digits/bundle runs/digits/data/manifest.parquet
@@ -146,13 +150,14 @@ def evaluate(
 
     from dimml.bundle import EVALUATION
     from dimml.files import write_atomic
-    from train.evaluate import answer_split, model_card, subset_table
+    from train.evaluate import answer_split, subset_table
+    from train.model_card import model_card
 
     evaluated = answer_split(bundle, table, split)
     report = evaluated.document()
     document = json.dumps(report, indent=2)
     write_atomic(bundle / EVALUATION, document + "\n")
-    write_atomic(bundle / "README.md", model_card(bundle, report))
+    write_atomic(bundle / "README.md", model_card(bundle, report, license))
     from train.report.evaluation import report_document, write_report
 
     page = write_report(bundle, report_document(evaluated, report))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from dimml.bundle import Bundle, Conformal
+from dimml.bundle import Conformal
 from dimml.machine import available_cores
 from dimml.predictor import Predictor
 from dimml.progress import print_status
@@ -106,48 +106,6 @@ def subset_table(report: dict[str, Any]) -> str:
     note = uncertified_text(sets and Conformal.model_validate(sets))
     text = f"{head}\n\n{markdown.table(titles, rows, numbers=False)}"
     return f"{text}\n\nNot certified: {note}." if note else text
-
-
-def model_card(path: Path, report: dict[str, Any]) -> str:
-    """Return the content of the bundle's README.md."""
-    bundle = Bundle.load(path)
-    manifest = bundle.manifest
-    modalities = "\n".join(
-        f"- `{n}`: {s.kind}, `{s.encoder}`" for n, s in manifest.modalities.items()
-    )
-    fusion = fusion_section(manifest.provenance.get("fusion"))
-    return (
-        f"# {bundle.id}\n\nMade {manifest.created} by dimml, in {manifest.precision}. Answers for "
-        f"any non-empty subset of its modalities with one of {len(manifest.labels)} labels: "
-        f"{', '.join(manifest.labels)}."
-        f"\n\n## Modalities\n\n{modalities}\n\n{fusion}## Evaluation\n\n{subset_table(report)}\n"
-    )
-
-
-def fusion_section(choice: dict[str, Any] | None) -> str:
-    """Return how the modalities are joined, and what the alternatives gave on validation."""
-    if not choice or not choice["validation"]:
-        return ""
-    shares = choice["shares"]
-    lines = [f"Late fusion by the rule `{choice['rule']}`."]
-    if shares:
-        listed = ", ".join(f"{subset} {share:.2f}" for subset, share in shares.items())
-        lines.append(
-            f"An interaction head (`{choice['interaction']}`) sees all modalities together. Its "
-            f"share of an answer: {listed}; no other subset has one."
-        )
-    else:
-        lines.append("No interaction head takes part, because none lowered the NLL beyond noise.")
-    rows = [
-        (name, f"{one['nll']:.4f}", f"{one['accuracy']:.4f}")
-        for name, one in choice["validation"].items()
-    ]
-    titles = ("fusion", "NLL", "accuracy")
-    return (
-        f"## Fusion\n\n{' '.join(lines)} Means over validation rows and their subsets, on rows "
-        "that the calibration did not see (`interaction`: the rule with the head):\n\n"
-        f"{markdown.table(titles, rows)}\n\n"
-    )
 
 
 def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

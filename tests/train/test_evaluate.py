@@ -15,7 +15,7 @@ from dimml import Predictor
 from dimml.errors import ManifestError
 from dimml.samples import subset_name, subsets
 from train.cli import evaluate
-from train.evaluate import evaluate_bundle, measure, model_card, subset_table
+from train.evaluate import evaluate_bundle, measure, subset_table
 
 NAMES = ("front", "rear", "note")
 LABELS = ("zero", "one", "two", "three")
@@ -194,16 +194,6 @@ class TestEvaluateBundle:
     def test_split_without_rows_is_rejected(self, free_names_bundle: Path, data: Path) -> None:
         with pytest.raises(ManifestError, match="no labelled row in its validation split"):
             evaluate_bundle(free_names_bundle, data, "validation")
-
-
-def test_model_card_shows_every_figure(free_names_bundle: Path, report: dict[str, Any]) -> None:
-    card = model_card(free_names_bundle, report)
-    assert card.endswith(subset_table(report) + "\n")
-    for name, row in report["subsets"].items():
-        numbers = [f"{row[key]:.4f}" for key in ("accuracy", "macro_f1", "nll", "ece")]
-        assert f"| {name} | {row['samples']} | {' | '.join(numbers)} |" in card
-    for name in (*NAMES, *LABELS):
-        assert name in card
 
 
 def test_table_names_subsets_without_a_certified_coverage(report: dict[str, Any]) -> None:
