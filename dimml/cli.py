@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from inspect import getdoc
 from pathlib import Path
@@ -53,13 +54,26 @@ COMMANDS: dict[str, Command] = {
 
 
 class LazyGroup(TyperGroup):
-    """A group that lists its commands without importing them."""
+    """A group that lists its commands, and completes their names, without importing them."""
+
+    _completes_names = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return build(cmd_name) if cmd_name in COMMANDS else None
+        if cmd_name not in COMMANDS:
+            return None
+        if self._completes_names:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name].help)
+        # A completion without the extra of a command is empty: an error would spoil the prompt.
+        with suppress(UsageError) if ctx.resilient_parsing else nullcontext():
+            return build(cmd_name)
+        return None
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        self._completes_names = True
+        return super().shell_complete(ctx, incomplete)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
@@ -72,6 +86,9 @@ class LazyGroup(TyperGroup):
             # Typer exits with the same code but prints nothing.
             sys.stderr.write("Stopped.\n")
             raise typer.Exit(130) from None
+        except ModuleNotFoundError as error:
+            # Commands import most packages when they run.
+            raise _missing_package(ctx.invoked_subcommand, error) from error
 
 
 class GroupedCommand(TyperCommand):
@@ -105,15 +122,20 @@ def build(name: str) -> Any:
     try:
         target = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        extra = f"'.[{command.extra}]'" if command.extra else "."
-        raise UsageError(
-            f"`dimml {name}` needs {error.name}, which is not installed: from a checkout run "
-            f"`pip install -e {extra}`"
-        ) from error
+        raise _missing_package(name, error) from error
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     settings, text = command.context_settings, _help(target)
     single.command(name, cls=GroupedCommand, context_settings=settings, help=text)(target)
     return typer.main.get_command(single)
+
+
+def _missing_package(name: str, error: ModuleNotFoundError) -> UsageError:
+    """Return the error for a command that needs a package which is not installed."""
+    extra = f"'.[{extra}]'" if (extra := COMMANDS[name].extra) else "."
+    return UsageError(
+        f"`dimml {name}` needs {error.name}, which is not installed: from a checkout run "
+        f"`pip install -e {extra}`"
+    )
 
 
 def _help(function: Any) -> str:
@@ -124,7 +146,6 @@ def _help(function: Any) -> str:
 
 app = typer.Typer(
     cls=LazyGroup,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+
+import dimml
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("", "docs/", "benchmarks/results/", "examples/", "examples/*/")
@@ -48,3 +52,25 @@ def test_source_file_named_on_a_page_exists(page: Path) -> None:
     pattern = r"`((?:benchmarks|dimml|docs|examples|export|serving|tests|train)/[\w./]+\.\w+)`"
     for name in re.findall(pattern, page.read_text()):
         assert (ROOT / name).exists(), f"{name} does not exist"
+
+
+def test_index_names_every_page_of_the_documentation() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    files = {path.name for path in (ROOT / "docs").iterdir()} - {"README.md"}
+    assert files == set(re.findall(r"\]\((\w+\.\w+)\)", index))
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_citation_agrees_with_the_project() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == dimml.__version__
+    assert (citation["title"], citation["license"]) == (project["name"], project["license"])
+    (paper,) = citation["references"]
+    method = (ROOT / "docs" / "method.md").read_text()
+    assert paper["url"] in method
+    assert paper["title"] in " ".join(method.split())
+    assert {author["family-names"] for author in paper["authors"]} <= set(
+        re.findall(r"\w+", method)
+    )
