@@ -171,6 +171,7 @@ def cases() -> list[Any]:
     ]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("page", "prepare"), cases())
 def test_blocks_of_a_page_run_in_order(
     reader: Reader, tiny_bundle: Path, page: str, prepare: Prepare
