@@ -2,7 +2,7 @@
 
 All blocks of commands and of Python of a page run in order in one folder, with the data that the
 page takes for granted. A block with a comment `<!-- not run: REASON -->` before it is left out: its
-commands are only parsed, in `tests/test_docs_blocks.py`. The pages that train are run with
+commands are only parsed, in `tests/test_docs_blocks.py`. The pages that train or serve are run with
 `DIMML_SLOW_TESTS` only. What the commands print is not compared with what the pages show, except
 for files.
 """
@@ -30,9 +30,9 @@ from tests.serving.conftest import free_port
 
 PORT = "3000"
 """The port of the documentation, which a test replaces by a free one."""
-SECONDS_TO_START = 60
+SECONDS_TO_START = 180
 slow = pytest.mark.skipif(
-    "DIMML_SLOW_TESTS" not in os.environ, reason="`make slow` runs the pages that train"
+    "DIMML_SLOW_TESTS" not in os.environ, reason="`make slow` runs the pages that train or serve"
 )
 
 
@@ -156,7 +156,7 @@ def service(reader: Reader, bundle: Path) -> None:
 Prepare = Callable[[Reader, Path], None]
 RUN_PAGES: dict[str, tuple[Prepare, bool]] = {
     "README.md": (products, True),
-    "docs/inputs.md": (service, False),
+    "docs/inputs.md": (service, True),
     "docs/scoring.md": (table_and_bundle, False),
     "docs/tables.md": (products, True),
     "docs/tutorial.md": (nothing, True),
