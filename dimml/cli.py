@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from inspect import getdoc
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +16,6 @@ from typer.core import TyperCommand, TyperGroup
 from dimml import __version__
 from dimml.errors import DimmlError, UsageError
 from dimml.machine import SOURCE_ROOT
-from dimml.samples import Prediction
 from dimml.startup import import_from_source
 
 
@@ -41,7 +38,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("export.bundle:export", "Turn a training run into a bundle.", "train"),
     "evaluate": Command("train.cli:evaluate", "Measure a bundle on a table.", "train"),
     "predict": Command(
-        "dimml.cli:predict",
+        "dimml.commands:predict",
         "Predict one sample.",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     ),
@@ -49,7 +46,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command("serving.cli:serve", "Serve a bundle over HTTP.", "serve"),
     "package": Command("export.package:package", "Build a bento around a bundle.", "serve"),
     "push": Command("export.push:push", "Upload a bundle to the Hugging Face Hub.", "train"),
-    "inspect": Command("dimml.cli:inspect", "Show what a bundle holds."),
+    "inspect": Command("dimml.commands:inspect", "Show what a bundle holds."),
 }
 
 
@@ -168,133 +165,6 @@ def _root(
 
 
 app.callback(invoke_without_command=True, help=_help(_root))(_root)
-
-
-def predict(
-    context: typer.Context,
-    bundle: Annotated[str, typer.Argument(help="Folder of the bundle.")],
-    providers: Annotated[
-        str, typer.Option(envvar="DIMML_PROVIDERS", help="auto, cuda, tensorrt or cpu.")
-    ] = "auto",
-    on_unreadable: Annotated[
-        str, typer.Option(help="error, or absent to predict from the other modalities.")
-    ] = "error",
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Add the answer without each modality.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Predict one sample from any non-empty subset of a bundle's modalities.
-
-    Each modality is an option named after it. The value is a file; for text, the text itself.
-
-    Examples:
-        dimml predict runs/digits/bundle --audio seven.wav --image seven.png --text sept
-
-        dimml predict runs/digits/bundle --audio seven.wav --text sept --explain
-
-        dimml predict runs/digits/bundle --text sept --json
-    """
-    from dimml.modalities import Text
-    from dimml.predictor import Predictor
-    from dimml.progress import print_status
-
-    # Typer assigns the first unknown word to `bundle`, which may be an option of a modality.
-    folder, sample = _bundle_and_sample([bundle, *context.args])
-    predictor = Predictor.load(folder, providers)
-    for name, value in sample.items():
-        if name in predictor.kinds and isinstance(predictor.kinds[name], Text) and _is_file(value):
-            print_status(f"--{name}: {value} is a file, but the text is its name, not its content")
-    prediction = predictor.predict(
-        sample,
-        on_unreadable=on_unreadable,  # type: ignore[arg-type]
-        explain=explain,
-    )
-    if as_json:
-        typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
-        return
-    _print_prediction(prediction)
-
-
-def _print_prediction(prediction: Prediction) -> None:
-    from dimml.details import DetailedPrediction
-
-    typer.echo(f"{prediction.label}  {prediction.confidence:.1%}")
-    for name, output in prediction.modalities.items():
-        summary = (
-            f"{output.label}  {output.confidence:.1%}  weight {output.weight:.2f}"
-            if output.present
-            else "absent"
-        )
-        typer.echo(f"  {name}: {'; '.join([summary, *output.warnings])}")
-    if prediction.interaction:
-        typer.echo(f"  together: {prediction.interaction:.0%} of the answer, in the weights above")
-    if isinstance(prediction, DetailedPrediction) and prediction.without is not None:
-        for name, answer in prediction.without.items():
-            typer.echo(f"  without {name}: {answer.label}  {answer.confidence:.1%}")
-        if not prediction.without:
-            typer.echo("  nothing to leave out: the sample has one modality")
-
-
-def inspect(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
-) -> None:
-    """Verify the files of a bundle and show what it holds.
-
-    Examples:
-        dimml inspect runs/digits/bundle
-    """
-    from dimml.bundle import Bundle
-
-    loaded = Bundle.load(bundle)
-    manifest = loaded.manifest
-    if as_json:
-        document = {"id": loaded.id, **manifest.model_dump(mode="json")}
-        typer.echo(json.dumps(document, ensure_ascii=False))
-        return
-    typer.echo(f"{loaded.id}  created {manifest.created}  {manifest.precision}")
-    typer.echo(f"labels: {', '.join(manifest.labels)}")
-    for name, spec in manifest.modalities.items():
-        size = manifest.files[spec.graph].bytes / 1e6
-        typer.echo(f"{name}: {spec.kind}, encoder {spec.encoder}, {size:.1f} MB")
-        typer.echo(f"  {json.dumps(spec.preprocessing)}")
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
-    """Parse one positional word, the bundle, and `--NAME VALUE` pairs before or after it.
-
-    The predictor checks the names, because only the bundle knows its modalities.
-    """
-    positional: list[str] = []
-    sample: dict[str, str] = {}
-    remaining = iter(words)
-    for word in remaining:
-        if not word.startswith("--"):
-            positional.append(word)
-            continue
-        name, equals, value = word.removeprefix("--").partition("=")
-        argument = value if equals else next(remaining, None)
-        if argument is None:
-            raise UsageError(f"--{name} needs a value")
-        # Options are written with hyphens, and modality names have none.
-        name = name.replace("-", "_")
-        if name in sample:
-            raise UsageError(f"--{name} is given twice")
-        sample[name] = argument
-    if len(positional) != 1:
-        raise UsageError(
-            f"expected one bundle, got {', '.join(positional) or 'none'}: "
-            "`dimml predict BUNDLE --NAME VALUE`"
-        )
-    return Path(positional[0]), sample
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ import pytest
 import typer.main
 import yaml
 
-from dimml.cli import COMMANDS, _bundle_and_sample, app, build
+from dimml.cli import COMMANDS, app, build
+from dimml.commands import _bundle_and_sample
 from tests.doc_blocks import PAGES, ROOT, Block, all_blocks, blocks_of, commands_of, inline_commands
 from train.recipe import ModalityConfig, Recipe
 

@@ -56,7 +56,7 @@ def test_source_file_named_on_a_page_exists(page: Path) -> None:
 
 def test_index_names_every_page_of_the_documentation() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
-    files = {path.name for path in (ROOT / "docs").iterdir()} - {"README.md"}
+    files = {path.name for path in (ROOT / "docs").iterdir() if path.is_file()} - {"README.md"}
     assert files == set(re.findall(r"\]\((\w+\.\w+)\)", index))
     assert "](docs/README.md)" in (ROOT / "README.md").read_text()
 
