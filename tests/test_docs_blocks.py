@@ -23,10 +23,18 @@ from dimml.commands import _bundle_and_sample
 from tests.doc_blocks import PAGES, ROOT, Block, all_blocks, blocks_of, commands_of, inline_commands
 from train.recipe import ModalityConfig, Recipe
 
-LANGUAGES = {"sh", "python", "yaml", "json", "text"}
-"""Blocks of any other language would be held against nothing."""
+LANGUAGES = {"sh", "python", "yaml", "json", "text", "js", "html"}
+"""Blocks of any other language would be held against nothing.
+
+`tests/serving/test_clients.py` runs those for JavaScript and browsers.
+"""
 PROGRAMS = {"cd", "grep", "head", "printf", "source"}
 """Programs of the system, whose arguments are not checked."""
+OPERATORS_PROGRAMS = {"docker", "kubectl", "hf"}
+"""Programs that need a daemon, a cluster or a hub, whose arguments are not checked either.
+
+`tests/test_deployment_files.py` checks the files that they read.
+"""
 HTTP_PATHS = {"/predict", "/bundle", "/metrics", "/livez", "/readyz", "/healthz"}
 MAKE_TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = re.compile(r"\.\[([\w,]+)\]")
@@ -63,6 +71,8 @@ def check_command(words: list[str]) -> None:
         case (("python" | "python3"), ["-m", module, *_]):
             file = ROOT.joinpath(*module.split("."))
             assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
+        case (("python" | "python3"), ["-c", code]):
+            compile(code, "-c", "exec")
         case "python", [script]:
             assert any(block.title == script for block in all_blocks("python")), script
         case "pip", ["install", "-e", place]:
@@ -81,7 +91,8 @@ def check_command(words: list[str]) -> None:
             paths = [word for word in arguments if "/" in word]
             assert all((ROOT / path).exists() for path in paths)
         case program, _:
-            assert program in PROGRAMS, f"{program} is not a program that the documentation uses"
+            known = PROGRAMS | OPERATORS_PROGRAMS
+            assert program in known, f"{program} is not a program that the documentation uses"
 
 
 @pytest.mark.parametrize("block", all_blocks(), ids=str)
