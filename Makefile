@@ -48,11 +48,9 @@ test: install
 pytest: install
 	unset MAKEFLAGS MFLAGS MAKELEVEL; OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-# Exports every family of pretrained models, of which `make test` exports half, runs the whole GPU
-# benchmark with tiny models on the CPU, and follows the examples and pages that train or serve.
+# Runs the tests with the mark `slow`, which `make test` skips.
 slow: install
-	DIMML_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/export/test_pretrained.py tests/benchmarks/gpu \
-	  tests/examples tests/serving/test_clients.py tests/test_docs_run.py
+	DIMML_SLOW_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
 
 # Runs the fuzz tests with 20 times their examples, and sends 10,000 damaged uploads to a server.
 fuzz: install $(DIGITS)/evaluation.json

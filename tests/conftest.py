@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import prometheus_client
 import pytest
 import tokenizers
+from filelock import FileLock
 from starlette.testclient import TestClient
 from tokenizers import models, pre_tokenizers, trainers
 
 OpenClient = Callable[..., AbstractContextManager[TestClient]]
 PretrainedFolder = Callable[[str, str], Path]
+SharedFolder = Callable[[str, Callable[[Path], object]], Path]
 
 LABELS = ("zero", "one", "two", "three")
 INTERACTION_SHARE = 0.25
@@ -22,7 +25,10 @@ IMAGE = {"size": [32, 32], "channels": 3}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests with the mark `gpu` if CUDA is not available, and give the reason."""
+    """Skip slow tests that are not asked for, and tests of CUDA where there is none."""
+    slow = item.get_closest_marker("slow")
+    if slow and "DIMML_SLOW_TESTS" not in os.environ:
+        pytest.skip(f"`make slow` runs this test: {slow.args[0]}")
     if item.get_closest_marker("gpu"):
         from dimml.errors import ProviderError
         from dimml.runtime.providers import choose_provider
@@ -34,54 +40,67 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> SharedFolder:
+    """Return a function that writes a folder once for all processes of pytest-xdist.
+
+    Tests that change a shared folder copy it first.
+    """
+    root = tmp_path_factory.getbasetemp()
+    parent = (root if worker_id == "master" else root.parent) / "shared"
+
+    def shared(name: str, write: Callable[[Path], object]) -> Path:
+        folder = parent / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                write(folder)
+        return folder
+
+    return shared
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(shared_folder: SharedFolder) -> Path:
     """Export a bundle with one modality of each kind."""
-    return export_tiny(
-        tmp_path_factory.mktemp("bundles") / "tiny",
-        {"audio": ("audio", {}), "image": ("image", IMAGE), "text": ("text", {"max_length": 16})},
-    )
+    text = ("text", {"max_length": 16})
+    modalities = {"audio": ("audio", {}), "image": ("image", IMAGE), "text": text}
+    return shared_folder("bundles/tiny", lambda path: export_tiny(path, modalities))
 
 
 @pytest.fixture(scope="session")
-def free_names_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def free_names_bundle(shared_folder: SharedFolder) -> Path:
     """Export a bundle whose modalities are not named after their kinds."""
-    return export_tiny(
-        tmp_path_factory.mktemp("bundles") / "free",
-        {"front": ("image", IMAGE), "rear": ("image", IMAGE), "note": ("text", {"max_length": 16})},
-    )
+    image, text = ("image", IMAGE), ("text", {"max_length": 16})
+    modalities = {"front": image, "rear": image, "note": text}
+    return shared_folder("bundles/free", lambda path: export_tiny(path, modalities))
 
 
 @pytest.fixture(scope="session")
-def frames_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def frames_bundle(shared_folder: SharedFolder) -> Path:
     """Export a bundle whose image modality takes a list of frames."""
-    return export_tiny(
-        tmp_path_factory.mktemp("bundles") / "frames",
-        {"clip": ("image", {**IMAGE, "frames": 3}), "text": ("text", {})},
-    )
+    modalities = {"clip": ("image", {**IMAGE, "frames": 3}), "text": ("text", {})}
+    return shared_folder("bundles/frames", lambda path: export_tiny(path, modalities))
 
 
 @pytest.fixture(scope="session")
-def any_length_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def any_length_bundle(shared_folder: SharedFolder) -> Path:
     """Export a bundle whose audio modality keeps the length of each recording."""
-    return export_tiny(
-        tmp_path_factory.mktemp("bundles") / "any_length",
-        {"audio": ("audio", {"seconds": None}), "text": ("text", {"max_length": 16})},
-    )
+    modalities = {"audio": ("audio", {"seconds": None}), "text": ("text", {"max_length": 16})}
+    return shared_folder("bundles/any_length", lambda path: export_tiny(path, modalities))
 
 
 @pytest.fixture(scope="session")
-def pretrained_folder(tmp_path_factory: pytest.TempPathFactory) -> PretrainedFolder:
+def pretrained_folder(shared_folder: SharedFolder) -> PretrainedFolder:
     """Return a function that writes a miniature of a pretrained model once, and gives its folder.
 
     Tests that change a folder copy it first.
     """
-    from tests.pretrained_folders import write_folder
-
-    parent = tmp_path_factory.mktemp("pretrained")
 
     def written(kind: str, model_type: str) -> Path:
-        folder = parent / f"{kind}-{model_type}"
-        return folder if folder.exists() else write_folder(folder, kind, model_type)
+        from tests.pretrained_folders import write_folder
+
+        name = f"pretrained/{kind}-{model_type}"
+        return shared_folder(name, lambda folder: write_folder(folder, kind, model_type))
 
     return written
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,20 @@ from train.recipe import ModalityConfig
 TOLERANCE = 1e-4
 BATCHES = (1, 2, 5)
 DIM = 8
+SLOW_EXPORT = pytest.mark.slow("it exports a family, which takes seconds")
 SLOW_EXPORTS = {
     *("mobilevit", "mobilenet_v2", "swinv2", "deit", "convnext", "dinov3_convnext"),
     *("wavlm", "hubert", "data2vec-audio", "mpnet", "xlm-roberta", "modernbert", "distilbert"),
     *("beit", "dinov3_vit", "roberta"),
 }
 """Families whose export takes long, or whose layers are those of another family."""
+
+FAMILIES = [(kind, model_type) for kind, models in MODELS.items() for model_type in models]
+EXPORTS = [
+    pytest.param(family, marks=SLOW_EXPORT if family[1] in SLOW_EXPORTS else ())
+    for family in FAMILIES
+]
+all_families = pytest.mark.parametrize("loaded", FAMILIES, indirect=True, ids="-".join)
 
 WHISPER_SECONDS = 1.0
 TEXTS = ("red", "it was red: two", "one two three " * 20)
@@ -52,11 +59,7 @@ class Loaded:
     encoder: Encoder
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(kind, model_type) for kind, models in MODELS.items() for model_type in models],
-    ids="-".join,
-)
+@pytest.fixture(scope="module")
 def loaded(request: pytest.FixtureRequest, pretrained_folder: PretrainedFolder) -> Loaded:
     kind_name, model_type = request.param
     folder = pretrained_folder(kind_name, model_type)
@@ -210,6 +213,7 @@ def test_every_family_has_a_miniature_and_a_reference() -> None:
     assert {k: set(v) for k, v in REFERENCES.items()} == {k: set(v) for k, v in MODELS.items()}
 
 
+@all_families
 @torch.no_grad()
 def test_pooled_features_equal_those_of_the_own_class(loaded: Loaded) -> None:
     inputs = batch_of(loaded, 3, lengths_of(loaded)[-1])
@@ -220,6 +224,7 @@ def test_pooled_features_equal_those_of_the_own_class(loaded: Loaded) -> None:
     assert (pooled[0] - pooled[1]).abs().max() > 1e-3
 
 
+@all_families
 @torch.no_grad()
 def test_rebuilt_backbone_gives_the_same_features(loaded: Loaded) -> None:
     settings = loaded.backbone.settings
@@ -231,10 +236,9 @@ def test_rebuilt_backbone_gives_the_same_features(loaded: Loaded) -> None:
     torch.testing.assert_close(rebuilt(*inputs), loaded.backbone(*inputs), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("loaded", EXPORTS, indirect=True, ids="-".join)
 @torch.no_grad()
 def test_exported_graph_equals_the_encoder(loaded: Loaded, tmp_path: Path) -> None:
-    if loaded.model_type in SLOW_EXPORTS and "DIMML_SLOW_TESTS" not in os.environ:
-        pytest.skip("`make slow` exports this family, which takes seconds")
     export_encoder(loaded.encoder, loaded.kind, tmp_path / "encoder.onnx")
     graph = Graph(tmp_path / "encoder.onnx", "cpu")
     for length in lengths_of(loaded):

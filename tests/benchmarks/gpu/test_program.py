@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     program.main()
 
 
-@pytest.mark.skipif(
-    "DIMML_SLOW_TESTS" not in os.environ, reason="`make slow` runs the whole benchmark on the CPU"
-)
+@pytest.mark.slow("it runs the whole benchmark on the CPU")
 def test_all_cells_are_measured_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
