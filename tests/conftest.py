@@ -15,6 +15,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 OpenClient = Callable[..., AbstractContextManager[TestClient]]
 PretrainedFolder = Callable[[str, str], Path]
+Dimml = Callable[..., tuple[object, str, str]]
 SharedFolder = Callable[[str, Callable[[Path], object]], Path]
 
 LABELS = ("zero", "one", "two", "three")
@@ -140,6 +141,20 @@ def open_client(tmp_path_factory: pytest.TempPathFactory) -> OpenClient:
                 get_settings.cache_clear()
 
     return opened
+
+
+@pytest.fixture
+def dimml(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dimml:
+    """Return a function that calls the command line: exit code, standard output and error."""
+    from dimml.cli import main
+
+    def call(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr("sys.argv", ["dimml", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        return exited.value.code, *capsys.readouterr()
+
+    return call
 
 
 def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -> Path:

@@ -223,10 +223,10 @@ import dimml, serving.service
 from dimml.cli import main
 codes = []
 for command in (
-    ["predict", {str(tiny_bundle)!r}, "--text", "x", "--providers", "cpu"],
-    ["score", {str(tiny_bundle)!r}, "in.csv", "out.parquet", "--providers", "cpu"],
+    ["predict", {str(tiny_bundle)!r}, "--text", "x"],
+    ["score", {str(tiny_bundle)!r}, "in.csv", "out.parquet", "--workers", "1"],
 ):
-    sys.argv = ["dimml", *command]
+    sys.argv = ["dimml", *command, "--providers", "cpu"]
     try:
         main()
     except SystemExit as stopped:

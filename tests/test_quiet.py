@@ -9,6 +9,8 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,28 +74,25 @@ def test_training_export_and_scoring_connect_to_no_other_machine(journey: UserFo
     assert journey.remote_connections() == []
 
 
-@pytest.fixture(
-    scope="module",
-    params=[["dimml", "serve", "{bundle}"], ["bentoml", "serve", "serving.service:Dimml"]],
-    ids=["dimml", "bentoml"],
-)
-def served(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_bundle: Path,
-) -> UserFolder:
-    """Serve until onnxruntime and BentoML would have reported, and answer one request."""
-    user = UserFolder(tmp_path_factory.mktemp("served"))
+SERVERS = {
+    "dimml": ("dimml", "serve", "{bundle}"),
+    "bentoml": ("bentoml", "serve", "serving.service:Dimml"),
+}
+
+
+@contextmanager
+def running_server(user: UserFolder, name: str, bundle: Path) -> Iterator[None]:
+    """Serve a bundle from the folder of a user for the block, and answer one request."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = [word.format(bundle=tiny_bundle) for word in request.param]
+    words = [word.format(bundle=bundle) for word in SERVERS[name]]
     bento = {"BENTOML_HOME": str(user.path.parent / "bentoml"), "DIMML_WORKERS": "1"}
-    bento |= {"DIMML_BUNDLE": str(tiny_bundle), "DIMML_PROVIDERS": "cpu"}
+    bento |= {"DIMML_BUNDLE": str(bundle), "DIMML_PROVIDERS": "cpu"}
     server = subprocess.Popen(
         user.command("-m", *words, "--host", "127.0.0.1", "--port", port),
         # `bentoml serve MODULE` imports from the current folder, which the user chooses.
-        cwd=user.path if words[0] == "dimml" else SOURCE_ROOT,
+        cwd=user.path if name == "dimml" else SOURCE_ROOT,
         env={**user.variables, **bento},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -101,11 +100,27 @@ def served(
     )
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}/readyz", server)
-        time.sleep(REPORT_SECONDS)
+        yield
     finally:
         os.killpg(server.pid, signal.SIGINT)
         server.wait(timeout=30)
-    return user
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> dict[str, UserFolder]:
+    """Serve in both ways until onnxruntime and BentoML would have reported."""
+    users = {name: UserFolder(tmp_path_factory.mktemp("served")) for name in SERVERS}
+    with ExitStack() as running:
+        for name, user in users.items():
+            running.enter_context(running_server(user, name, tiny_bundle))
+        time.sleep(REPORT_SECONDS)
+    return users
+
+
+@pytest.fixture(params=SERVERS)
+def served(request: pytest.FixtureRequest, servers: dict[str, UserFolder]) -> UserFolder:
+    """Return the folder of a user in which one of the servers ran."""
+    return servers[request.param]
 
 
 def test_server_imports_no_file_of_the_user(served: UserFolder) -> None:

@@ -9,11 +9,7 @@ import pytest
 
 from dimml import Predictor
 from dimml.cli import COMMANDS, main
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from dimml.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+from tests.conftest import Dimml
 
 
 def test_help_lists_commands_without_heavy_imports() -> None:
@@ -32,7 +28,8 @@ def test_help_lists_commands_without_heavy_imports() -> None:
 
 
 def test_predict_command_agrees_with_the_library(tiny_bundle: Path) -> None:
-    done = run("predict", tiny_bundle, "--text", "seven", "--json", "--providers", "cpu")
+    command = [sys.executable, "-m", "dimml", "predict", tiny_bundle, "--text", "seven", "--json"]
+    done = subprocess.run([*command, "--providers", "cpu"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected = Predictor.load(tiny_bundle, "cpu").predict({"text": "seven"})
     assert json.loads(done.stdout)["probabilities"] == pytest.approx(
@@ -41,38 +38,38 @@ def test_predict_command_agrees_with_the_library(tiny_bundle: Path) -> None:
 
 
 def test_predict_accepts_modalities_before_and_after_the_bundle(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path, dimml: Dimml
 ) -> None:
     options = ["--text", "a//b", "--providers", "cpu", "--json"]
     predictions = []
     for words in (["predict", str(tiny_bundle), *options], ["predict", *options, str(tiny_bundle)]):
-        monkeypatch.setattr("sys.argv", ["dimml", *words])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        assert exited.value.code == 0
-        predictions.append(json.loads(capsys.readouterr().out))
+        code, out, _ = dimml(*words)
+        assert code == 0
+        predictions.append(json.loads(out))
     assert predictions[0] == predictions[1]
     expected = Predictor.load(tiny_bundle, "cpu").predict({"text": "a//b"})
     assert predictions[0]["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
 
 
-def test_predict_says_that_a_file_is_not_read_as_text(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_predict_says_that_a_file_is_not_read_as_text(
+    tiny_bundle: Path, tmp_path: Path, dimml: Dimml
+) -> None:
     (tmp_path / "seven.txt").write_text("seven")
-    done = run("predict", tiny_bundle, "--text", tmp_path / "seven.txt")
-    assert done.returncode == 0
-    assert "seven.txt is a file, but the text is its name, not its content" in done.stderr
+    code, _, err = dimml("predict", tiny_bundle, "--text", tmp_path / "seven.txt")
+    assert code == 0
+    assert "seven.txt is a file, but the text is its name, not its content" in err
 
 
-def test_predict_accepts_hyphens_in_names_of_modalities(tiny_bundle: Path) -> None:
-    done = run("predict", tiny_bundle, "--product-title", "seven")
-    assert done.returncode == 2
-    assert "product_title" in done.stderr
+def test_predict_accepts_hyphens_in_names_of_modalities(tiny_bundle: Path, dimml: Dimml) -> None:
+    code, _, err = dimml("predict", tiny_bundle, "--product-title", "seven")
+    assert code == 2
+    assert "product_title" in err
 
 
-def test_predict_without_a_bundle_is_rejected() -> None:
-    done = run("predict", "--text", "seven")
-    assert done.returncode == 2
-    assert "expected one bundle, got none" in done.stderr
+def test_predict_without_a_bundle_is_rejected(dimml: Dimml) -> None:
+    code, _, err = dimml("predict", "--text", "seven")
+    assert code == 2
+    assert "expected one bundle, got none" in err
 
 
 @pytest.mark.parametrize(
@@ -87,28 +84,28 @@ def test_predict_without_a_bundle_is_rejected() -> None:
     ],
 )
 def test_invalid_predict_arguments_are_rejected(
-    tiny_bundle: Path, arguments: tuple[str, ...], message: str
+    tiny_bundle: Path, dimml: Dimml, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = run("predict", tiny_bundle, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, err = dimml("predict", tiny_bundle, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
 
 
-def test_inspect_prints_the_manifest(tiny_bundle: Path) -> None:
-    done = run("inspect", tiny_bundle, "--json")
-    assert json.loads(done.stdout)["labels"] == ["zero", "one", "two", "three"]
-    assert "audio: audio, encoder small" in run("inspect", tiny_bundle).stdout
+def test_inspect_prints_the_manifest(tiny_bundle: Path, dimml: Dimml) -> None:
+    _, out, _ = dimml("inspect", tiny_bundle, "--json")
+    assert json.loads(out)["labels"] == ["zero", "one", "two", "three"]
+    assert "audio: audio, encoder small" in dimml("inspect", tiny_bundle)[1]
 
 
-def test_inspect_rejects_a_folder_without_a_bundle(tmp_path: Path) -> None:
-    done = run("inspect", tmp_path)
-    assert done.returncode == 2
-    assert "dimml export RUN BUNDLE" in done.stderr
+def test_inspect_rejects_a_folder_without_a_bundle(tmp_path: Path, dimml: Dimml) -> None:
+    code, _, err = dimml("inspect", tmp_path)
+    assert code == 2
+    assert "dimml export RUN BUNDLE" in err
 
 
-def test_unknown_command_exits_with_2() -> None:
-    assert run("predikt").returncode == 2
+def test_unknown_command_exits_with_2(dimml: Dimml) -> None:
+    assert dimml("predikt")[0] == 2
 
 
 def test_ctrl_c_prints_stopped_and_exits_with_130(

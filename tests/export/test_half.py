@@ -164,7 +164,10 @@ def test_accuracy_error_names_the_precision() -> None:
         check_accuracy({"a": row}, "fp16", ["a"])
 
 
-@pytest.mark.parametrize("model_type", ["wav2vec2", "wavlm"])
+@pytest.mark.parametrize(
+    "model_type",
+    ["wav2vec2", pytest.param("wavlm", marks=pytest.mark.slow("wav2vec2 has its front end"))],
+)
 def test_waveforms_are_normalised_alike_in_fp16(
     model_type: str, pretrained_folder: PretrainedFolder, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,6 @@ from dimml.nn.model import MultimodalModel
 from export.bundle import export_run
 from export.onnx import write_bundle
 from export.parity import parity_check
-from train.recipe import load_recipe
-from train.run import train_run
 
 NAMES = ("image", "text")
 
@@ -188,25 +187,11 @@ class TestNothingIsLeft:
         assert list(tmp_path.iterdir()) == []
 
     def test_failed_parity_keeps_the_existing_bundle(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+        self, notes_run: Path, tiny_bundle: Path, tmp_path: Path, tampering: None
     ) -> None:
-        rows = [
-            f"{split},{label},it is {label}"
-            for split in ("train", "validation")
-            for label in ("red", "blue") * 4
-        ]
-        (tmp_path / "data.csv").write_text("\n".join(["split,label,note", *rows]))
-        (tmp_path / "recipe.yaml").write_text(
-            f"name: notes\ndata: {tmp_path / 'data.csv'}\nfeature_dim: 8\n"
-            "modalities: {note: text}\ntraining: {epochs: 1}\n"
-        )
-        train_run(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run", resume=False)
-        folder = tmp_path / "bundles"
-        export_run(tmp_path / "run", folder / "bundle")
-        before = Bundle.load(folder / "bundle").id
-        request.getfixturevalue("tampering")
+        bundle = shutil.copytree(tiny_bundle, tmp_path / "bundles" / "bundle")
         for name in ("bundle", "other"):
             with pytest.raises(ParityError, match="note, batch 1"):
-                export_run(tmp_path / "run", folder / name)
-        assert [path.name for path in folder.iterdir()] == ["bundle"]
-        assert Bundle.load(folder / "bundle").id == before
+                export_run(notes_run, bundle.with_name(name))
+        assert list(bundle.parent.iterdir()) == [bundle]
+        assert Bundle.load(bundle).id == Bundle.load(tiny_bundle).id

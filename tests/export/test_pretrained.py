@@ -31,9 +31,11 @@ SLOW_EXPORT = pytest.mark.slow("it exports a family, which takes seconds")
 SLOW_EXPORTS = {
     *("mobilevit", "mobilenet_v2", "swinv2", "deit", "convnext", "dinov3_convnext"),
     *("wavlm", "hubert", "data2vec-audio", "mpnet", "xlm-roberta", "modernbert", "distilbert"),
-    *("beit", "dinov3_vit", "roberta"),
+    *("beit", "dinov3_vit", "roberta", "vit"),
+    *("resnet", "bert", "whisper", "wav2vec2", "efficientnet"),
 }
-"""Families whose export takes long, or whose layers are those of another family."""
+"""Families whose export takes long, whose layers are those of another family, or which other tests
+export and compare."""
 
 FAMILIES = [(kind, model_type) for kind, models in MODELS.items() for model_type in models]
 EXPORTS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from onnx import numpy_helper
 
+import export.bundle
 from dimml.bundle import MANIFEST, Bundle
 from dimml.cli import main
 from dimml.errors import PrecisionError, UsageError
@@ -21,10 +23,7 @@ from dimml.predictor import Predictor
 from dimml.runtime.session import Graph
 from dimml.samples import subset_name, subsets
 from dimml.table import Row
-from export.bundle import export_run
 from export.precision import check_accuracy, convert_bundle
-from train.recipe import load_recipe
-from train.run import train_run
 
 LABELS = ("zero", "one", "two", "three")
 RATE = 16_000
@@ -215,24 +214,6 @@ class TestAccuracyLimit:
             convert_bundle(tiny_bundle, tmp_path, "int8", *rows)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a run on texts that name their label."""
-    folder = tmp_path_factory.mktemp("notes")
-    lines = [
-        f"{split},{label},it is {label}"
-        for split in ("train", "validation")
-        for label in ("red", "blue") * 12
-    ]
-    (folder / "data.csv").write_text("\n".join(["split,label,note", *lines]))
-    (folder / "recipe.yaml").write_text(
-        f"name: notes\ndata: {folder / 'data.csv'}\nfeature_dim: 8\n"
-        "modalities: {note: text}\ntraining: {epochs: 4, batch_size: 8}\n"
-    )
-    train_run(load_recipe(folder / "recipe.yaml"), folder / "run", resume=False)
-    return folder / "run"
-
-
 class TestExport:
     def command(self, monkeypatch: pytest.MonkeyPatch, run: Path, bundle: Path) -> object:
         arguments = ["dimml", "export", str(run), str(bundle), "--precision", "int8"]
@@ -243,13 +224,22 @@ class TestExport:
 
     def test_export_replaces_a_bundle_only_by_an_accurate_one(
         self,
-        run: Path,
+        notes_run: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
+        write_fp32, fp32 = export.bundle._write_fp32, tmp_path / "fp32"
+
+        def write_fp32_once(run: Any, path: Path, *arguments: Any) -> None:
+            """Export once: the exports of this test differ in what follows."""
+            if not fp32.exists():
+                write_fp32(run, fp32, *arguments)
+            shutil.copytree(fp32, path)
+
+        monkeypatch.setattr("export.bundle._write_fp32", write_fp32_once)
         bundle = tmp_path / "bundles" / "int8"
-        assert self.command(monkeypatch, run, bundle) == 0
+        assert self.command(monkeypatch, notes_run, bundle) == 0
         printed = capsys.readouterr().out.splitlines()
         assert "| note | 24 | 1.0000 | 1.0000 |" in printed[2]
         assert printed[-1] == str(bundle)
@@ -259,16 +249,16 @@ class TestExport:
 
         monkeypatch.setattr("export.precision.quantize_graph", write_constant_encoder)
         for name in ("int8", "other"):
-            assert self.command(monkeypatch, run, bundle.with_name(name)) == 1
+            assert self.command(monkeypatch, notes_run, bundle.with_name(name)) == 1
             message = capsys.readouterr().err
             assert "note: int8 loses 50.00 points" in message
             assert "nothing was written" in message
         assert list(bundle.parent.iterdir()) == [bundle]
         assert Bundle.load(bundle).id == loaded.id
 
-    def test_unknown_precision_is_rejected(self, run: Path, tmp_path: Path) -> None:
+    def test_unknown_precision_is_rejected(self, notes_run: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="'int4'; choose one of: fp32, fp16, int8"):
-            export_run(run, tmp_path / "bundle", "int4")
+            export.bundle.export_run(notes_run, tmp_path / "bundle", "int4")
         assert list(tmp_path.iterdir()) == []
 
 

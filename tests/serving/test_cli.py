@@ -20,6 +20,7 @@ import serving.cli
 from dimml.errors import BundleError, DimmlError, UsageError
 from serving.cli import serve
 from serving.settings import Settings
+from tests.conftest import Dimml
 
 StartPython = Callable[..., "subprocess.Popen[str]"]
 
@@ -123,11 +124,10 @@ def test_port_in_use_is_rejected(tiny_bundle: Path) -> None:
     ("option", "value"), [("--port", "0"), ("--port", "x"), ("--workers", "two")]
 )
 def test_invalid_option_exits_with_usage_error(
-    tiny_bundle: Path, start_python: StartPython, script: str, option: str, value: str
+    tiny_bundle: Path, dimml: Dimml, option: str, value: str
 ) -> None:
-    process = start_python(script, str(tiny_bundle), option, value)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 2
+    code, _, errors = dimml("serve", tiny_bundle, option, value)
+    assert code == 2
     assert option in errors
 
 

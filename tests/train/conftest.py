@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import soundfile
-
-from dimml.cli import main
 
 SIGHTINGS_RECIPE = """
 name: sightings
@@ -76,18 +73,3 @@ def calls_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(CALLS_RECIPE.format(data=folder / "data.csv"))
     return path
-
-
-@pytest.fixture
-def dimml(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[object, str, str]]:
-    """Return a function that calls the command line: exit code, standard output and error."""
-
-    def call(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr("sys.argv", ["dimml", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        return exited.value.code, *capsys.readouterr()
-
-    return call

@@ -14,13 +14,12 @@ import pytest
 import soundfile
 
 from dimml.errors import ManifestError, RecipeError
+from tests.conftest import Dimml
 from train.check import check_data
 from train.data.splits import read_training_splits
 from train.data_report import DataReport
 from train.recipe import load_recipe
 from train.run import train_run
-
-Dimml = Callable[..., tuple[object, str, str]]
 
 RECIPE = """
 name: things

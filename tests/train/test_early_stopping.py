@@ -19,11 +19,12 @@ def recipe(recipe_file: Path) -> Recipe:
     return load_recipe(recipe_file, SETTINGS)
 
 
-@pytest.fixture
-def whole(recipe: Recipe, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train without an interruption, and return the folder."""
-    train_run(recipe, tmp_path / "whole", resume=False)
-    return tmp_path / "whole"
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train_run(load_recipe(recipe_file, SETTINGS), folder, resume=False)
+    return folder
 
 
 def accuracies(folder: Path) -> list[float]:

@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,9 @@ import pytest
 import soundfile
 
 from dimml.errors import UsageError
+from tests.conftest import Dimml
 from train.init import write_recipe
 from train.recipe import Recipe, load_recipe
-
-Dimml = Callable[..., tuple[object, str, str]]
 
 
 def picture(number: int) -> bytes:

@@ -30,6 +30,7 @@ SIGHTINGS: Models = {"front": ("image", "resnet"), "note": ("text", "bert")}
 CLIP: Models = {"front": ("image", "clip"), "rear": ("image", "clip")}
 WHISPER: Models = {"call": ("audio", "whisper")}
 WAV2VEC2: Models = {"call": ("audio", "wav2vec2")}
+TUNED_TOO = pytest.mark.slow("an image and a text model are frozen, and this model is tuned")
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -84,7 +85,14 @@ def check_bundle(recipe: Recipe, folder: Path) -> None:
 
 
 class TestFrozen:
-    @pytest.mark.parametrize("models", [SIGHTINGS, WHISPER, WAV2VEC2], ids=lambda m: "-".join(m))
+    @pytest.mark.parametrize(
+        "models",
+        [
+            pytest.param(SIGHTINGS, id="image-text"),
+            pytest.param(WHISPER, id="whisper", marks=TUNED_TOO),
+            pytest.param(WAV2VEC2, id="wav2vec2", marks=TUNED_TOO),
+        ],
+    )
     def test_run_exports_and_predicts_without_its_models(
         self, make_recipe: MakeRecipe, tmp_path: Path, models: Models
     ) -> None:

@@ -13,39 +13,44 @@ from dimml.errors import UsageError
 from train.recipe import load_recipe
 from train.run import train_run
 
-EPOCHS = 40
+EPOCHS = 16
 
 
-@pytest.fixture(scope="module")
-def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a run without a stop, and return its folder."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run([*_command(recipe_file), str(folder)], check=True, capture_output=True)
-    return folder
+def test_run_stopped_twice_equals_an_uninterrupted_run(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, [f"training.epochs={EPOCHS}"])
+    train_run(recipe, tmp_path / "whole", resume=False)
+    run = tmp_path / "run"
+    stop_training(recipe_file, run, signal.SIGINT)
+    stop_training(recipe_file, run, signal.SIGTERM, "--resume")
+    train_run(recipe, run, resume=True)
+    for name in ("metrics.csv", "model.safetensors"):
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_resumed_run_equals_an_uninterrupted_run(
-    recipe_file: Path, whole: Path, tmp_path: Path, stop: signal.Signals
-) -> None:
-    command, run = _command(recipe_file), tmp_path / "run"
-    stopped = subprocess.Popen(
-        [*command, str(run)],
+def stop_training(recipe: Path, run: Path, stop: signal.Signals, *options: str) -> None:
+    """Send a signal to the command after two epochs, and check how it ends."""
+    epochs = finished_epochs(run)
+    command = [sys.executable, "-m", "dimml", "train", str(recipe), "--out", str(run)]
+    process = subprocess.Popen(
+        [*command, "--set", f"training.epochs={EPOCHS}", *options],
         stderr=subprocess.PIPE,
         text=True,
         # The children of a background job of a script inherit that the job ignores Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    _wait_for_rows(run / "metrics.csv", 2, stopped)
-    stopped.send_signal(stop)
-    _, stderr = stopped.communicate(timeout=60)
-    assert stopped.returncode == 3
+    while finished_epochs(run) < epochs + 2:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(stop)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 3
     assert "--resume" in stderr
     assert "Traceback" not in stderr
-    subprocess.run([*command, str(run), "--resume"], check=True, capture_output=True)
 
-    for name in ("metrics.csv", "model.safetensors"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+
+def finished_epochs(run: Path) -> int:
+    path = run / "metrics.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
 def test_resume_with_other_settings_is_rejected(recipe_file: Path, tmp_path: Path) -> None:
@@ -92,14 +97,3 @@ def test_resume_after_a_file_of_the_data_changed_is_rejected(
 def test_resume_of_an_empty_folder_is_rejected(recipe_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to resume"):
         train_run(load_recipe(recipe_file), tmp_path / "run", resume=True)
-
-
-def _command(recipe: Path) -> list[str]:
-    command = [sys.executable, "-m", "dimml", "train", str(recipe)]
-    return [*command, "--set", f"training.epochs={EPOCHS}", "--out"]
-
-
-def _wait_for_rows(path: Path, rows: int, process: subprocess.Popen[str]) -> None:
-    while not path.exists() or len(path.read_text().splitlines()) <= rows:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)

@@ -85,7 +85,7 @@ def train_on(devices: int) -> tuple[dict[str, float], dict[str, Tensor], Tensor]
         accelerator="cpu",
         devices=devices,
         strategy=DDPStrategy(
-            find_unused_parameters=True, start_method="spawn", bucket_cap_mb=BUCKET_MEBIBYTES
+            find_unused_parameters=True, start_method="fork", bucket_cap_mb=BUCKET_MEBIBYTES
         )
         if devices > 1
         else "auto",

@@ -18,6 +18,7 @@ import pytest
 
 from dimml.errors import DimmlError
 from serving.offline.job import EngineOptions, ScoreOptions, score_tables
+from tests.conftest import Dimml
 
 Start = Callable[..., "subprocess.Popen[str]"]
 ROWS, PART = 1_200, 100
@@ -172,10 +173,15 @@ def test_full_disk_is_reported_and_complete_parts_are_kept(
     ],
 )
 def test_invalid_option_is_rejected_with_its_reason(
-    command: Start, table: Path, tmp_path: Path, arguments: list[str], message: str
+    dimml: Dimml,
+    tiny_bundle: Path,
+    table: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
 ) -> None:
-    process = command(table, tmp_path / "out", *arguments)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert message in stderr
+    out = tmp_path / "out"
+    code, _, err = dimml("score", tiny_bundle, table, out, *arguments, "--providers", "cpu")
+    assert code == 2
+    assert message in err
     assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from dimml.errors import UsageError
 from dimml.table import TableSource, read_rows
+from tests.conftest import Dimml
 from train.datasets import avmnist
 
 SPEAKERS = ("ann", "bob", "cleo", "dan", "eve", "finn")
@@ -244,9 +245,7 @@ class TestErrors:
         assert list(root.parent.iterdir()) == [root]
 
 
-def test_command_writes_and_prints_the_manifest(
-    root: Path, dimml: Callable[..., tuple[object, str, str]]
-) -> None:
+def test_command_writes_and_prints_the_manifest(root: Path, dimml: Dimml) -> None:
     manifest = root.parent / "new" / "out" / "manifest.parquet"
     code, printed, _ = dimml("data", "avmnist", root, manifest.parent, "--seed", 4)
     assert code == 0

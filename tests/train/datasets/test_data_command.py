@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Dimml
 from train.datasets import DATASETS, NEEDS_ROOT
-
-Dimml = Callable[..., tuple[object, str, str]]
 
 
 def test_data_sets_that_need_a_root_exist() -> None:
