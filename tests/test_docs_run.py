@@ -3,7 +3,7 @@
 All blocks of commands and of Python of a page run in order in one folder, with the data that the
 page takes for granted. A block with a comment `<!-- not run: REASON -->` before it is left out: its
 commands are only parsed, in `tests/test_docs_blocks.py`. The pages that train or serve are run with
-`DIMML_SLOW_TESTS` only. What the commands print is not compared with what the pages show, except
+`make slow` only. What the commands print is not compared with what the pages show, except
 for files.
 """
 
@@ -31,9 +31,7 @@ from tests.serving.conftest import free_port
 PORT = "3000"
 """The port of the documentation, which a test replaces by a free one."""
 SECONDS_TO_START = 180
-slow = pytest.mark.skipif(
-    "DIMML_SLOW_TESTS" not in os.environ, reason="`make slow` runs the pages that train or serve"
-)
+slow = pytest.mark.slow("its commands train or serve")
 
 
 def is_run(block: Block) -> bool:

@@ -17,9 +17,7 @@ from dimml.machine import SOURCE_ROOT
 from tests.conftest import PretrainedFolder
 
 EXAMPLES = SOURCE_ROOT / "examples"
-slow = pytest.mark.skipif(
-    "DIMML_SLOW_TESTS" not in os.environ, reason="`make slow` runs this example, which trains"
-)
+slow = pytest.mark.slow("the example trains")
 
 
 def run_example(name: str, out: Path, **variables: object) -> str:

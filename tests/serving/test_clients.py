@@ -221,7 +221,7 @@ def test_both_modules_of_the_page_are_used() -> None:
     assert [block.language for block, _ in RETRYING] == ["python", "js"]
 
 
-@pytest.mark.skipif("DIMML_SLOW_TESTS" not in os.environ, reason="`make slow` starts a browser")
+@pytest.mark.slow("it starts a browser, as the tests of the page do")
 @pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs Debian's chromium-driver")
 def test_page_of_another_origin_shows_the_answer(clients: Clients) -> None:
     from selenium import webdriver
