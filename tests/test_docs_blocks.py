@@ -61,6 +61,17 @@ def parse_dimml(arguments: list[str]) -> None:
             _bundle_and_sample([context.params["bundle"], *context.args])
 
 
+def check_python(arguments: list[str]) -> None:
+    match arguments:
+        case ["-m", module, *_]:
+            file = ROOT.joinpath(*module.split("."))
+            assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
+        case ["-c", code]:
+            compile(code, "-c", "exec")
+        case [script, *_]:
+            assert any(block.title == script for block in all_blocks("python")), script
+
+
 def check_command(words: list[str]) -> None:
     """Fail if a command of the documentation cannot be one that works."""
     match Path(words[0]).name, words[1:]:
@@ -68,13 +79,8 @@ def check_command(words: list[str]) -> None:
             parse_dimml(arguments)
         case "make", arguments:
             assert {word for word in arguments if "=" not in word} <= MAKE_TARGETS
-        case (("python" | "python3"), ["-m", module, *_]):
-            file = ROOT.joinpath(*module.split("."))
-            assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
-        case (("python" | "python3"), ["-c", code]):
-            compile(code, "-c", "exec")
-        case "python", [script]:
-            assert any(block.title == script for block in all_blocks("python")), script
+        case (("python" | "python3"), arguments):
+            check_python(arguments)
         case "pip", ["install", "-e", place]:
             extras = EXTRAS.fullmatch(place)
             assert extras
