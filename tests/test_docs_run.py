@@ -182,7 +182,8 @@ def test_every_block_is_run_or_excused() -> None:
     pages = {
         page.relative_to(ROOT).as_posix() for page in PAGES if any(map(is_run, blocks_of(page)))
     }
-    assert pages == set(RUN_PAGES)
+    # `tests/serving/test_clients.py` runs the blocks of that page against one service.
+    assert pages == {*RUN_PAGES, "docs/clients.md"}
 
 
 def test_excuse_stands_before_a_block_that_could_run() -> None:
