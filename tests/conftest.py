@@ -41,13 +41,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> SharedFolder:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> SharedFolder:
     """Return a function that writes a folder once for all processes of pytest-xdist.
 
     Tests that change a shared folder copy it first.
     """
     root = tmp_path_factory.getbasetemp()
-    parent = (root if worker_id == "master" else root.parent) / "shared"
+    parent = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared"
 
     def shared(name: str, write: Callable[[Path], object]) -> Path:
         folder = parent / name

@@ -62,6 +62,7 @@ def test_features_leave_the_prediction_as_it_is(predictor: Predictor) -> None:
     assert not isinstance(plain, DetailedPrediction)
     document = prediction.to_dict()
     features = document.pop("features")
+    assert document.pop("without") is None
     assert document == plain.to_dict()
     assert json.loads(json.dumps(features))["version"] == 1
     assert [len(values) for values in features["values"].values()] == [D] * 3

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from dimml.details import NO_DETAILS, Details
 from dimml.errors import InputError
 from serving.http.parsing import JSON, URLENCODED, parse_body
 from serving.http.query import PredictOptions, parse_query
@@ -161,11 +162,13 @@ def test_empty_body_is_an_empty_sample() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("", PredictOptions("error", False)),
-        ("on_unreadable=error", PredictOptions("error", False)),
-        ("on_unreadable=absent", PredictOptions("absent", False)),
-        ("features=1", PredictOptions("error", True)),
-        ("features=0&on_unreadable=absent", PredictOptions("absent", False)),
+        ("", PredictOptions("error", NO_DETAILS)),
+        ("on_unreadable=error", PredictOptions("error", NO_DETAILS)),
+        ("on_unreadable=absent", PredictOptions("absent", NO_DETAILS)),
+        ("features=1", PredictOptions("error", Details(features=True))),
+        ("explain=1", PredictOptions("error", Details(explain=True))),
+        ("features=1&explain=1", PredictOptions("error", Details(True, True))),
+        ("features=0&on_unreadable=absent", PredictOptions("absent", NO_DETAILS)),
     ],
 )
 def test_query_sets_the_options(query: str, expected: PredictOptions) -> None:
