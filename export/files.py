@@ -7,10 +7,8 @@ from pathlib import Path
 from dimml.bundle import EVALUATION, MANIFEST, Bundle
 from dimml.errors import BundleError
 
-REPORT_PAGE = "report.html"
-"""The page of an evaluation, which shows samples of the evaluated table."""
-
-REPORTS = (EVALUATION, "README.md", REPORT_PAGE)
+REPORTS = (EVALUATION, "README.md")
+"""The reports on a bundle. `report.html` shows rows of the table, and so is not one of them."""
 
 
 def bundle_files(bundle: Bundle) -> list[Path]:

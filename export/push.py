@@ -15,7 +15,7 @@ from dimml.bundle import Bundle
 from dimml.errors import DimmlError, UsageError
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.progress import print_status
-from export.files import REPORT_PAGE, bundle_files
+from export.files import bundle_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -129,7 +129,7 @@ def push_bundle(
     try:
         api.token = _find_token()
         print_status(f"{loaded.id}: {len(files)} files, {size / 1e6:.1f} MB, to {url}")
-        _print_data_in_files(loaded, files)
+        _print_examples(loaded)
         _prepare_repository(api, repository, private, revision)
         commit = _commit(api, files, repository, revision, message or f"Upload {loaded.id}")
     except DimmlError:
@@ -153,15 +153,13 @@ def _find_token() -> str:
     return token
 
 
-def _print_data_in_files(bundle: Bundle, files: list[Path]) -> None:
-    """Name the files that show rows of the user's data to all readers of the repository."""
+def _print_examples(bundle: Bundle) -> None:
+    """Say that all readers of the repository will see rows of the user's data."""
     if count := len(bundle.manifest.examples):
         print_status(
             f"the bundle holds {count} examples, which are rows of the data; `dimml export` "
             "without --examples leaves them out"
         )
-    if any(path.name == REPORT_PAGE for path in files):
-        print_status(f"{REPORT_PAGE} shows rows of the data; delete the file to leave them out")
 
 
 def _prepare_repository(api: HfApi, repository: str, private: bool, revision: str) -> None:

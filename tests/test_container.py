@@ -177,7 +177,13 @@ def _mount_script(root: Path, mounts: dict[str, Path], command: list[str]) -> st
     """Return a script that enters the root and runs a command as the user of the image."""
     folders = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/dev", sys.base_prefix, sys.prefix]
     host = {folder: Path(folder) for folder in folders if Path(folder).exists()}
-    lines = ["umask 022", f"mount -t tmpfs tmpfs {root}"]
+    lines = [
+        "umask 022",
+        f"mount -t tmpfs tmpfs {root}",
+        f"mkdir {root}/tmp {root}/proc",
+        # It comes before the others, because this checkout may lie below /tmp.
+        f"mount -t tmpfs -o mode=1777,nosuid,noexec,size=64m tmpfs {root}/tmp",
+    ]
     for target, source in {**host, **mounts}.items():
         place = shlex.quote(f"{root}{target}")
         lines += [f"mkdir -p {place}", f"mount --bind -o ro {shlex.quote(str(source))} {place}"]
@@ -200,9 +206,7 @@ def _mount_script(root: Path, mounts: dict[str, Path], command: list[str]) -> st
     return "\n".join(
         [
             *lines,
-            f"mkdir {root}/tmp {root}/proc",
             f"mount -t proc proc {root}/proc",
-            f"mount -t tmpfs -o mode=1777,nosuid,noexec,size=64m tmpfs {root}/tmp",
             f"mount -o remount,ro {root}",
             f"exec chroot --userspec={value_of('USER')} {root} {words}",
         ]
