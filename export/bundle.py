@@ -12,6 +12,7 @@ import typer
 
 from dimml.bundle import new_bundle
 from dimml.errors import UsageError
+from dimml.progress import print_status
 from dimml.table import Row
 from export.samples import readable_samples
 
@@ -119,6 +120,11 @@ def _write_fp32(run: Run, bundle: Path, validation: list[Row], examples: int) ->
     chosen, files = choose_examples(
         run.kinds, _read_split(run, "test") if examples else [], examples
     )
+    if len(chosen) < examples:
+        print_status(
+            f"{len(chosen)} of {examples} examples: in the other rows of the test split, a value "
+            "cannot be read or takes over 2 MB"
+        )
     keys = ("seed", "data", "best", "fusion", "versions", "python")
     provenance = {key: run.document[key] for key in keys if key in run.document}
     write_bundle(

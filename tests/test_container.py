@@ -175,7 +175,9 @@ def _copy_sources(app: Path) -> None:
 
 def _mount_script(root: Path, mounts: dict[str, Path], command: list[str]) -> str:
     """Return a script that enters the root and runs a command as the user of the image."""
-    folders = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/dev", sys.base_prefix, sys.prefix]
+    # ldconfig in /sbin finds the system's libsndfile, where the wheel of soundfile has none.
+    system = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/dev"]
+    folders = [*system, sys.base_prefix, sys.prefix]
     host = {folder: Path(folder) for folder in folders if Path(folder).exists()}
     lines = [
         "umask 022",

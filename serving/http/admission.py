@@ -72,12 +72,17 @@ class Admission:
             headers={"retry-after": str(math.ceil(wait))},
         )
 
-    def refuse_page(self, headers: Mapping[bytes, bytes], client: Client) -> Response | None:
+    def refuse_page(
+        self, headers: Mapping[bytes, bytes], client: Client, is_upload: bool
+    ) -> Response | None:
         """Return the response to a client that may not see the page, None to any other.
 
         A browser asks for the key when it sees the challenge, and then sends the key as a password.
-        The rate limit does not apply: a page needs many files, and its predictions are limited.
+        The rate limit applies to uploads: a page needs many files, and its predictions are requests
+        of their own.
         """
+        if is_upload:
+            return self.refuse(headers, client)
         key = self._check_key(headers, client)
         if not isinstance(key, HttpError):
             return None

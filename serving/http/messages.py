@@ -114,7 +114,7 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
         if refusal := content_encoding_error(request):
             return refusal
         try:
-            body = await cls._read_body(request, get_settings().max_body_bytes)
+            body = await cls.read_body(request, get_settings().max_body_bytes)
         except ClientDisconnect:
             return HttpError.INVALID_REQUEST.response(
                 "the connection closed before the end of the body"
@@ -126,8 +126,12 @@ class PredictRequest(bentoml.IODescriptor):  # type: ignore[misc]
         return Submission(raw, request.scope.get(RECORD, {}), request.is_disconnected)
 
     @classmethod
-    async def _read_body(cls, request: Request, limit: int) -> bytes | Response:
-        """Read the body; a declared length is not trusted."""
+    async def read_body(cls, request: Request, limit: int) -> bytes | Response:
+        """Return the body, or the response that refuses it; a declared length is not trusted.
+
+        Raises:
+            ClientDisconnect: If the connection closes before the end of the body.
+        """
         declared = request.headers.get("content-length", "0")
         too_large = declared.isdecimal() and int(declared) > limit
         max_unfinished = get_capacity().queue * limit

@@ -95,7 +95,8 @@ class ServiceMiddleware:
         headers = dict(scope["headers"])
         if self._page and self._page.serves(scope["method"], scope["path"], headers):
             # The page's own requests to the API are counted, logged and limited.
-            refusal = self.admission.refuse_page(headers, scope.get("client"))
+            is_upload = scope["path"].endswith("/upload")
+            refusal = self.admission.refuse_page(headers, scope.get("client"), is_upload)
             await (refusal or self._page)(scope, receive, send)
             return
         started = time.perf_counter()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,29 @@ import gradio as gr
 import httpx
 import orjson
 from fastapi import FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dimml.bundle import Bundle
-from serving.http.errors import HttpError
+from dimml.errors import InputError
+from serving.http.errors import MIN_ERROR_STATUS, HttpError, find_error, input_error_response
+from serving.http.messages import PredictRequest
+from serving.page.events import clean_event
 from serving.page.layout import Value, build_page
+from serving.page.uploads import find_files, keep_deleting
 from serving.settings import Settings
 
 # The page needs only these of Gradio's routes. Others read files of the server, call other
-# services or describe the page to programs, which have the API.
+# services, describe the page to programs, which have the API, or keep a connection open.
 _ROUTES = {
     "GET": re.compile(
         r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static)/.+)"
-        r"|/gradio_api/(startup-events|app_id|theme\.css|upload_progress|heartbeat/\w+|file=/.+)"
+        r"|/gradio_api/(startup-events|app_id|theme\.css|file=/.+)"
     ),
     "POST": re.compile(r"/gradio_api/(upload|run/\w+)/?"),
 }
 _ROUTES["HEAD"] = _ROUTES["GET"]
-_STREAMS = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
-"""Answers that last as long as their client wants."""
-
 # Gradio's page names other hosts for its fonts and its preview in social networks.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -40,6 +44,8 @@ _POLICY = (
     "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
     "frame-ancestors 'self'"
 )
+logger = logging.getLogger("bentoml.dimml")
+
 _FORWARDED_HEADERS = ("authorization", "x-api-key")
 
 
@@ -65,7 +71,10 @@ class PageApp:
         self._start = asyncio.Lock()
         self._is_running = False
         self._page = build_page(bundle, description, self._predict)
+        # Browsers load the page again where it differs between the workers.
+        self._page.app_id = int(bundle.id.rpartition("@")[2], 16)
         self._uploads = Path(gr.utils.get_upload_folder()).resolve()
+        self._examples = find_files(self._uploads, bundle.manifest.files)
         self._app = gr.mount_gradio_app(
             FastAPI(openapi_url=None),
             self._page,
@@ -91,15 +100,54 @@ class PageApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._ensure_running()
-        is_stream = scope["path"].startswith(_STREAMS)
-        if scope["method"] == "POST" and "/run/" in scope["path"]:
-            body = await _read_body(receive, self._settings.max_body_bytes)
-            if problem := self._event_problem(body):
-                await HttpError.INVALID_REQUEST.response(problem)(scope, receive, send)
-                return
+        try:
+            async with asyncio.timeout(self._settings.timeout) as time_limit:
+                refusal = await self._answer(scope, receive, send, time_limit)
+        except TimeoutError:
+            text = HttpError.TIMEOUT.message.format(timeout=self._settings.timeout)
+            refusal = HttpError.TIMEOUT.response(text)
+        except ClientDisconnect:
+            return
+        if refusal:
+            await refusal(scope, receive, send)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, time_limit: asyncio.Timeout
+    ) -> Response | None:
+        """Let Gradio answer, or return the response that refuses the request."""
+        if scope["method"] == "POST":
+            if _is_foreign(dict(scope["headers"])):
+                return HttpError.INVALID_REQUEST.response(
+                    "a page of another origin cannot use this one; let it call /predict, and see "
+                    "DIMML_CORS_ORIGINS"
+                )
+            # Gradio would write the beginning of a body that does not end.
+            request, limit = Request(scope, receive), self._settings.max_body_bytes
+            body = await PredictRequest.read_body(request, limit)
+            if isinstance(body, Response):
+                return body
+            try:
+                if "/run/" in scope["path"]:
+                    body = clean_event(body, self._page, self._uploads)
+            except InputError as error:
+                return input_error_response(error)
             receive = _replay(body)
-        async with asyncio.timeout(None if is_stream else self._settings.timeout):
-            await self._app(scope, receive, _with_policy(send))
+        # Gradio would allow every origin to read its answers.
+        headers = [header for header in scope["headers"] if header[0] != b"origin"]
+        sender = _PageSender(send, time_limit)
+        try:
+            await self._app({**scope, "headers": headers}, receive, sender.send)
+        except OSError as error:
+            logger.error("the page cannot store a file: %s", error)
+            return HttpError.INTERNAL.response("the file cannot be stored; the log says why")
+        except Exception:
+            if sender.error_status is None or scope["method"] != "POST":
+                raise
+            return HttpError.INVALID_REQUEST.response("the upload is malformed")
+        if sender.error_status is None:
+            return None
+        failure = find_error(sender.error_status)
+        return failure.response(failure.message.format(path=scope["path"], method=scope["method"]))
 
     async def close(self) -> None:
         """Stop what runs beside the requests."""
@@ -111,24 +159,9 @@ class PageApp:
                 await self._running.enter_async_context(
                     self._app.router.lifespan_context(self._app)
                 )
+                task = asyncio.create_task(keep_deleting(self._uploads, self._examples))
+                self._running.callback(task.cancel)
                 self._is_running = True
-
-    def _event_problem(self, body: bytes) -> str | None:
-        """Return why an event is not one that the page sends, None if it is.
-
-        Gradio answers 500 to such events, and fetches a file whose path is a URL.
-        """
-        try:
-            event = orjson.loads(body)
-            function = self._page.fns[event["fn_index"]]
-            is_complete = len(event["data"]) == len(function.inputs)
-        except (orjson.JSONDecodeError, LookupError, TypeError):
-            is_complete = False
-        if not is_complete:
-            return "this is no event of the page; programs call /predict"
-        if all(_is_inside(path, self._uploads) for path in _paths(event["data"])):
-            return None
-        return "a file is not on the server, or not any more: choose it again"
 
     async def _predict(self, sample: Mapping[str, Value], request: gr.Request) -> dict[str, Any]:
         """Send a sample to `POST /predict` on behalf of a client of the page."""
@@ -152,33 +185,17 @@ class PageApp:
         return answer
 
 
-def _paths(value: Any) -> Iterator[Any]:
-    """Yield the paths of all files in the data of an event."""
-    if isinstance(value, dict):
-        if "path" in value:
-            yield value["path"]
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        yield from _paths(item)
+def _is_foreign(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a page of another origin sends a request.
 
-
-def _is_inside(path: Any, folder: Path) -> bool:
-    try:
-        return Path(path).resolve().is_relative_to(folder) and Path(path).is_file()
-    except (TypeError, ValueError, OSError):
-        return False
-
-
-async def _read_body(receive: Receive, limit: int) -> bytes:
-    """Return the body of a request, or nothing if it is over the limit or incomplete."""
-    body, more = bytearray(), True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > limit or message["type"] != "http.request":
-            return b""
-    return bytes(body)
+    A browser names the origin for itself; only where it does not (over plain HTTP), `Origin` is
+    compared with the host.
+    """
+    if site := headers.get(b"sec-fetch-site"):
+        return site not in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    own = (headers.get(b"host"), headers.get(b"x-forwarded-host"))
+    return origin is not None and origin.partition(b"://")[2] not in own
 
 
 def _replay(body: bytes) -> Receive:
@@ -191,11 +208,27 @@ def _replay(body: bytes) -> Receive:
     return receive
 
 
-def _with_policy(send: Send) -> Send:
-    async def sender(message: Message) -> None:
+class _PageSender:
+    """Sends a response of the page, but keeps an error back, whose body is not the API's.
+
+    Attributes:
+        error_status: The status of an error; None if the response was sent.
+    """
+
+    def __init__(self, send: Send, time_limit: asyncio.Timeout) -> None:
+        self.error_status: int | None = None
+        self._send = send
+        self._time_limit = time_limit
+
+    async def send(self, message: Message) -> None:
+        """Take one message of Gradio's application."""
         if message["type"] == "http.response.start":
+            if message["status"] >= MIN_ERROR_STATUS:
+                self.error_status = message["status"]
+                return
+            # As for the API, the time limit ends with the first byte of the response.
+            self._time_limit.reschedule(None)
             headers = [*message["headers"], (b"content-security-policy", _POLICY.encode())]
             message = {**message, "headers": headers}
-        await send(message)
-
-    return sender
+        if self.error_status is None:
+            await self._send(message)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from dimml.bundle import Bundle
 from serving.page.answer import render_answer
@@ -15,9 +16,6 @@ from serving.page.inputs import ModalityInput, build_input, example_pictures, re
 Value = list[tuple[str, bytes]] | str
 Predict = Callable[[Mapping[str, Value], gr.Request], Awaitable[dict[str, Any]]]
 """Sends a sample to the API and returns the body of its answer."""
-
-FILE_SECONDS = 3600
-"""Time after which uploaded files are deleted."""
 
 
 def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict) -> gr.Blocks:
@@ -35,9 +33,8 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
     with gr.Blocks(
         title=f"dimml: {description['name']}",
         analytics_enabled=False,
-        delete_cache=(FILE_SECONDS // 6, FILE_SECONDS),
     ) as page:
-        gr.Markdown(f"# {description['name']}\n{_introduction(specs, description['labels'])}")
+        gr.HTML(_introduction(description["name"], specs, description["labels"]), padding=False)
         with gr.Row():
             inputs = [
                 build_input(
@@ -101,12 +98,13 @@ def read_sample(
     return sample, off
 
 
-def _introduction(specs: Mapping[str, Any], labels: Sequence[str]) -> str:
+def _introduction(name: str, specs: Mapping[str, Any], labels: Sequence[str]) -> str:
     shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
-    return (
+    text = (
         f"Give any of {', '.join(specs)}; leave out what you do not have. Labels: {shown}. "
         "Untick a modality to see the answer without it."
     )
+    return Markup("<h1>{}</h1><p>{}</p>").format(name, text)
 
 
 def _example_files(bundle: Bundle, name: str) -> list[str]:

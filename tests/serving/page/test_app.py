@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import importlib.util
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from dimml.errors import UsageError
+from serving.page.uploads import delete_old_files, find_files
 from serving.settings import Settings, uses_page
 from tests.serving.page.page_bundle import add_examples
 
@@ -111,11 +113,6 @@ def test_labels_and_messages_are_escaped(client: TestClient) -> None:
     assert "<i>" not in page
 
 
-def test_uploaded_file_over_the_limit_is_rejected(client: TestClient) -> None:
-    response = client.post("/gradio_api/upload", files={"files": ("a.png", b"x" * 200_000)})
-    assert response.status_code == 413
-
-
 @pytest.fixture
 def other_service() -> Iterator[tuple[str, list[str]]]:
     """Run a server and return its URL and the paths that were asked for."""
@@ -156,7 +153,7 @@ def test_no_file_of_the_server_is_read(client: TestClient, tmp_path: Path) -> No
         response = event(client, image=file)
         assert response.status_code == 422
         assert "choose it again" in response.json()["error"]["message"]
-        assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+        assert client.get(f"/gradio_api/file={path}").status_code in (400, 404)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +161,8 @@ def test_no_file_of_the_server_is_read(client: TestClient, tmp_path: Path) -> No
     [
         *("/gradio_api/info", "/gradio_api/openapi.json", "/monitoring", "/login", "/token"),
         *("/gradio_api/mcp", "/gradio_api/runs", "/gradio_api/queue/data", "/docs", "/redoc"),
+        # Such an answer lasts as long as its client wants, and a stop would wait for it.
+        *("/gradio_api/heartbeat/abc", "/gradio_api/upload_progress?upload_id=abc"),
     ],
 )
 def test_other_routes_of_gradio_are_not_there(client: TestClient, path: str) -> None:
@@ -172,12 +171,110 @@ def test_other_routes_of_gradio_are_not_there(client: TestClient, path: str) -> 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[", b"{}", b'{"data": 5}', b'{"fn_index": 99, "data": []}']
+    "body",
+    [b"", b"[", b"{}", b"[]", b'{"data": 5}', b'{"fn_index": 99, "data": []}'],
 )
 def test_malformed_event_is_an_error_of_the_client(client: TestClient, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     response = client.post("/gradio_api/run/predict", content=body, headers=headers)
-    assert 400 <= response.status_code < 500
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")
+
+
+def dependencies(client: TestClient) -> list[dict[str, Any]]:
+    return list(client.get("/config").json()["dependencies"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [5, True, [1], ["a"], {"a": 1}, {"path": 5}, {"url": "x"}, "/etc/passwd", [[[[]]]], -1, "0"],
+    ids=repr,
+)
+def test_event_with_a_wrong_value_is_an_error_of_the_client(client: TestClient, value: Any) -> None:
+    for dependency in dependencies(client):
+        for place in range(len(dependency["inputs"])):
+            data: list[Any] = [None] * len(dependency["inputs"])
+            data[place] = value
+            document = {"data": data, "fn_index": dependency["id"]}
+            response = client.post("/gradio_api/run/predict", json=document)
+            assert response.status_code == 422
+            assert response.json()["error"]["code"] == "invalid_request"
+
+
+def test_every_event_of_the_page_is_either_answered_or_rejected(client: TestClient) -> None:
+    statuses = set()
+    for dependency in dependencies(client):
+        document = {"data": [], "fn_index": dependency["id"]}
+        statuses.add(client.post("/gradio_api/run/predict", json=document).status_code)
+    assert statuses == {200, 422}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ],
+    ids=str,
+)
+def test_page_of_another_origin_cannot_use_this_one(
+    client: TestClient, headers: dict[str, str]
+) -> None:
+    for path in ("/gradio_api/upload", "/gradio_api/run/predict"):
+        response = client.post(path, headers=headers, files={"files": ("a.png", b"x")})
+        assert response.status_code == 422
+        assert "DIMML_CORS_ORIGINS" in response.json()["error"]["message"]
+    answer = client.get("/config", headers={"host": "shop.example", **headers})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_own_origin_may_upload(client: TestClient) -> None:
+    files = {"files": ("a.png", b"x")}
+    for headers in ({"sec-fetch-site": "same-origin"}, {"origin": "http://testserver"}):
+        assert client.post("/gradio_api/upload", headers=headers, files=files).status_code == 200
+
+
+def test_upload_over_the_limits_or_malformed_is_rejected(client: TestClient) -> None:
+    upload = "/gradio_api/upload"
+    large = client.post(upload, files={"files": ("a.png", b"x" * 200_000)})
+    many = client.post(upload, files=[("files", (f"{n}.png", b"x" * 90_000)) for n in range(250)])
+    for response in (large, many):
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+    malformed = client.post(upload, files={"files": (None, "")})
+    assert (malformed.status_code, malformed.json()["error"]["code"]) == (422, "invalid_request")
+
+
+def test_full_disk_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gradio.route_utils.NamedTemporaryFile", fail)
+    response = client.post("/gradio_api/upload", files={"files": ("a.png", b"x")})
+    assert response.status_code == 500
+    assert "cannot be stored" in response.json()["error"]["message"]
+
+
+def test_old_uploads_are_deleted_and_examples_are_kept(tmp_path: Path) -> None:
+    for name in ("old/a.png", "new/b.png", "kept/example.wav", "part"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+        if "new" not in name:
+            os.utime(path, (0, 0))
+    kept = find_files(tmp_path, {"example.wav"})
+    delete_old_files(tmp_path, kept, seconds=60)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["kept", "kept/example.wav", "new", "new/b.png"]
+
+
+def test_label_cannot_put_html_on_the_page(client: TestClient) -> None:
+    from serving.page.layout import _introduction
+
+    text = _introduction("<i>name</i>", {"image": {}}, ["<img src=x>", "*x*"])
+    assert "<img" not in text
+    assert "&lt;img src=x&gt;" in text
+    assert "<i>" not in text
 
 
 def test_page_that_is_asked_for_needs_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
