@@ -2,7 +2,7 @@
 
 `make` runs it as `python3 install.py --environment .venv` and then as
 `.venv/bin/python install.py --torch auto train serve demo`. Nothing is installed at that point, so
-the file needs no package, and runs on older versions of Python to refuse them. uv installs several
+the file needs no package, and runs on Python 3.7 and newer, to refuse old ones. uv installs several
 times as fast as pip; pip installs where uv cannot be had or fails.
 """
 

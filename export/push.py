@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 MAIN = "main"
 """The branch that every repository of the hub has."""
+
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+"""The form of "OWNER/NAME". The hub has further rules, such as a maximum length."""
 
 _TOKEN_REMEDY = (
     "set HF_TOKEN to a token with write access, or store one with `hf auth login`; "
@@ -112,10 +116,10 @@ def push_bundle(
         UsageError: If the name is not valid, or `private` is set and the repository is public.
         DimmlError: If there is no token, or the hub refuses the upload or cannot be reached.
     """
-    if "/" not in repository:
+    if not REPOSITORY.fullmatch(repository):
         raise UsageError(
-            f"{repository!r} has no owner: write OWNER/NAME, where the owner is your user name or "
-            "an organisation"
+            f"{repository!r} is not the name of a repository: write OWNER/NAME, where the owner is "
+            "your user name or an organisation, with letters, digits, and - _ . between them"
         )
     loaded = Bundle.load(bundle)
     files = bundle_files(loaded)
