@@ -37,6 +37,7 @@ _ROUTES = {
     "POST": re.compile(r"/gradio_api/(upload|run/\w+)/?"),
 }
 _ROUTES["HEAD"] = _ROUTES["GET"]
+
 # Gradio's page names other hosts for its fonts and its preview in social networks.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -44,9 +45,9 @@ _POLICY = (
     "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
     "frame-ancestors 'self'"
 )
-logger = logging.getLogger("bentoml.dimml")
-
 _FORWARDED_HEADERS = ("authorization", "x-api-key")
+
+logger = logging.getLogger("bentoml.dimml")
 
 
 class PageApp:
