@@ -9,52 +9,17 @@ from __future__ import annotations
 
 import io
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from benchmarks.options import benchmark_parser
 from dimml.machine import SOURCE_ROOT
+from serving.demo import START_SECONDS, served
 
 PICTURE = SOURCE_ROOT / "docs" / "images" / "page.png"
 SIZE = (1200, 1170)
-START_SECONDS = 60
-
-
-@contextmanager
-def served(bundle: Path) -> Iterator[str]:
-    """Serve a bundle for the block and return its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dimml", "serve", str(bundle), "--port", str(port)]
-    service = subprocess.Popen([*command, "--workers", "1", "--ui"], cwd=SOURCE_ROOT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _is_ready(url):
-            if service.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the service is not ready")
-            time.sleep(0.2)
-        yield url
-    finally:
-        service.terminate()
-        service.wait()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def open_browser(size: tuple[int, int]) -> Any:
@@ -88,10 +53,10 @@ def take_picture(browser: Any, url: str) -> bytes:
 def main() -> None:
     """Write the picture."""
     options = benchmark_parser(__doc__, "bundle").parse_args()
-    with served(options.bundle) as url:
+    with served(options.bundle, "--ui") as client:
         browser = open_browser(SIZE)
         try:
-            content = take_picture(browser, url)
+            content = take_picture(browser, str(client.base_url))
         finally:
             browser.quit()
     PICTURE.parent.mkdir(parents=True, exist_ok=True)

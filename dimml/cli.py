@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from inspect import getdoc
@@ -168,10 +169,19 @@ app.callback(invoke_without_command=True, help=_help(_root))(_root)
 
 
 def main() -> None:
-    """Run the command line and print expected errors as one line instead of a traceback."""
-    try:
+    """Run the command line."""
+
+    def run() -> None:
         import_from_source()
         app()
+
+    exit_on_error(run)
+
+
+def exit_on_error(run: Callable[[], object]) -> None:
+    """Run a command and print expected errors as one line instead of a traceback."""
+    try:
+        run()
     # An OSError, such as a full disk or a read-only folder, is not a bug.
     except (DimmlError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")

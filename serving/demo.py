@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,25 @@ START_SECONDS = 60
 
 def main(bundle_path: Path) -> None:
     """Serve a bundle on a free port and print its prediction for each subset of one sample."""
-    bundle = Bundle.load(bundle_path)
-    sample = example_sample(bundle)
+    sample = example_sample(Bundle.load(bundle_path))
+    with served(bundle_path) as client:
+        for subset in subsets(list(sample)):
+            _print_prediction(client, {name: sample[name] for name in subset})
+
+
+@contextlib.contextmanager
+def served(bundle: Path, *options: str) -> Iterator[httpx.Client]:
+    """Serve a bundle on a free port for the block, and return a client of the service."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dimml", "serve", str(bundle_path), "--port", str(port)]
+    command = [sys.executable, "-m", "dimml", "serve", str(bundle), "--port", str(port)]
+    command += ["--workers", "1", *options]
     quiet = subprocess.DEVNULL
-    service = subprocess.Popen([*command, "--workers", "1"], stdout=quiet, stderr=quiet)
+    service = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=START_SECONDS) as client:
             _wait_until_ready(client, service)
-            for subset in subsets(list(sample)):
-                _print_prediction(client, {name: sample[name] for name in subset})
+            yield client
     finally:
         service.terminate()
         service.wait()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +10,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from PIL import Image
+
+from serving.http.decoding import decode_base64
 
 _CANVAS_PIXELS = 280
 _FOLDER = Path(__file__).parent
@@ -43,7 +42,7 @@ def build_input(
     Args:
         name: The modality.
         spec: Its entry in the answer of `GET /bundle`.
-        pictures: Example files of the modality, if it is of kind image.
+        pictures: Example files of the modality.
         max_characters: Characters of a text.
     """
     preprocessing = spec["preprocessing"]
@@ -105,8 +104,12 @@ def canvas_colours(pictures: Sequence[Path]) -> tuple[str, str]:
     """Return the colours of paper and ink, which follow the corners of example pictures."""
     corners: list[int] = []
     for path in pictures:
-        with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("L"))
+        # A HEIC needs an extra that a service may lack.
+        try:
+            with Image.open(path) as picture:
+                grey = np.asarray(picture.convert("L"))
+        except OSError:
+            continue
         corners += grey[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()
     is_dark = bool(corners) and float(np.median(corners)) < 128
     return ("#000000", "#ffffff") if is_dark else ("#ffffff", "#000000")
@@ -122,40 +125,25 @@ def read_value(values: Sequence[Any]) -> list[tuple[str, bytes]] | str | None:
     Returns:
         Text; or the name and content of each file; None if all components are empty.
     """
-    for value in values:
+    for place, value in enumerate(values):
         if not value:
             continue
-        if isinstance(value, str) and value.startswith("data:image/png;base64,"):
-            return [("drawing.png", decode_drawing(value))]
         if isinstance(value, str):
-            return value
+            # A canvas stands behind the component for pictures; text has one component.
+            return value if place == 0 else [("drawing.png", _decode_drawing(value))]
         files = value if isinstance(value, list) else [value]
         return [_read_file(file) for file in files]
     return None
 
 
-def decode_drawing(url: str) -> bytes:
+def _decode_drawing(url: str) -> bytes:
     """Return the PNG of a data URL; content that is not base64 as it is, for the API to reject."""
-    content = url.partition(",")[2].encode()
     try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error:
-        return content
+        return decode_base64(url)
+    except ValueError:
+        return url.encode()
 
 
 def _read_file(file: Mapping[str, Any]) -> tuple[str, bytes]:
     path = Path(file["path"])
     return file.get("orig_name") or path.name, path.read_bytes()
-
-
-def example_pictures(folder: Path, files: Sequence[str]) -> list[Path]:
-    """Return the files of a bundle that are pictures."""
-    paths = []
-    for name in files:
-        content = (folder / name).read_bytes()
-        try:
-            Image.open(io.BytesIO(content)).close()
-        except OSError:
-            continue
-        paths.append(folder / name)
-    return paths

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from dimml.bundle import Bundle
 from serving.page.answer import render_answer
-from serving.page.inputs import ModalityInput, build_input, example_pictures, read_value
+from serving.page.inputs import ModalityInput, build_input, read_value
 
 Value = list[tuple[str, bytes]] | str
 Predict = Callable[[Mapping[str, Value], gr.Request], Awaitable[dict[str, Any]]]
@@ -40,7 +40,7 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
                 build_input(
                     name,
                     spec,
-                    example_pictures(bundle.path, _example_files(bundle, name)),
+                    _example_files(bundle, name),
                     description["limits"]["characters"],
                 )
                 for name, spec in specs.items()
@@ -107,9 +107,9 @@ def _introduction(name: str, specs: Mapping[str, Any], labels: Sequence[str]) ->
     return Markup("<h1>{}</h1><p>{}</p>").format(name, text)
 
 
-def _example_files(bundle: Bundle, name: str) -> list[str]:
+def _example_files(bundle: Bundle, name: str) -> list[Path]:
     values = [example.values.get(name, ()) for example in bundle.manifest.examples]
-    return [file for value in values if not isinstance(value, str) for file in value]
+    return [bundle.path / file for v in values if not isinstance(v, str) for file in v]
 
 
 def _add_examples(

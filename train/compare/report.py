@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dimml.errors import DimmlError, UsageError
+from dimml.cli import exit_on_error
+from dimml.errors import UsageError
 from dimml.files import write_atomic
 from train.compare.findings import headline, losses, opening
 from train.compare.results import DOCUMENT, MARKDOWN, PAGE, RESULTS
@@ -150,8 +150,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (DimmlError, OSError) as error:
-        sys.stderr.write(f"Error: {error}\n")
-        sys.exit(getattr(error, "exit_code", 1))
+    exit_on_error(lambda: typer.run(main))

@@ -5,13 +5,12 @@ Run `python -m train.report BUNDLE`, or name the JSON file itself.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dimml.errors import DimmlError
+from dimml.cli import exit_on_error
 from train.report.evaluation import DOCUMENT, read_document, write_report
 
 
@@ -28,8 +27,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (DimmlError, OSError) as error:
-        sys.stderr.write(f"Error: {error}\n")
-        sys.exit(getattr(error, "exit_code", 1))
+    exit_on_error(lambda: typer.run(main))

@@ -63,7 +63,10 @@ def test_values_are_read_from_the_component_that_has_one(tmp_path: Path) -> None
     assert read_value(["text"]) == "text"
     assert read_value([None, ""]) is None
     # The API says what is wrong with it.
-    assert read_value([None, "data:image/png;base64,!!"]) == [("drawing.png", b"!!")]
+    broken = "data:image/png;base64,!!"
+    assert read_value([None, broken]) == [("drawing.png", broken.encode())]
+    # What looks like a drawing is text in a text box.
+    assert read_value([url]) == url
 
 
 def test_canvas_has_the_colours_of_the_examples(tmp_path: Path) -> None:
