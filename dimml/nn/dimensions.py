@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The limit of a [samples, classes, dimensions] block of distances: 8 MiB of float64.
+# The limit of a [dimensions, samples] block of features: 8 MiB of float64.
 MAX_BLOCK_ELEMENTS = 2**20
 
 
@@ -58,16 +58,53 @@ def correct_counts(features: Tensor, labels: Tensor, num_classes: int) -> Tensor
     classes, sample_classes = torch.unique(labels.to(features.device), return_inverse=True)
     means = _class_means(features, sample_classes, len(classes))
     dimensions = features.shape[1]
-    width = max(1, min(dimensions, MAX_BLOCK_ELEMENTS // len(classes)))
-    height = max(1, MAX_BLOCK_ELEMENTS // (len(classes) * width))
+    height = min(len(features), MAX_BLOCK_ELEMENTS)
+    width = max(1, min(dimensions, MAX_BLOCK_ELEMENTS // height))
     counts = torch.zeros(dimensions, dtype=torch.int64, device=features.device)
     for columns in (slice(start, start + width) for start in range(0, dimensions, width)):
+        sorted_means, lowest = _sort_means(means[:, columns])
         blocks = torch.split(features[:, columns], height), torch.split(sample_classes, height)
         for rows, row_classes in zip(*blocks, strict=True):
-            # [samples, classes, dimensions]; of equal distances, argmin returns the lowest class.
-            distances = (rows.double().unsqueeze(1) - means[:, columns]).abs_()
-            counts[columns] += (distances.argmin(dim=1) == row_classes.unsqueeze(1)).sum(dim=0)
+            values = rows.T.double().contiguous()
+            nearest = _nearest_classes(values, sorted_means, lowest)
+            counts[columns] += (nearest == row_classes).sum(dim=1)
     return counts
+
+
+def _sort_means(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of each dimension in order, and the lowest class that has each of them.
+
+    Args:
+        means: [K classes, D dimensions].
+
+    Returns:
+        Two tensors [D dimensions, K].
+    """
+    # The sort is stable, so the first of several equal means is that of the lowest class.
+    ordered, order = means.T.contiguous().sort(dim=1, stable=True)
+    return ordered, order.gather(1, torch.searchsorted(ordered, ordered))
+
+
+def _nearest_classes(values: Tensor, means: Tensor, lowest: Tensor) -> Tensor:
+    """Return the class whose mean is nearest to each value, the lowest class of a tie.
+
+    The nearest mean is one of the two between which a value lies. A binary search finds them in
+    O(log K) steps, where all distances take K.
+
+    Args:
+        values: [D dimensions, N samples].
+        means: [D dimensions, K], and `lowest`, the same, both of `_sort_means`.
+
+    Returns:
+        int64 [D dimensions, N samples].
+    """
+    # means[above - 1] < value <= means[above]. Outside of all means, both neighbours are the same.
+    above = torch.searchsorted(means, values)
+    left, right = (above - 1).clamp_min_(0), above.clamp_max(means.shape[1] - 1)
+    to_left, to_right = ((values - means.gather(1, side)).abs_() for side in (left, right))
+    left_class, right_class = lowest.gather(1, left), lowest.gather(1, right)
+    nearest = torch.where(to_left < to_right, left_class, right_class)
+    return torch.where(to_left == to_right, torch.minimum(left_class, right_class), nearest)
 
 
 def _class_means(features: Tensor, sample_classes: Tensor, num_classes: int) -> Tensor:

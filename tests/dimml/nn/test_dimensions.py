@@ -66,6 +66,34 @@ def test_scores_and_effective_dimensions_follow_the_definition(
     assert_as_defined(features.to(dtype), labels, classes)
 
 
+def all_distances(features: Tensor, labels: Tensor, num_classes: int) -> list[int]:
+    """Count as `correct_counts` does, from the distances of all samples to all class means."""
+    one_hot = torch.nn.functional.one_hot(labels, num_classes).double()
+    means = (one_hot.T @ features.double()) / one_hot.sum(dim=0).unsqueeze(1)
+    # An empty class has no mean, and an infinite distance.
+    distances = (features.double().unsqueeze(1) - means).abs().nan_to_num(nan=torch.inf)
+    return (distances.argmin(dim=1) == labels.unsqueeze(1)).sum(dim=0).tolist()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 2**31),
+    samples=st.integers(1, 200),
+    classes=st.integers(1, 60),
+    values=st.integers(1, 12),
+)
+def test_counts_equal_those_of_all_distances_with_many_classes_and_ties(
+    seed: int, samples: int, classes: int, values: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (samples,), generator=generator)
+    # The first dimension is constant; the others have few values, so many means are equal.
+    features = torch.randint(values, (samples, 5), generator=generator) / 2
+    features[:, 0] = 0.5
+    expected = all_distances(features, labels, classes)
+    assert correct_counts(features, labels, classes).tolist() == expected
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_scores_follow_the_definition_with_many_ties(data: st.DataObject) -> None:
@@ -140,22 +168,24 @@ def test_chunk_size_does_not_change_scores(monkeypatch: pytest.MonkeyPatch, bloc
 
 
 @pytest.mark.parametrize("block", [64, 4096])
-def test_distances_are_stored_for_one_chunk_only(
+def test_only_one_chunk_of_values_is_searched_at_once(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     sizes = []
-    argmin = Tensor.argmin
+    searchsorted = torch.searchsorted
 
-    def measured(tensor: Tensor, dim: int) -> Tensor:
-        sizes.append(tensor.numel())
-        assert not tensor.requires_grad
-        return argmin(tensor, dim=dim)
+    def measured(means: Tensor, values: Tensor) -> Tensor:
+        assert not values.requires_grad
+        if values is not means:
+            sizes.append(values.numel())
+        return searchsorted(means, values)
 
-    monkeypatch.setattr(Tensor, "argmin", measured)
+    monkeypatch.setattr(torch, "searchsorted", measured)
     monkeypatch.setattr(dimensions, "MAX_BLOCK_ELEMENTS", block)
     features = torch.arange(50.0 * 40).reshape(50, 40).requires_grad_()
     dimension_scores(features, torch.arange(50) % 10, 10)
-    assert sum(sizes) == 50 * 40 * 10
+    # Each value is searched once; all distances to the means of 10 classes would be ten times that.
+    assert sum(sizes) == 50 * 40
     assert max(sizes) <= block
 
 
