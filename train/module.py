@@ -19,6 +19,7 @@ from dimml.samples import subset_name
 from train.calibration import EncodedRows, subset_rows
 from train.data.loader import Batch
 from train.methods.base import Method
+from train.optimizer import build_optimizer, build_schedule
 from train.pretrained.tuning import parameter_groups
 from train.recipe import Recipe
 
@@ -55,13 +56,11 @@ class TrainingModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self, self.recipe)
-        decay = self.recipe.training.weight_decay
         # Lightning does not clip the gradients of a fused optimizer in mixed precision.
         fused = self.gradient_clip is None or self.recipe.training.precision == "32-true"
-        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=fused)
+        optimizer = build_optimizer(self.recipe.training, groups, fused)
         steps = int(self.trainer.estimated_stepping_batches)
-        rates = [group["lr"] for group in groups]
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps)
+        schedule = build_schedule(self.recipe.training, optimizer, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -18,7 +18,7 @@ from dimml.table import TableLayout, TableSource
 from train.data_config import COLUMN, RULE, DataConfig, SplitConfig
 from train.encoder_config import EncoderConfig, RecipePart, expand_encoder
 from train.methods import METHODS, method_class
-from train.methods.settings import DetachedTraining
+from train.training_config import TrainingConfig
 
 
 class ModalityConfig(RecipePart):
@@ -55,53 +55,6 @@ class ModalityConfig(RecipePart):
         # An invalid kind has an error of its own, and no configuration to check against.
         if "kind" in info.data:
             KINDS[info.data["kind"]].Config.model_validate(value)
-        return value
-
-
-class TrainingConfig(DetachedTraining):
-    """The settings of the optimisation, and those of the detached method.
-
-    Attributes:
-        epochs: Passes over the training split.
-        batch_size: Samples per step.
-        learning_rate: Peak learning rate of AdamW's one-cycle schedule.
-        weight_decay: Weight decay of AdamW.
-        gradient_clip: Largest norm of the gradient; None clips only where a pretrained model is
-            tuned, at 1.
-        workers: Processes that augment and collate batches beside the training process.
-        devices: GPUs, or processes without a GPU, that share each batch. The losses see the whole
-            batch, so only batch normalisation differs from training on one device.
-        precision: Precision of the encoders, as Lightning names it; the losses use 32 bits.
-        class_weights: `balanced` weighs the rows of a class by n / (K * rows of the class) in every
-            cross-entropy with labels, where n is the number of labelled training rows and K that of
-            the classes. None weighs all rows equally. Calibration is never weighted.
-        patience: The number of epochs without a better validation accuracy after which training
-            stops; None trains all epochs. The schedule of the learning rate still spans all epochs.
-        logger: Where the metrics go beside `metrics.csv`: `tensorboard`, `mlflow`, `wandb` or
-            `none`, see `train.loggers`.
-    """
-
-    epochs: Annotated[int, pydantic.Field(ge=1)] = 20
-    batch_size: Annotated[int, pydantic.Field(ge=2)] = 64
-    learning_rate: pydantic.PositiveFloat = 2e-3
-    weight_decay: pydantic.NonNegativeFloat = 1e-2
-    gradient_clip: pydantic.PositiveFloat | None = None
-    workers: pydantic.NonNegativeInt = 0
-    devices: Annotated[int, pydantic.Field(ge=1)] = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    class_weights: Literal["balanced"] | None = None
-    patience: Annotated[int, pydantic.Field(ge=1)] | None = None
-    logger: Literal["tensorboard", "mlflow", "wandb", "none"] = "tensorboard"
-
-    @pydantic.field_validator("devices")
-    @classmethod
-    def _check_share_of_batch(cls, value: int, info: pydantic.ValidationInfo) -> int:
-        size = info.data.get("batch_size", value)
-        if size % value or size // value < 2:
-            raise ValueError(
-                f"a batch of {size} cannot be split into {value} equal parts of two or more "
-                "samples; change batch_size"
-            )
         return value
 
 

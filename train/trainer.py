@@ -32,7 +32,8 @@ from train.loggers import open_logger
 from train.methods.base import Method, balanced_weights
 from train.module import BEST, TrainingModule, encode
 from train.pretrained.tuning import merge_lora
-from train.recipe import Recipe, TrainingConfig
+from train.recipe import Recipe
+from train.training_config import TrainingConfig
 
 BEST_CHECKPOINT = "best.ckpt"
 LAST = "last.ckpt"

@@ -19,7 +19,8 @@ from dimml.nn.model import EncoderInputs, MultimodalModel
 from train.data.loader import Batch, EpochSampler
 from train.methods import build_method
 from train.module import TrainingModule
-from train.recipe import Recipe, TrainingConfig
+from train.recipe import Recipe
+from train.training_config import TrainingConfig
 
 OPTIONS = {"interaction": "linear"}
 COUNT, SIZE, CLASSES = 24, 8, 3

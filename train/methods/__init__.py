@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dimml.nn.model import MultimodalModel
     from train.methods.base import Method
-    from train.recipe import TrainingConfig
+    from train.training_config import TrainingConfig
 
 METHODS: dict[str, str] = {
     "dimml": "train.methods.dimml:Detached",

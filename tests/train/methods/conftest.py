@@ -11,7 +11,7 @@ from dimml.nn.pretrained.adapter import Adapter
 from train.calibration import EncodedRows
 from train.methods import build_method
 from train.methods.base import Method
-from train.recipe import TrainingConfig
+from train.training_config import TrainingConfig
 
 NAMES = ("audio", "image", "text")
 WIDTH = 6

@@ -108,7 +108,7 @@ def test_one_modality_has_no_interaction(batch: EncodedRows) -> None:
     from dimml.nn.model import MultimodalModel
     from dimml.nn.pretrained.adapter import Adapter
     from train.methods import build_method
-    from train.recipe import TrainingConfig
+    from train.training_config import TrainingConfig
 
     model = MultimodalModel(["only"], [Adapter(5, WIDTH, "linear")], WIDTH, 4)
     build_method("dimml", {}, TrainingConfig(), model)
