@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dimml.errors import InputError
+from dimml.errors import AbsentError, InputError
 from dimml.modalities import Arrays, Kind
 from dimml.samples import OnUnreadable, Sample, is_absent
 
@@ -40,6 +40,9 @@ def decode_modality(item: DecodedSample, name: str, kind: Kind) -> None:
     try:
         raw = kind.decode(value)
         item.warnings[name] = kind.warnings(raw)
+    except AbsentError as error:
+        item.warnings[name] = (error.message,)
+        return
     except InputError as error:
         if item.on_unreadable == "error":
             item.error = error

@@ -54,7 +54,14 @@ class InputError(DimmlError):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[InputErrorCode, str, str | None]]:
         # The default pickles the message alone, which is not what `__init__` takes.
-        return InputError, (self.code, self.message, self.field)
+        return type(self), (self.code, self.message, self.field)
+
+
+class AbsentError(InputError):
+    """A readable file has nothing for its modality, such as a video without a sound track.
+
+    The modality counts as absent, and the message becomes a warning.
+    """
 
 
 class UsageError(DimmlError):

@@ -15,6 +15,7 @@ _PIPELINE_TAGS = {
     "audio": "audio-classification",
     "image": "image-classification",
     "text": "text-classification",
+    "flow": "video-classification",
 }
 """The hub's task of a bundle with one modality. The hub has none for a classifier of several."""
 _OTHER_TASK = "other"

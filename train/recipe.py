@@ -34,7 +34,7 @@ class ModalityConfig(RecipePart):
         augment: Strength of the training augmentation; 0 for none.
     """
 
-    kind: Literal["audio", "image", "text"]
+    kind: Literal["audio", "image", "text", "flow"]
     column: str | None = None
     preprocessing: dict[str, Any] = pydantic.Field(default_factory=dict)
     encoder: EncoderConfig = EncoderConfig(preset="small")
@@ -46,6 +46,13 @@ class ModalityConfig(RecipePart):
     @classmethod
     def _expand_encoder(cls, value: Any) -> Any:
         return expand_encoder(value) if isinstance(value, str) else value
+
+    @pydantic.field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, value: EncoderConfig, info: pydantic.ValidationInfo) -> EncoderConfig:
+        if value.pretrained and info.data.get("kind") == "flow":
+            raise ValueError("no pretrained model reads optical flow; use `small` or `resnet18`")
+        return value
 
     @pydantic.field_validator("preprocessing")
     @classmethod

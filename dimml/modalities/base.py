@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pydantic
 
-from dimml.errors import InputError, InputErrorCode, shorten
+from dimml.errors import AbsentError, InputError, InputErrorCode, shorten
 from dimml.modalities.paths import missing_file_message, other_form, path_hint
 
 Arrays = dict[str, np.ndarray]
@@ -78,6 +78,11 @@ class Kind(ABC):
         self.config = self.Config.model_validate(dict(config))
         self._setup(assets or {})
 
+    @property
+    def max_files(self) -> int:
+        """The number of files that one value can have."""
+        return 1
+
     @classmethod
     def inputs_of(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of the graph inputs for a configuration."""
@@ -97,6 +102,7 @@ class Kind(ABC):
 
         Raises:
             InputError: If the value is unreadable, too large or of an unsupported type.
+            AbsentError: If the value is a readable file with nothing for this modality.
         """
 
     @abstractmethod
@@ -164,6 +170,10 @@ class Kind(ABC):
     def error(self, code: InputErrorCode, message: str) -> InputError:
         """Return an `InputError` with this modality as its field."""
         return InputError(code, message, self.name)
+
+    def absent(self, message: str) -> AbsentError:
+        """Return the error for a readable file with nothing for this modality."""
+        return AbsentError("no_modality", message, self.name)
 
     def read_bytes(self, value: Any) -> bytes:
         """Return the encoded content of bytes, a path or an open binary file.

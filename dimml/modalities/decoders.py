@@ -40,6 +40,14 @@ class DecodeError(Exception):
         self.is_fatal = is_fatal
 
 
+class NoTrackError(DecodeError):
+    """A container has no track of the kind that is decoded."""
+
+
+class OverLimitError(DecodeError):
+    """A file exceeds a limit."""
+
+
 class MemoryFile(io.BytesIO):
     """A file in memory that ignores a seek to before its start, which a damaged header can cause.
 

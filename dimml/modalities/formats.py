@@ -16,10 +16,13 @@ from typing import Literal
 INSTALL_MEDIA = "pip install -e '.[media]'"
 
 MEDIA_RECORDINGS = (
-    "MP4, M4A, 3GP, WebM, Matroska, WMA, AMR, AAC, AC-3, RealAudio, AVI, WavPack and APE"
+    "MP4, M4A, 3GP, WebM, Matroska, WMA, AMR, AAC, AC-3, RealAudio, AVI, FLV, MPEG, WavPack and APE"
 )
 MEDIA_PICTURES = "HEIC"
+MEDIA_VIDEOS = "MP4, WebM, Matroska, AVI, FLV, MPEG, WMV and 3GP"
 """What the extra `media` decodes."""
+
+_VIDEO_DEMUXERS = frozenset({"mov", "matroska", "avi", "flv", "mpeg", "mpegts", "asf"})
 
 RECOGNISED_BYTES = 4_096
 """Bytes of a file that tell its format."""
@@ -34,7 +37,7 @@ class Format:
     Attributes:
         name: Its name in messages.
         content: What a file of the format holds.
-        demuxer: FFmpeg's name of the container whose sound the extra `media` decodes.
+        demuxer: FFmpeg's name of the container that the extra `media` decodes.
         is_heif: Whether the extra `media` decodes the picture.
         is_core: Whether the format is decoded without an extra.
     """
@@ -44,6 +47,11 @@ class Format:
     demuxer: str = ""
     is_heif: bool = False
     is_core: bool = False
+
+    @property
+    def may_be_video(self) -> bool:
+        """Whether a file of the format can have a video track."""
+        return self.demuxer in _VIDEO_DEMUXERS
 
     @property
     def package(self) -> str:
@@ -81,6 +89,8 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b".RMF", Format("RealAudio", "recording", "rm")),
     (0, b".ra\xfd", Format("RealAudio", "recording", "rm")),
     (0, b"\x0b\x77", Format("AC-3", "recording", "ac3")),
+    (0, b"FLV\x01", Format("FLV", "recording", "flv")),
+    (0, b"\0\0\1\xba", Format("MPEG", "recording", "mpeg")),
     (0, b"wvpk", Format("WavPack", "recording", "wv")),
     (0, b"MAC ", Format("Monkey's Audio", "recording", "ape")),
     (8, b"AVI LIST", Format("AVI", "recording", "avi")),
@@ -98,6 +108,8 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"\x1f\x8b", Format("a gzip archive", "document")),
 )
 _AAC = Format("AAC (ADTS)", "recording", "aac")
+_MPEG_TS = Format("MPEG-TS", "recording", "mpegts")
+_TS_PACKET_BYTES = 188
 _ADTS = re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevm", b"hevs", b"hevx"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -113,16 +125,13 @@ def recognise(data: bytes) -> Format | None:
     for offset, magic, file_format in _MAGIC:
         if data.startswith(magic, offset):
             return file_format
+    if data[::_TS_PACKET_BYTES][:4] == b"GGGG":
+        return _MPEG_TS
     if _ADTS.match(data):
         return _AAC
     if _MARKUP.match(data):
         return _SVG if b"<svg" in data.lower() else Format("HTML or XML", "document")
     return None
-
-
-def is_heic(data: bytes) -> bool:
-    """Return whether a file is a HEIC picture."""
-    return data[4:8] == b"ftyp" and _recognise_brands(data).is_heif
 
 
 def heic_pixels(data: bytes) -> int:
@@ -145,17 +154,22 @@ def _recognise_brands(data: bytes) -> Format:
     return Format("AVIF", "picture", is_core=True) if brands & _AVIF_BRANDS else MP4
 
 
-def explain_unsupported(found: Format, wanted: Content, accepted: str) -> str:
+def explain_unsupported(
+    found: Format, wanted: Content, accepted: str, takes_video: bool = False
+) -> str:
     """Return why a file of a known format is not accepted, and what to do.
 
     Args:
         found: The format of the file.
         wanted: What the modality takes.
         accepted: The formats that it accepts, such as "PNG and JPEG are accepted".
+        takes_video: Whether the modality takes the pictures of a video.
     """
     package = found.package
-    if found.content != wanted:
-        return f"expected a {wanted}, but the file is {found.name}; {accepted}"
+    if found.content != wanted and not (takes_video and found.may_be_video):
+        hint = "; with `frames: 8` in its preprocessing the modality takes videos"
+        advice = hint if wanted == "picture" and found.may_be_video else ""
+        return f"expected a {wanted}, but the file is {found.name}; {accepted}{advice}"
     if found.is_core or (package and is_installed(package)):
         return f"the file begins as {found.name} and is damaged; save it again; {accepted}"
     target = "PNG or JPEG" if wanted == "picture" else "WAV, FLAC, OGG or MP3"

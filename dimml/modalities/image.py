@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,9 +16,11 @@ import pydantic
 
 from dimml.errors import InputError
 from dimml.modalities import formats
-from dimml.modalities.base import Arrays, Kind, KindConfig
-from dimml.modalities.pixels import extrema, flatten, is_camera_raw
-from dimml.modalities.resizing import RESAMPLING, ResampleName, resize_image
+from dimml.modalities.base import Arrays, Kind
+from dimml.modalities.decoders import DecodeError, NoTrackError, OverLimitError
+from dimml.modalities.pixels import Pictures, evenly_spaced, extrema, flatten, is_camera_raw
+from dimml.modalities.resizing import ResizeConfig, resize_image
+from dimml.modalities.video import evenly_spaced_moments, read_frames
 
 # Pillow warns about large images, which `limits.pixels` handles, and about damaged metadata. The
 # filter is set once, because `warnings.catch_warnings` is not safe in the threads that decode.
@@ -45,46 +48,24 @@ _START_OF_SCAN = b"\xff\xda"
 
 # The decoders of Pillow raise all of these errors for damaged files.
 _DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error),
 )
 
 
-Side = Annotated[int, pydantic.Field(ge=1, le=4096)]
-
-
-class ImageConfig(KindConfig):
+class ImageConfig(ResizeConfig):
     """The preprocessing of images.
 
     Attributes:
-        size: Height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
-        resize: `stretch` to the size, `crop` the middle in its aspect ratio, or `pad` to it.
-        resize_to: With `crop`, the size to which the image is resized before its middle is cut
-            out: an integer is the shorter side, a pair is height and width. None is the smallest
-            size that covers `size`.
-        resample: The filter of the resizing, as Pillow names it.
         mean: Mean of pixel values in 0..1, one per channel or one for all.
         std: Standard deviation of pixel values, one per channel or one for all.
         channel_order: `rgb` or `bgr`.
-        frames: None for one image. T for a list of images or an animation, of which T evenly spaced
-            frames are used. The encoder averages their features.
+        frames: None for one image. T for a list of images, an animation or a video, of which T
+            evenly spaced frames are used. The encoder averages their features.
     """
 
-    size: tuple[Side, Side] = (224, 224)
     channels: Literal[1, 3] = 3
-    resize: Literal["stretch", "crop", "pad"] = "crop"
-    resize_to: Side | tuple[Side, Side] | None = None
-    resample: ResampleName = "bicubic"
     mean: tuple[float, ...] = (0.5,)
     std: tuple[Annotated[float, pydantic.Field(gt=0)], ...] = (0.5,)
     channel_order: Literal["rgb", "bgr"] = "rgb"
@@ -95,8 +76,6 @@ class ImageConfig(KindConfig):
         for key in ("mean", "std"):
             if len(getattr(self, key)) not in (1, self.channels):
                 raise ValueError(f"{key} must hold 1 or {self.channels} values")
-        if self.resize_to is not None and self.resize != "crop":
-            raise ValueError(f"resize_to needs `resize: crop`, but resize is {self.resize}")
         return self
 
 
@@ -111,6 +90,10 @@ class Image(Kind):
     config: ImageConfig
     input_names = ("pixels",)
 
+    @property
+    def max_files(self) -> int:
+        return 1 if self.config.frames is None else self.limits.frames
+
     @classmethod
     def accepts(cls) -> str:
         extra = ", " if formats.is_installed("pillow_heif") else "; not "
@@ -122,37 +105,38 @@ class Image(Kind):
         self._mean = np.asarray(config.mean, np.float32).reshape(-1, 1, 1)
         self._std = np.asarray(config.std, np.float32).reshape(-1, 1, 1)
 
-    def decode(self, value: Any) -> list[PIL.Image.Image]:
+    def decode(self, value: Any) -> Pictures:
         """Decode a value to one image, or to `frames` images, upright and without transparency.
 
         Args:
             value: See `Kind.decode`. An array is uint8 [height, width] or [height, width, 3 or 4].
-                With `frames` set, the value can also be a list of values or an animation.
+                With `frames` set, the value can also be a list of values, an animation or a video.
         """
         if self.config.frames is None:
             value = self.only_value(value)
         if not isinstance(value, list | tuple):
             return self._open(value)
+        if self.config.frames and len(value) == 1:
+            return self._open(value[0])
         if self.config.frames is None:
             raise self.error("unreadable", f"expected one image, got a list of {len(value)}")
         self._check_frames(len(value))
         if not value or any(item is None for item in value):
             raise self.error("unreadable", "the list of frames is empty or has an empty entry")
-        frames: list[PIL.Image.Image] = []
-        for index in _evenly_spaced(len(value), self.config.frames):
+        frames = Pictures()
+        for index in evenly_spaced(len(value), self.config.frames):
             frames.append(self._open(value[index])[0])
             self._check_clip(sum(frame.width * frame.height for frame in frames))
         return frames
 
     def preprocess(self, raw: list[PIL.Image.Image]) -> Arrays:
         """Return resized and normalised pixels, see `Image` for the shape."""
-        frames = [self._normalise(self._resize(image)) for image in raw]
+        frames = [self._normalise(resize_image(image, self.config)) for image in raw]
         return {"pixels": frames[0] if self.config.frames is None else np.stack(frames)}
 
-    def warnings(self, raw: list[PIL.Image.Image]) -> tuple[str, ...]:
-        if all(high - low <= BLANK_RANGE for image in raw for low, high in extrema(image)):
-            return ("the image is blank",)
-        return ()
+    def warnings(self, raw: Pictures) -> tuple[str, ...]:
+        blank = all(high - low <= BLANK_RANGE for image in raw for low, high in extrema(image))
+        return (*raw.notes, *(["the image is blank"] if blank else []))
 
     def memory(self, raw: list[PIL.Image.Image]) -> int:
         return sum(4 * image.width * image.height for image in raw)
@@ -164,14 +148,17 @@ class Image(Kind):
         PIL.Image.fromarray(ramp).save(file, "PNG")
         return file.getvalue()
 
-    def _open(self, value: Any) -> list[PIL.Image.Image]:
+    def _open(self, value: Any) -> Pictures:
         if isinstance(value, np.ndarray):
             value = self._from_array(value)
         if isinstance(value, PIL.Image.Image):
-            return [flatten(value, self._mode)] * (self.config.frames or 1)
+            return Pictures([flatten(value, self._mode)] * (self.config.frames or 1))
         data = self.read_bytes(value)
+        found = formats.recognise(data)
+        if self.config.frames and found and found.may_be_video and formats.is_installed("av"):
+            return self._read_video(data, found.demuxer, self.config.frames)
         accepted = FORMATS
-        if formats.is_heic(data) and formats.register_heif():
+        if found == formats.HEIC and formats.register_heif():
             accepted = ("HEIF",)
             if formats.heic_pixels(data) > self.limits.pixels:
                 raise self._too_many_pixels()
@@ -183,18 +170,44 @@ class Image(Kind):
             image.draft(None, (side, side))
             return self._frames(image)
         except PIL.UnidentifiedImageError as error:
-            raise self._unsupported(formats.recognise(data)) from error
+            raise self._unsupported(found) from error
         except PIL.Image.DecompressionBombError as error:
             raise self._too_many_pixels() from error
         except _DECODE_ERRORS as error:
             raise self.error("unreadable", f"cannot decode the image: {error}") from error
 
+    def _read_video(self, data: bytes, demuxer: str, count: int) -> Pictures:
+        """Decode the pictures of a video at evenly spaced moments."""
+        try:
+            pictures, note = read_frames(
+                data, demuxer, self.limits, partial(evenly_spaced_moments, count), self._shrink
+            )
+        except NoTrackError as error:
+            raise self.absent("the recording has no pictures") from error
+        except OverLimitError as error:
+            raise self.error("too_large", error.reason) from error
+        except DecodeError as error:
+            raise self.error(
+                "unreadable", f"cannot decode the video ({error.reason}); convert it to MP4 again"
+            ) from error
+        frames = Pictures(pictures)
+        self._check_clip(sum(frame.width * frame.height for frame in frames))
+        frames.notes = (note,) if note else ()
+        return frames
+
+    def _shrink(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """Return a picture of a video in fewer pixels, but more than the encoder reads."""
+        factor = min(picture.size) // (REDUCING_GAP * self._largest_side())
+        return flatten(picture.reduce(factor) if factor > 1 else picture, self._mode)
+
     def _unsupported(self, found: formats.Format | None) -> InputError:
         heic = ", HEIC" if formats.is_installed("pillow_heif") else ""
-        accepted = f"{', '.join(FORMATS)}{heic} are accepted"
+        takes_video = self.config.frames is not None
+        video = f", and as videos {formats.MEDIA_VIDEOS}" if takes_video else ""
+        accepted = f"{', '.join(FORMATS)}{heic}{video} are accepted"
         if found is None:
             return self.error("unsupported_type", f"not an image file; {accepted}")
-        message = formats.explain_unsupported(found, "picture", accepted)
+        message = formats.explain_unsupported(found, "picture", accepted, takes_video)
         return self.error("unsupported_type", message)
 
     def _largest_side(self) -> int:
@@ -223,15 +236,15 @@ class Image(Kind):
                 f"{MAX_INTERPRETED_BYTES:,} bytes; convert it to PNG",
             )
 
-    def _frames(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
+    def _frames(self, image: PIL.Image.Image) -> Pictures:
         if self.config.frames is None:
-            return [flatten(image, self._mode)]
+            return Pictures([flatten(image, self._mode)])
         available = getattr(image, "n_frames", 1)
         self._check_frames(available)
         # Pillow decodes all frames before the requested frame.
         self._check_clip(image.width * image.height * available)
-        frames = []
-        for index in _evenly_spaced(available, self.config.frames):
+        frames = Pictures()
+        for index in evenly_spaced(available, self.config.frames):
             image.seek(index)
             frames.append(flatten(image, self._mode))
         return frames
@@ -270,12 +283,6 @@ class Image(Kind):
             raise self._too_many_pixels()
         return PIL.Image.fromarray(value)
 
-    def _resize(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        config = self.config
-        return resize_image(
-            image, config.size, config.resize, config.resize_to, RESAMPLING[config.resample]
-        )
-
     def _normalise(self, image: PIL.Image.Image) -> np.ndarray:
         values = np.asarray(image)
         values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
@@ -288,9 +295,3 @@ class Image(Kind):
         pixels -= self._mean
         pixels /= self._std
         return pixels
-
-
-def _evenly_spaced(available: int, count: int) -> list[int]:
-    """Return `count` evenly spaced indices of `available` frames, with repeats if too few."""
-    # The middle of each of `count` equal parts.
-    return [(2 * step + 1) * available // (2 * count) for step in range(count)]

@@ -12,6 +12,18 @@ import PIL.ImageOps
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50_706
 
 
+class Pictures(list[PIL.Image.Image]):
+    """The decoded pictures of a value; `notes` are for the user."""
+
+    notes: tuple[str, ...] = ()
+
+
+def evenly_spaced(available: int, count: int) -> list[int]:
+    """Return `count` evenly spaced indices of `available` frames, with repeats if too few."""
+    # The middle of each of `count` equal parts.
+    return [(2 * step + 1) * available // (2 * count) for step in range(count)]
+
+
 def flatten(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     """Return an image upright, on a white background and in a mode of 8 bits."""
     image = PIL.ImageOps.exif_transpose(image)

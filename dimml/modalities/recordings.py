@@ -14,6 +14,7 @@ from dimml.modalities.containers import read_container
 from dimml.modalities.decoders import (
     Block,
     DecodeError,
+    NoTrackError,
     end_of_tags,
     read_libsndfile,
     skip_padding,
@@ -137,6 +138,8 @@ class RecordingKind(Kind):
                 self._check_density(total * block.shape[1])
                 if len(block):
                     parts.append(_mono(block))
+        except NoTrackError as error:
+            raise self.absent("the video has no sound track") from error
         except DecodeError as error:
             if error.is_unknown:
                 raise self._unsupported(found) from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import PIL.Image
 import PIL.ImageOps
+import pydantic
 
+from dimml.modalities.base import KindConfig
+
+Side: TypeAlias = Annotated[int, pydantic.Field(ge=1, le=4096)]
 ResampleName: TypeAlias = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 MAX_ASPECT_RATIO = 16
 """An image that is longer than this is first cut to its middle, because resizing its shorter side
@@ -18,15 +22,34 @@ RESAMPLING: dict[str, PIL.Image.Resampling] = {
 """Name to filter of Pillow."""
 
 
-def resize_image(
-    image: PIL.Image.Image,
-    size: tuple[int, int],
-    resize: str,
-    resize_to: int | tuple[int, int] | None,
-    resample: PIL.Image.Resampling,
-) -> PIL.Image.Image:
-    """Resize an image to (height, width), see `ImageConfig` for the arguments."""
-    height, width = size
+class ResizeConfig(KindConfig):
+    """The resizing of pictures.
+
+    Attributes:
+        size: Height and width in pixels.
+        resize: `stretch` to the size, `crop` the middle in its aspect ratio, or `pad` to it.
+        resize_to: With `crop`, the size to which the image is resized before its middle is cut
+            out: an integer is the shorter side, a pair is height and width. None is the smallest
+            size that covers `size`.
+        resample: The filter of the resizing, as Pillow names it.
+    """
+
+    size: tuple[Side, Side] = (224, 224)
+    resize: Literal["stretch", "crop", "pad"] = "crop"
+    resize_to: Side | tuple[Side, Side] | None = None
+    resample: ResampleName = "bicubic"
+
+    @pydantic.model_validator(mode="after")
+    def _check_resizing(self) -> ResizeConfig:
+        if self.resize_to is not None and self.resize != "crop":
+            raise ValueError(f"resize_to needs `resize: crop`, but resize is {self.resize}")
+        return self
+
+
+def resize_image(image: PIL.Image.Image, config: ResizeConfig) -> PIL.Image.Image:
+    """Resize an image to the size of a configuration."""
+    resize_to, resample = config.resize_to, RESAMPLING[config.resample]
+    height, width = config.size
     if resize_to is not None:
         if isinstance(resize_to, int):
             image = _cut_long(image)
@@ -36,9 +59,9 @@ def resize_image(
         return _cut_middle(image.resize(target, resample), width, height)
     if image.size == (width, height):
         return image
-    if resize == "crop":
+    if config.resize == "crop":
         return PIL.ImageOps.fit(image, (width, height), resample)
-    if resize == "pad":
+    if config.resize == "pad":
         return _pad(image, width, height, resample)
     return image.resize((width, height), resample)
 

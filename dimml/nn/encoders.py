@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 
 from dimml.errors import RecipeError
-from dimml.modalities import Audio, Image, Kind, Text
+from dimml.modalities import Audio, Flow, Image, Kind, Text
 
 TOP_DECIBELS = 80.0
 _MINIMUM_POWER = 1e-10
@@ -156,6 +156,14 @@ class ImageEncoder(Encoder):
         return features
 
 
+class FlowEncoder(Encoder):
+    """Map `flow` float32 [N, T, 2, H, W] to features [N, D], the average over T."""
+
+    def forward(self, flow: Tensor) -> Tensor:
+        features: Tensor = self.head(pool_frames(self.backbone, flow))
+        return features
+
+
 class TextEncoder(Encoder):
     """Map `input_ids` and `attention_mask` int64 [N, tokens] to features [N, D]."""
 
@@ -185,7 +193,7 @@ def build_encoder(
     Args:
         kind: The modality, whose preprocessing determines the input's shape.
         feature_dim: The size D of a feature vector.
-        preset: "small" or "resnet18" (audio and image).
+        preset: "small" or "resnet18" (audio, image and flow).
         n_mels: Mel bands of audio; None for a linear spectrogram.
         dropout: Dropout inside the transformer of text.
 
@@ -200,6 +208,8 @@ def build_encoder(
         backbone = SpectrogramResNet(log_mel, _preset(kind, preset, RESNETS))
     elif isinstance(kind, Image):
         backbone = PooledResNet(kind.config.channels, _preset(kind, preset, RESNETS))
+    elif isinstance(kind, Flow):
+        backbone = PooledResNet(2, _preset(kind, preset, RESNETS))
     elif isinstance(kind, Text):
         config = BertConfig(
             vocab_size=kind.vocab_size,
@@ -220,6 +230,7 @@ def join_encoder(kind: Kind, backbone: nn.Module, head: nn.Module) -> Encoder:
         "power": PowerEncoder,
         "waveform": WaveformEncoder,
         "pixels": ImageEncoder,
+        "flow": FlowEncoder,
         "input_ids": TextEncoder,
     }
     return classes[kind.input_names[0]](backbone, head)

@@ -82,7 +82,7 @@ def request_fields(predictor: Predictor) -> Fields:
     return {
         name: ModalityField(
             is_text=specs[name].kind == "text",
-            most=_max_files(kind, _config(kind, specs[name].preprocessing)),
+            most=kind.max_files,
         )
         for name, kind in predictor.kinds.items()
     }
@@ -121,18 +121,14 @@ def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> di
 def _modality(predictor: Predictor, name: str) -> dict[str, Any]:
     spec, kind = predictor.bundle.manifest.modalities[name], predictor.kinds[name]
     text, config = kind.accepts(), _config(kind, spec.preprocessing)
-    if (max_files := _max_files(kind, config)) > 1:
-        text += f", or up to {max_files} of them, in order"
+    if kind.max_files > 1:
+        text += f"; up to {kind.max_files:,} files, in order"
     return {"kind": spec.kind, "input": text, "preprocessing": config}
 
 
 def _config(kind: Kind, preprocessing: dict[str, Any]) -> dict[str, Any]:
     """Return the preprocessing with the defaults that the manifest leaves out."""
     return kind.Config.model_validate(preprocessing).model_dump(mode="json")
-
-
-def _max_files(kind: Kind, config: dict[str, Any]) -> int:
-    return 1 if config.get("frames") is None else kind.limits.frames
 
 
 def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, Any]:

@@ -167,7 +167,10 @@ class TestSet:
         ("name=../up", "name: String should match pattern"),
         ("modalities={}", "modalities: Dictionary should have at least 1 item"),
         ("modalities=[text]", "modalities: Input should be a valid dictionary"),
-        ("modalities.note=video", "modalities.note.kind: Input should be 'audio', 'image' or"),
+        (
+            "modalities.note=video",
+            "modalities.note.kind: Input should be 'audio', 'image', 'text' or",
+        ),
         (
             "modalities.front.encoder.preset=huge",
             "modalities.front.encoder.preset: Input should be 'sm",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dimml.modalities import Arrays, Audio, Image, Kind, Text
+from dimml.modalities import Arrays, Audio, Flow, Image, Kind, Text
 
 
 def augment(kind: Kind, arrays: Arrays, strength: float, random: np.random.Generator) -> Arrays:
@@ -28,6 +28,8 @@ def augment(kind: Kind, arrays: Arrays, strength: float, random: np.random.Gener
         changed["power"] = _mask_spectrogram(changed["power"], strength, random)
     elif isinstance(kind, Image):
         changed["pixels"] = _shift_and_erase(changed["pixels"], strength, random)
+    elif isinstance(kind, Flow):
+        changed["flow"] = _shift_and_erase(changed["flow"], strength, random)
     elif isinstance(kind, Text) and kind.unknown_id is not None:
         changed["input_ids"] = _drop_tokens(
             changed["input_ids"], kind.special_ids, kind.unknown_id, strength, random

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from dimml import __version__
-from dimml.errors import InputError, InterruptedRunError, shorten
+from dimml.errors import AbsentError, InputError, InterruptedRunError, shorten
 from dimml.files import made_folder, new_file
 from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, Text
@@ -255,6 +255,8 @@ def _decode(row: Row, kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEnco
                 item[name] = frozen[name].decode(value)
             else:
                 item[name] = kind.preprocess(kind.decode(value))
+        except AbsentError:
+            continue
         except InputError as error:
             errors.append(error)
     return item, errors

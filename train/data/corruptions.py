@@ -90,13 +90,16 @@ def text_words(text: str, probability: float, random: np.random.Generator) -> st
     return glue.join(part for part, keep in zip(parts, kept, strict=True) if keep)
 
 
-CORRUPTIONS: dict[str, dict[str, tuple[Callable[..., Any], tuple[float, ...]]]] = {
+_Corruptions = dict[str, tuple[Callable[..., Any], tuple[float, ...]]]
+_OF_PICTURES: _Corruptions = {
+    "blur": (image_blur, (0.02, 0.04, 0.08)),
+    "noise": (image_noise, (0.1, 0.2, 0.4)),
+    "occlusion": (image_occlusion, (0.1, 0.25, 0.5)),
+}
+CORRUPTIONS: dict[str, _Corruptions] = {
     "audio": {"noise": (audio_noise, (20.0, 10.0, 0.0))},
-    "image": {
-        "blur": (image_blur, (0.02, 0.04, 0.08)),
-        "noise": (image_noise, (0.1, 0.2, 0.4)),
-        "occlusion": (image_occlusion, (0.1, 0.25, 0.5)),
-    },
+    "image": _OF_PICTURES,
+    "flow": _OF_PICTURES,
     "text": {
         "characters": (text_characters, (0.1, 0.25, 0.5)),
         "words": (text_words, (0.1, 0.25, 0.5)),

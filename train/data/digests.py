@@ -20,8 +20,7 @@ def rows_digest(rows: Sequence[Row], settings: str) -> str:
         digest.update(repr((row.id, row.label)).encode())
         for name, value in row.sample.items():
             digest.update(name.encode())
-            for part in value if isinstance(value, list) else [value]:
-                digest.update(_identity(part))
+            digest.update(_identity(value))
     return digest.hexdigest()[:16]
 
 
@@ -41,6 +40,8 @@ def content_digest(kind: Kind, value: Any) -> bytes:
 
 
 def _identity(value: Any) -> bytes:
+    if isinstance(value, list):
+        return b"".join(map(_identity, value))
     if isinstance(value, AudioArray):
         value = value.to_bytes()
     if isinstance(value, bytes):

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dimml.modalities import Audio, Image, Kind, Text
+from dimml.modalities import Audio, Flow, Image, Kind, Text
 from dimml.modalities.audio import Recording
 from train.data import corruptions
 from train.data.splits import train_tokenizer
@@ -81,6 +81,7 @@ def test_text_never_loses_everything(text: str) -> None:
 KINDS: dict[str, tuple[Kind, Any]] = {
     "audio": (Audio("call", {"sample_rate": 8000, "seconds": None}), tone().samples),
     "image": (Image("front", {"size": (16, 16)}), np.asarray(picture())),
+    "flow": (Flow("motion", {"size": (16, 16), "frames": 1}), [np.asarray(picture())] * 2),
     "text": (Text("note", {}, {"tokenizer.json": train_tokenizer([TEXT], 100)}), TEXT[:56]),
 }
 
