@@ -139,6 +139,23 @@ class Manifest(_Model):
         """The graph files: one encoder per modality, then the classifier."""
         return [*(spec.graph for spec in self.modalities.values()), self.classifier]
 
+    @property
+    def shared_columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns that several modalities read, such as a video with its sound.
+
+        A sample may give such a value once, under the name of the column. A column that is named
+        after a modality stands for that modality alone.
+        """
+        readers: dict[str, list[str]] = {}
+        for name in self.modalities:
+            readers.setdefault(self.table.column(name), []).append(name)
+        shared = {}
+        for column, names in readers.items():
+            are_texts = {self.modalities[name].kind == "text" for name in names}
+            if len(names) > 1 and len(are_texts) == 1 and column not in self.modalities:
+                shared[column] = tuple(names)
+        return shared
+
     @pydantic.model_validator(mode="after")
     def _check_consistency(self) -> Manifest:
         if (self.late_dim or 1) > self.feature_dim:

@@ -36,6 +36,7 @@ class Predictor:
         kinds: Modality to kind, in slot order.
         labels: Labels of the bundle.
         provider: Execution provider in use: "cuda", "tensorrt" or "cpu".
+        shared_columns: Column to the modalities that read it, see `Manifest.shared_columns`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Predictor:
         self.kinds = kinds
         self.labels = bundle.manifest.labels
         self.provider = provider
+        self.shared_columns = bundle.manifest.shared_columns
         self._path = path
 
     @classmethod
@@ -170,6 +172,8 @@ class Predictor:
         samples = [item for item in decoded if isinstance(item, DecodedSample)]
         for item in samples:
             item.error = self._name_error(item.sample)
+            if item.error is None and not self.shared_columns.keys().isdisjoint(item.sample):
+                self._share(item)
         # One modality at a time keeps its code and data in the caches of the processor.
         for name, kind in self.kinds.items():
             for item in samples:
@@ -250,6 +254,21 @@ class Predictor:
             if isinstance(prediction, InputError):
                 raise BundleError(f"{self.bundle.id} cannot predict its own example: {prediction}")
 
+    def _share(self, item: DecodedSample) -> None:
+        """Give the value of a shared column to each of its modalities without a value."""
+        sample = dict(item.sample)
+        for column, names in self.shared_columns.items():
+            value = sample.pop(column, None)
+            if hasattr(value, "read"):
+                # An open file can be read once.
+                try:
+                    value = self.kinds[names[0]].read_bytes(value)
+                except InputError as error:
+                    item.error = error
+            for name in names:
+                sample.setdefault(name, value)
+        item.sample = sample
+
     def _absence_error(self, warnings: Mapping[str, tuple[str, ...]]) -> InputError:
         unreadable = "; ".join(f"{name}: {text}" for name, (text, *_) in warnings.items())
         return InputError(
@@ -264,7 +283,8 @@ class Predictor:
                 "invalid_request",
                 f"a sample must map modality names to values, got {type(sample).__name__}",
             )
-        if unknown := [name for name in sample if name not in self.kinds]:
+        known = {**self.shared_columns, **self.kinds}
+        if unknown := [name for name in sample if name not in known]:
             return InputError(
                 "unknown_field",
                 f"the bundle has no modality of this name; it has {', '.join(self.kinds)}",

@@ -84,6 +84,18 @@ def frames_bundle(shared_folder: SharedFolder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def video_bundle(shared_folder: SharedFolder) -> Path:
+    """Export a bundle that reads pictures and sound of one column, and optical flow of another."""
+    modalities = {
+        "pictures": ("image", {**IMAGE, "frames": 3}),
+        "sound": ("audio", {}),
+        "motion": ("flow", {"size": [32, 32], "frames": 2}),
+    }
+    columns = {"pictures": "clip", "sound": "clip"}
+    return shared_folder("bundles/video", lambda path: export_tiny(path, modalities, columns))
+
+
+@pytest.fixture(scope="session")
 def any_length_bundle(shared_folder: SharedFolder) -> Path:
     """Export a bundle whose audio modality keeps the length of each recording."""
     modalities = {"audio": ("audio", {"seconds": None}), "text": ("text", {"max_length": 16})}
@@ -157,7 +169,11 @@ def dimml(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return call
 
 
-def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -> Path:
+def export_tiny(
+    path: Path,
+    modalities: dict[str, tuple[str, dict[str, Any]]],
+    columns: dict[str, str] | None = None,
+) -> Path:
     """Export an untrained model of small encoders with seeded random weights.
 
     It has an interaction head, and most inputs are farther from its training data than usual.
@@ -168,6 +184,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
     from dimml.modalities import KINDS
     from dimml.nn.encoders import build_encoder
     from dimml.nn.model import MultimodalModel
+    from dimml.table import TableLayout
     from export.onnx import write_bundle
 
     specs, assets, kinds = {}, {}, {}
@@ -202,6 +219,7 @@ def export_tiny(path: Path, modalities: dict[str, tuple[str, dict[str, Any]]]) -
         labels=LABELS,
         created="2026-01-01T00:00:00Z",
         provenance={},
+        table=TableLayout(columns=columns or {}),
     )
     return path
 

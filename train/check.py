@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dimml.bundle import build_kind
-from dimml.errors import InputError, ManifestError, shorten
+from dimml.errors import AbsentError, InputError, ManifestError, shorten
 from dimml.modalities import Kind
 from dimml.progress import track
 from dimml.samples import is_absent
@@ -103,6 +103,9 @@ def _read_row(row: Row, kinds: Mapping[str, Kind]) -> _ReadRow:
             digest = content_digest(kind, value)
             raw = kind.decode(value)
             kind.preprocess(raw)
+        except AbsentError:
+            result.missing.append(name)
+            continue
         except InputError as error:
             result.problems[name] = (error, _reason(error.message, value))
             continue

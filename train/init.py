@@ -232,7 +232,8 @@ def _text_settings(column: ColumnProfile) -> tuple[dict[str, Any], list[str]]:
 
 
 def _image_settings(column: ColumnProfile) -> tuple[dict[str, Any], list[str]]:
-    frames = {"frames": min(MAX_FRAMES, column.frames)} if column.kind == "frames" else {}
+    count = MAX_FRAMES if column.kind == "video" else min(MAX_FRAMES, column.frames)
+    frames = {} if column.kind == "image" else {"frames": count}
     # A pretrained model has a size of its own, but no number of frames.
     kept = [f"preprocessing: {_yaml(frames)}"] if frames else []
     return {"size": [64, 64], **frames}, [
@@ -247,6 +248,7 @@ _SETTINGS = {
     "text": _text_settings,
     "image": _image_settings,
     "frames": _image_settings,
+    "video": _image_settings,
 }
 """Kind of a column to its preprocessing, and the lines on a pretrained encoder."""
 

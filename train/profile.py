@@ -23,7 +23,7 @@ from dimml.table import TableSource
 from dimml.table.cells import cell_text, modality_value
 from dimml.table.records import is_utf8
 from dimml.table.rows import table_records
-from train.file_kinds import file_kind
+from train.file_kinds import file_kind, is_video
 
 MAX_ROWS = 20_000
 MAX_DECODED_RECORDINGS = 20
@@ -65,6 +65,7 @@ class ColumnProfile:
         words: The 95th percentile of the words of a text.
         foreign: Share of texts with letters other than a to z.
         frames: Images of the longest list.
+        videos: Cells that are videos, which count as `audio`.
         seconds: The 90th percentile of the lengths of some recordings; None if none can be read.
     """
 
@@ -80,6 +81,7 @@ class ColumnProfile:
     words: int = 0
     foreign: float = 0.0
     frames: int = 0
+    videos: int = 0
     seconds: float | None = None
 
     @property
@@ -129,7 +131,7 @@ class _Column:
         self.forms: Counter[str] = Counter()
         self.values: Counter[str] = Counter()
         self.words: list[int] = []
-        self.with_letters = self.foreign = self.frames = self.files = 0
+        self.with_letters = self.foreign = self.frames = self.files = self.videos = 0
         self.missing_files = 0
         self.missing_file = ""
         self._recordings: list[Any] = []
@@ -157,6 +159,7 @@ class _Column:
             self.frames = max(self.frames, len(value))
         self.forms[kind] += 1
         if kind == "audio":
+            self.videos += all(map(is_video, parts))
             self._sample(value)
 
     def profile(self, rows: int) -> ColumnProfile:
@@ -176,6 +179,7 @@ class _Column:
             int(np.percentile(self.words, 95)) if self.words else 0,
             self.foreign / max(1, len(self.words)),
             self.frames,
+            self.videos,
             self._seconds() if kind == "audio" else None,
         )
 

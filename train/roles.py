@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pydantic
@@ -26,7 +26,13 @@ LABEL_COLUMNS = frozenset(
 """Names of columns that hold labels; a column named `label` comes before them."""
 SPLIT_COLUMNS = ("split", "set", "fold", "partition", "subset")
 ID_COLUMNS = ("id", "key", "uuid", "sku")
-MODALITY_KINDS = {"image": "image", "frames": "image", "audio": "audio", "text": "text"}
+MODALITY_KINDS = {
+    "image": "image",
+    "frames": "image",
+    "video": "image",
+    "audio": "audio",
+    "text": "text",
+}
 """The kind of a column that can be a modality, to the kind of the modality."""
 VALUE_KINDS = ("category", "number", "id", "text")
 """The kinds of columns that can hold labels."""
@@ -81,8 +87,10 @@ def choose_roles(
             f"label `{chosen.name}` are: {held}. Paths are known by their suffix, such as .jpg or "
             ".wav"
         )
-    modalities = dict(zip(modality_names(found[:MAX_MODALITIES]), found, strict=False))
-    rest = [column for column in rest if column not in modalities.values()]
+    read = [part for column in found for part in _tracks(column)][:MAX_MODALITIES]
+    modalities = dict(zip(modality_names(read), read, strict=True))
+    used = {column.name for column in read}
+    rest = [column for column in rest if column.name not in used]
     identifier = _choose_id(rest)
     unused = [column for column in rest if column.name != identifier]
     groups = [
@@ -110,8 +118,19 @@ def modality_names(columns: Sequence[ColumnProfile]) -> list[str]:
         slug = re.sub(r"[^a-z0-9]+", "_", plain.decode()).strip("_")[:_MAX_SLUG].rstrip("_")
         numbered = [f"{kind}_{number}" for number in range(2, len(columns) + 3)]
         candidates = [column.name, slug, f"{kind}_{slug}".rstrip("_"), kind, *numbered]
+        if sum(other.name == column.name for other in columns) > 1:
+            # The column's own name stands for both of its modalities.
+            candidates = [kind, f"{kind}_{slug}".rstrip("_"), *numbered]
         names.append(next(name for name in candidates if _is_free(name, names)))
     return names
+
+
+def _tracks(column: ColumnProfile) -> list[ColumnProfile]:
+    """Return the modalities of a column: the pictures and the sound of a column of videos."""
+    if column.kind != "audio" or 2 * column.videos < column.rows - column.missing:
+        return [column]
+    pictures = replace(column, kind="video")
+    return [pictures] if column.seconds is None else [pictures, column]
 
 
 def _is_free(name: str, names: Sequence[str]) -> bool:

@@ -157,8 +157,7 @@ class Kind(ABC):
         item = self.preprocess(self.decode(self.example()))
         return [self.collate([item] * size)]
 
-    @classmethod
-    def accepts(cls) -> str:
+    def accepts(self) -> str:
         """Return what to send for a modality of this kind, for documents."""
         return "a file"
 

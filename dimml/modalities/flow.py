@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pydantic
 
+from dimml.modalities import formats
 from dimml.modalities.base import Arrays, Kind
 from dimml.modalities.image import Image
 from dimml.modalities.pixels import Pictures, evenly_spaced
@@ -44,10 +45,8 @@ class Flow(Kind):
     def max_files(self) -> int:
         return 2 * self.limits.frames
 
-    @classmethod
-    def accepts(cls) -> str:
-        pictures = Image.accepts().removeprefix("a file: ")
-        return f"pairs of pictures in the order u, v, u, v and so on: {pictures}"
+    def accepts(self) -> str:
+        return f"pairs of pictures in the order u, v, u, v and so on: {formats.picture_formats()}"
 
     def _setup(self, assets: Mapping[str, bytes]) -> None:
         shared = self.config.model_dump(exclude={"frames", "mean", "std"})

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+PICTURE_FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+"""The formats of pictures that are decoded without an extra, as Pillow names them."""
+
 INSTALL_MEDIA = "pip install -e '.[media]'"
 
 MEDIA_RECORDINGS = (
@@ -179,6 +182,12 @@ def explain_unsupported(
             f"{target}; {accepted}"
         )
     return f"the file is {found.name}, which is not decoded; convert it to {target}; {accepted}"
+
+
+def picture_formats() -> str:
+    """Return the formats of pictures that are decoded, for documents."""
+    extra = ", " if is_installed("pillow_heif") else "; not "
+    return f"{', '.join(PICTURE_FORMATS)}{extra}{MEDIA_PICTURES}"
 
 
 @cache

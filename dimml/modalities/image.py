@@ -26,7 +26,6 @@ from dimml.modalities.video import evenly_spaced_moments, read_frames
 # filter is set once, because `warnings.catch_warnings` is not safe in the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 BLANK_RANGE = 2
 """An image is blank if the 8-bit values of each channel differ by at most this much."""
 
@@ -80,7 +79,7 @@ class ImageConfig(ResizeConfig):
 
 
 class Image(Kind):
-    """Images in any of `FORMATS`.
+    """Images in any of `formats.PICTURE_FORMATS`.
 
     Graph input: `pixels`, float32 [N, channels, height, width], or with `frames`
     [N, frames, channels, height, width].
@@ -94,10 +93,9 @@ class Image(Kind):
     def max_files(self) -> int:
         return 1 if self.config.frames is None else self.limits.frames
 
-    @classmethod
-    def accepts(cls) -> str:
-        extra = ", " if formats.is_installed("pillow_heif") else "; not "
-        return f"a file: {', '.join(FORMATS)}{extra}{formats.MEDIA_PICTURES}"
+    def accepts(self) -> str:
+        video = f", or a video: {formats.MEDIA_VIDEOS}" if self.config.frames else ""
+        return f"a file: {formats.picture_formats()}{video if formats.is_installed('av') else ''}"
 
     def _setup(self, assets: Mapping[str, bytes]) -> None:
         config = self.config
@@ -157,7 +155,7 @@ class Image(Kind):
         found = formats.recognise(data)
         if self.config.frames and found and found.may_be_video and formats.is_installed("av"):
             return self._read_video(data, found.demuxer, self.config.frames)
-        accepted = FORMATS
+        accepted = formats.PICTURE_FORMATS
         if found == formats.HEIC and formats.register_heif():
             accepted = ("HEIF",)
             if formats.heic_pixels(data) > self.limits.pixels:
@@ -204,7 +202,7 @@ class Image(Kind):
         heic = ", HEIC" if formats.is_installed("pillow_heif") else ""
         takes_video = self.config.frames is not None
         video = f", and as videos {formats.MEDIA_VIDEOS}" if takes_video else ""
-        accepted = f"{', '.join(FORMATS)}{heic}{video} are accepted"
+        accepted = f"{', '.join(formats.PICTURE_FORMATS)}{heic}{video} are accepted"
         if found is None:
             return self.error("unsupported_type", f"not an image file; {accepted}")
         message = formats.explain_unsupported(found, "picture", accepted, takes_video)

@@ -38,8 +38,7 @@ Samples = tuple[np.ndarray, int, tuple[str, ...]]
 class RecordingKind(Kind):
     """A kind whose values are recordings."""
 
-    @classmethod
-    def accepts(cls) -> str:
+    def accepts(self) -> str:
         media = formats.MEDIA_RECORDINGS
         extra = f"also {media}" if formats.is_installed("av") else f"not {media}"
         return f"a file: WAV, FLAC, OGG, MP3, AIFF and others of libsndfile; {extra}"

@@ -91,8 +91,7 @@ class Text(Kind):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-    @classmethod
-    def accepts(cls) -> str:
+    def accepts(self) -> str:
         return "plain text in UTF-8"
 
     @property

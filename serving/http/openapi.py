@@ -79,13 +79,14 @@ def sample_limits(settings: Settings) -> Limits:
 def request_fields(predictor: Predictor) -> Fields:
     """Return what the parser needs to know of each modality."""
     specs = predictor.bundle.manifest.modalities
-    return {
-        name: ModalityField(
-            is_text=specs[name].kind == "text",
-            most=kind.max_files,
-        )
+    fields = {
+        name: ModalityField(specs[name].kind == "text", kind.max_files)
         for name, kind in predictor.kinds.items()
     }
+    for column, names in predictor.shared_columns.items():
+        most = min(fields[name].most for name in names)
+        fields[column] = ModalityField(fields[names[0]].is_text, most)
+    return fields
 
 
 def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def describe(predictor: Predictor, settings: Settings, capacity: Capacity) -> di
         "precision": bundle.manifest.precision,
         "labels": list(predictor.labels),
         "modalities": {name: _modality(predictor, name) for name in predictor.kinds},
+        "shared_fields": predictor.shared_columns,
         "prediction_sets": conformal
         and {"coverage": conformal.coverage, "uncertified": conformal.uncertified},
         "interaction": bundle.manifest.interaction,
@@ -148,7 +150,7 @@ def openapi_document(description: dict[str, Any], fields: Fields) -> dict[str, A
             "title": f"dimml: {description['bundle']}",
             "version": description["dimml"],
             "description": "Predicts from any non-empty subset of the modalities "
-            + ", ".join(fields),
+            + ", ".join(description["modalities"]),
         },
         "paths": {
             "/predict": {"post": _predict(description, fields)},
@@ -184,6 +186,8 @@ def _predict(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
 
 def _bodies(description: dict[str, Any], fields: Fields) -> dict[str, Any]:
     inputs = {name: modality["input"] for name, modality in description["modalities"].items()}
+    for column, names in description["shared_fields"].items():
+        inputs[column] = f"one value for {' and '.join(names)}, in place of a field for each"
     parts, values, texts = {}, {}, {}
     for name, field in fields.items():
         text = {"type": "string", "description": inputs[name]}

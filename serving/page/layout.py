@@ -27,6 +27,7 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
         predict: Answers a sample for the client of a request.
     """
     specs: Mapping[str, Any] = description["modalities"]
+    fields = {**_shared_fields(description), **specs}
     sets = description["prediction_sets"]
     coverage = sets and sets["coverage"]
     page: gr.Blocks
@@ -43,7 +44,7 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
                     _example_files(bundle, name),
                     description["limits"]["characters"],
                 )
-                for name, spec in specs.items()
+                for name, spec in fields.items()
             ]
         answer: Any = gr.HTML(
             render_answer(None, list(specs), coverage), elem_id="answer", render=False
@@ -72,7 +73,7 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
         answer.render()
         for one in inputs:
             one.switch.input(**event)
-            if specs[one.name]["kind"] == "text":
+            if fields[one.name]["kind"] == "text":
                 one.components[0].submit(**event)
     return page
 
@@ -93,9 +94,24 @@ def read_sample(
         value = read_value([next(remaining) for _ in one.components])
         if not next(remaining):
             off.append(one.name)
+            # An empty field also keeps a shared file from its modality.
+            sample[one.name] = ""
         elif value is not None:
             sample[one.name] = value
     return sample, off
+
+
+def _shared_fields(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the fields that stand for several modalities, in the form of a modality's entry."""
+    return {
+        field: {
+            "kind": "shared",
+            "input": f"one file for {' and '.join(names)}",
+            "preprocessing": {},
+        }
+        for field, names in description["shared_fields"].items()
+        if description["modalities"][names[0]]["kind"] != "text"
+    }
 
 
 def _introduction(name: str, specs: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from dimml.errors import InputError
-from dimml.modalities import KINDS, Audio, Image, Kind, Limits, formats
+from dimml.modalities import Audio, Flow, Image, Kind, Limits, formats
 from tests.dimml.modalities.encoded import CONTAINERS, encode_container, encode_wav, tone
 
 SIZE = (96, 64)
@@ -199,8 +199,9 @@ class TestWithoutTheExtra:
         assert "run `pip install -e '.[media]'` to decode it, or convert it" in error.message
 
     def test_accepted_formats_exclude_those_of_the_extra(self) -> None:
-        assert "; not HEIC" in Image.accepts()
-        assert "; not MP4" in Audio.accepts()
+        assert "; not HEIC" in image().accepts()
+        assert "; not MP4" in Audio("sound", {}).accepts()
+        assert "MP4" not in Image("clip", {"frames": 2}).accepts()
 
 
 HEIC = picture("HEIF")
@@ -208,10 +209,11 @@ RECORDINGS = {name: encode_container(name, 0.1) for name in CONTAINERS}
 
 
 def test_accepted_formats_are_described_by_kind() -> None:
-    texts = {name: kind.accepts() for name, kind in KINDS.items()}
-    assert "AVIF, PPM, HEIC" in texts["image"]
-    assert "also MP4, M4A" in texts["audio"]
-    assert texts["text"] == "plain text in UTF-8"
+    assert "AVIF, PPM, HEIC" in image().accepts()
+    assert "MP4" not in image().accepts()
+    assert "or a video: MP4, WebM" in Image("clip", {"frames": 2}).accepts()
+    assert "also MP4, M4A" in Audio("sound", {}).accepts()
+    assert "in the order u, v, u, v" in Flow("flow", {}).accepts()
 
 
 def test_packages_of_the_extra_are_imported_when_a_file_needs_them() -> None:
