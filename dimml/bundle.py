@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pydantic
 from dimml.errors import BundleError
 from dimml.files import new_folder
 from dimml.modalities import KINDS, Kind, Limits
+from dimml.modality_specs import FileName, ModalitySpec, build_kinds, shared_columns
 from dimml.names import ModalityName
 from dimml.onnx_check import check_graph
 from dimml.samples import MAX_MODALITIES
@@ -31,34 +31,9 @@ EVALUATION = "evaluation.json"
 FORMAT: Final = "dimml-bundle"
 FORMAT_VERSION: Final = 1
 
-FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
-"""A plain file name, which cannot lead out of the folder of the bundle."""
-
 
 class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class ModalitySpec(_Model):
-    """The kind, the graph and the preprocessing of one modality.
-
-    Attributes:
-        kind: A key of `dimml.modalities.KINDS`.
-        graph: File of the encoder graph.
-        inputs: Names of the inputs of the graph.
-        preprocessing: Configuration of the kind.
-        encoder: Preset or pretrained model that the encoder was built from.
-        pretrained: Whether that is a pretrained model.
-        assets: Asset name of the kind to file.
-    """
-
-    kind: str
-    graph: FileName
-    inputs: tuple[str, ...]
-    preprocessing: dict[str, Any]
-    encoder: str
-    pretrained: bool = False
-    assets: dict[str, FileName] = {}
 
 
 class Example(_Model):
@@ -139,23 +114,6 @@ class Manifest(_Model):
         """The graph files: one encoder per modality, then the classifier."""
         return [*(spec.graph for spec in self.modalities.values()), self.classifier]
 
-    @property
-    def shared_columns(self) -> dict[str, tuple[str, ...]]:
-        """The columns that several modalities read, such as a video with its sound.
-
-        A sample may give such a value once, under the name of the column. A column that is named
-        after a modality stands for that modality alone.
-        """
-        readers: dict[str, list[str]] = {}
-        for name in self.modalities:
-            readers.setdefault(self.table.column(name), []).append(name)
-        shared = {}
-        for column, names in readers.items():
-            are_texts = {self.modalities[name].kind == "text" for name in names}
-            if len(names) > 1 and len(are_texts) == 1 and column not in self.modalities:
-                shared[column] = tuple(names)
-        return shared
-
     @pydantic.model_validator(mode="after")
     def _check_consistency(self) -> Manifest:
         if (self.late_dim or 1) > self.feature_dim:
@@ -219,28 +177,18 @@ class Bundle:
 
     def kinds(self, limits: Limits | None = None) -> dict[str, Kind]:
         """Return the preprocessing of each modality, in manifest order."""
-        return {
-            name: build_kind(name, spec, self.assets(spec), limits)
-            for name, spec in self.manifest.modalities.items()
-        }
+        specs = self.manifest.modalities
+        assets = {name: self.assets(spec) for name, spec in specs.items()}
+        return build_kinds(specs, assets, self.manifest.table, limits)
+
+    @property
+    def shared_columns(self) -> dict[str, tuple[str, ...]]:
+        """Column to the modalities that read it, see `dimml.modality_specs.shared_columns`."""
+        return shared_columns(self.manifest.modalities, self.manifest.table)
 
     def assets(self, spec: ModalitySpec) -> dict[str, bytes]:
         """Return the content of the assets of a modality."""
         return {asset: (self.path / file).read_bytes() for asset, file in spec.assets.items()}
-
-
-def build_kind(
-    name: str, spec: ModalitySpec, assets: Mapping[str, bytes], limits: Limits | None
-) -> Kind:
-    """Build the kind of a modality from its specification.
-
-    Raises:
-        BundleError: If the preprocessing is not valid for the kind.
-    """
-    try:
-        return KINDS[spec.kind](name, spec.preprocessing, assets, limits)
-    except pydantic.ValidationError as error:
-        raise BundleError(f"modality {name}: invalid preprocessing: {error}") from error
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -36,7 +36,7 @@ class Predictor:
         kinds: Modality to kind, in slot order.
         labels: Labels of the bundle.
         provider: Execution provider in use: "cuda", "tensorrt" or "cpu".
-        shared_columns: Column to the modalities that read it, see `Manifest.shared_columns`.
+        shared_columns: Column to the modalities that read it, see `Bundle.shared_columns`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Predictor:
         self.kinds = kinds
         self.labels = bundle.manifest.labels
         self.provider = provider
-        self.shared_columns = bundle.manifest.shared_columns
+        self.shared_columns = bundle.shared_columns
         self._path = path
 
     @classmethod

@@ -19,11 +19,11 @@ from dimml.bundle import (
     Conformal,
     Example,
     Manifest,
-    ModalitySpec,
     file_entry,
     new_bundle,
 )
 from dimml.modalities import Audio, Kind, Text
+from dimml.modality_specs import ModalitySpec
 from dimml.nn.model import MultimodalModel
 from dimml.table import TableLayout
 from train.choice import interaction_shares

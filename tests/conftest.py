@@ -180,8 +180,8 @@ def export_tiny(
     """
     import torch
 
-    from dimml.bundle import ModalitySpec, build_kind
     from dimml.modalities import KINDS
+    from dimml.modality_specs import ModalitySpec, build_kind
     from dimml.nn.encoders import build_encoder
     from dimml.nn.model import MultimodalModel
     from dimml.table import TableLayout

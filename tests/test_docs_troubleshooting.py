@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from dimml.bundle import Bundle, build_kind
+from dimml.bundle import Bundle
 from dimml.cli import main
 from dimml.errors import DimmlError, InputError
 from dimml.modalities import formats
+from dimml.modality_specs import build_kind
 from dimml.runtime import providers
 from serving.cli import _check_address
 from serving.http.admission import Admission

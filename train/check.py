@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from dimml.bundle import build_kind
 from dimml.errors import AbsentError, InputError, ManifestError, shorten
 from dimml.modalities import Kind
+from dimml.modality_specs import build_kinds
 from dimml.progress import track
 from dimml.samples import is_absent
 from dimml.table import Row, read_rows
@@ -54,7 +54,7 @@ def check_data(recipe: Recipe) -> DataReport:
     except ManifestError as error:
         raise (report.failure or error) from error
     specs, assets = specifications(recipe, texts, models)
-    kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
+    kinds = build_kinds(specs, assets, source.layout)
     reading = _Reading(report)
     rows = (row for row in read_rows(source) if row.split in SPLITS)
     total = sum(report.rows[split] for split in SPLITS)

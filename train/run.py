@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 from safetensors.torch import load_file, save_file
 
-from dimml.bundle import Conformal, ModalitySpec, build_kind
+from dimml.bundle import Conformal
 from dimml.errors import InterruptedRunError, UsageError
 from dimml.files import locked_folder, write_atomic
 from dimml.interrupt import sigterm_as_ctrl_c
 from dimml.modalities import Kind
+from dimml.modality_specs import ModalitySpec, build_kinds
 from dimml.nn.model import MultimodalModel
 from dimml.progress import print_status
 from dimml.table.find import find_tables
@@ -241,7 +242,7 @@ def load_run(folder: Path) -> Run:
         name: {asset: (folder / file).read_bytes() for asset, file in spec.assets.items()}
         for name, spec in specs.items()
     }
-    kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
+    kinds = build_kinds(specs, assets, recipe.source.layout)
     encoders = run_encoders(recipe, kinds, document["pretrained"])
     options = {**recipe.options, **document.get("served_options", {})}
     served = recipe.model_copy(update={"options": options})

@@ -184,7 +184,7 @@ def bytes_to_answers(
 
 def _write_bundle(path: Path, tiny: bool) -> None:
     """Write a bundle of pictures with an untrained ResNet-18 on 224 pixels, or a small one."""
-    from dimml.bundle import ModalitySpec, build_kind
+    from dimml.modality_specs import ModalitySpec, build_kind
     from dimml.nn.encoders import build_encoder
     from dimml.nn.model import MultimodalModel
     from export.onnx import write_bundle

@@ -60,6 +60,8 @@ class Kind(ABC):
     Config: ClassVar[type[KindConfig]]
     config: Any
     input_names: tuple[str, ...]
+    shares_files: bool = False
+    """Whether another modality reads the same files, which then may lack what this one reads."""
     cpu_call_size: ClassVar[int] = 160_000
     """Total of `size` in one graph call on the CPU: one picture of 224 px, or 8 s of a spectrogram.
 

@@ -201,6 +201,8 @@ class Image(Kind):
     def _unsupported(self, found: formats.Format | None) -> InputError:
         heic = ", HEIC" if formats.is_installed("pillow_heif") else ""
         takes_video = self.config.frames is not None
+        if self.shares_files and found and found.content == "recording" and not found.may_be_video:
+            raise self.absent(f"the file is {found.name}, which has no pictures")
         video = f", and as videos {formats.MEDIA_VIDEOS}" if takes_video else ""
         accepted = f"{', '.join(formats.PICTURE_FORMATS)}{heic}{video} are accepted"
         if found is None:

@@ -55,6 +55,8 @@ class RecordingKind(Kind):
             InputError: If the recording is unreadable, too large or damaged.
         """
         value = self.only_value(value)
+        if self.shares_files and isinstance(value, list | tuple):
+            raise self.absent("a list of pictures has no sound")
         if isinstance(value, np.ndarray):
             value = AudioArray(value, array_rate)
         if isinstance(value, AudioArray):
@@ -160,6 +162,8 @@ class RecordingKind(Kind):
     def _unsupported(self, found: formats.Format | None) -> InputError:
         if found is None:
             return self.error("unsupported_type", f"not an audio file; {_accepted()}")
+        if self.shares_files and found.content == "picture":
+            raise self.absent(f"the file is {found.name}, which has no sound")
         message = formats.explain_unsupported(found, "recording", _accepted())
         return self.error("unsupported_type", message)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from dimml.bundle import Bundle, build_kind
+from dimml.bundle import Bundle
 from dimml.errors import BundleError
 from dimml.modalities import Kind
+from dimml.modality_specs import build_kind
 from dimml.table import Row
 from export.examples import MAX_BYTES, choose_examples
 from tests.dimml.test_features import change_manifest

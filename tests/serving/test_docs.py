@@ -10,6 +10,7 @@ import pytest
 
 import dimml.modalities.image
 import dimml.modalities.recordings
+import dimml.modalities.video
 import serving.http.multipart
 import serving.http.protocol
 import serving.metrics
@@ -69,6 +70,7 @@ def test_documented_limits_are_the_limits() -> None:
         "hertz": recordings.MAX_SAMPLE_RATE,
         "frames of a clip": sample_limits(Settings()).frames,
         "pixels of a clip": image.CLIP_PICTURES,
+        "pixels that a video takes to decode": dimml.modalities.video.MAX_DECODED_PIXELS,
         "scans of a progressive JPEG": image.MAX_SCANS,
         "bytes of a file decoded in Python": image.MAX_INTERPRETED_BYTES,
         "bytes of URL, headers and trailers": serving.http.protocol.MAX_HEAD_BYTES,

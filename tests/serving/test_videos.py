@@ -184,3 +184,25 @@ def test_table_of_videos_is_scored(
     assert scores["broken"]["error_code"] == "unreadable"
     assert (scores["flow"]["motion_present"], scores["flow"]["error_code"]) == ("true", "")
     assert scores["nothing"]["error_code"] == "no_modality"
+
+
+def test_file_with_pictures_alone_has_no_sound(predictor: Predictor) -> None:
+    file = io.BytesIO()
+    frames = [PIL.Image.new("L", (32, 32), value) for value in (0, 120, 240)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    for clip in (file.getvalue(), [grey(1), grey(2)]):
+        answer = predictor.predict({"clip": clip})
+        assert present(answer.to_dict()) == ["pictures"]
+        assert "no sound" in answer.modalities["sound"].warnings[0]
+
+
+def test_recording_alone_has_no_pictures(predictor: Predictor) -> None:
+    answer = predictor.predict({"clip": WAV})
+    assert present(answer.to_dict()) == ["sound"]
+    assert answer.modalities["pictures"].warnings == ("the file is WAV, which has no pictures",)
+
+
+def test_text_for_the_shared_column_is_an_error(predictor: Predictor) -> None:
+    with pytest.raises(InputError) as caught:
+        predictor.predict({"clip": b"no clip at all"})
+    assert caught.value.code == "unsupported_type"

@@ -18,7 +18,6 @@ import soundfile
 
 from dimml.errors import UsageError
 from tests.conftest import Dimml
-from tests.dimml.modalities.encoded import encode_video
 from train.init import write_recipe
 from train.recipe import Recipe, load_recipe
 
@@ -227,20 +226,6 @@ def test_parquet_of_bytes_and_structs_is_profiled(tmp_path: Path) -> None:
     assert modalities["clip"].preprocessing["frames"] == 2
     assert modalities["call"].preprocessing == {"seconds": 1.0}
     assert modalities["word"].preprocessing == {"seconds": 2.0}
-
-
-@pytest.mark.parametrize("sound", [True, False])
-def test_videos_give_their_pictures_and_their_sound(tmp_path: Path, sound: bool) -> None:
-    (tmp_path / "v.MP4").write_bytes(encode_video(sound=sound))
-    rows = [f"v.MP4,{'ab'[n % 2]}" for n in range(20)]
-    modalities = recipe_of(write_csv(tmp_path / "t.csv", "My Clip,label", rows)).modalities
-    assert {m.column for m in modalities.values()} == {"My Clip"}
-    if not sound:
-        assert modalities["my_clip"].preprocessing["frames"] == 8
-        return
-    assert {name: m.kind for name, m in modalities.items()} == {"image": "image", "audio": "audio"}
-    assert modalities["image"].preprocessing["frames"] == 8
-    assert modalities["audio"].preprocessing["seconds"] == pytest.approx(2, abs=0.2)
 
 
 def test_texts_set_the_length_and_the_language(tmp_path: Path) -> None:

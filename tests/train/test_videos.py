@@ -16,7 +16,8 @@ from dimml.bundle import Bundle
 from dimml.table import read_rows
 from tests.dimml.modalities.encoded import encode_video
 from train.data.prepare import prepare
-from train.recipe import Recipe
+from train.init import write_recipe
+from train.recipe import Recipe, load_recipe
 
 SIZE = [16, 16]
 
@@ -89,6 +90,23 @@ def test_silent_clips_are_absent_and_broken_clips_are_reported(
     assert train[1]["motion"]["flow"].shape == (3, 2, 16, 16)
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_videos_give_their_pictures_and_their_sound(tmp_path: Path, sound: bool) -> None:
+    (tmp_path / "v.MP4").write_bytes(encode_video(sound=sound))
+    rows = [f"v.MP4,{'ab'[n % 2]}" for n in range(20)]
+    table, path = tmp_path / "t.csv", tmp_path / "t.yaml"
+    table.write_text("\n".join(["My Clip,label", *rows]) + "\n")
+    write_recipe(table, path, None, overwrite=False)
+    modalities = load_recipe(path).modalities
+    assert {m.column for m in modalities.values()} == {"My Clip"}
+    if not sound:
+        assert modalities["my_clip"].preprocessing["frames"] == 8
+        return
+    assert {name: m.kind for name, m in modalities.items()} == {"image": "image", "audio": "audio"}
+    assert modalities["image"].preprocessing["frames"] == 8
+    assert modalities["audio"].preprocessing["seconds"] == pytest.approx(2, abs=0.2)
+
+
 def test_check_counts_silent_clips_as_empty(table: Path, tmp_path: Path, dimml: Any) -> None:
     path = tmp_path / "clips.yaml"
     path.write_text(recipe(table).model_dump_json(exclude_unset=True))
@@ -105,7 +123,7 @@ def test_clips_are_trained_exported_and_answered_alike(
     path.write_text(recipe(table).model_dump_json(exclude_unset=True))
     assert dimml("train", path, "--out", "run")[0] == 0
     assert dimml("export", "run", "bundle")[0] == 0
-    assert Bundle.load("bundle").manifest.shared_columns == {"clip": ("pictures", "sound")}
+    assert Bundle.load("bundle").shared_columns == {"clip": ("pictures", "sound")}
     code, output, _ = dimml("evaluate", "bundle", table, "--json")
     assert code == 0
     subsets = json.loads(output)["subsets"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from dimml import __version__
-from dimml.bundle import ModalitySpec, build_kind
 from dimml.errors import ManifestError, RecipeError, shorten
 from dimml.modalities import KINDS, Kind
 from dimml.modalities.text import TOKENIZER, plain_text
+from dimml.modality_specs import ModalitySpec, build_kinds
 from dimml.nn.pretrained.adapter import AdapterName
 from dimml.progress import print_status
 from dimml.table import Row
@@ -70,7 +70,7 @@ def prepare(recipe: Recipe, cache: Path) -> PreparedData:
     labels = tuple(sorted({row.label for row in rows["train"] if row.label is not None}))
     _report_unlabelled(rows["train"])
     specs, assets = specifications(recipe, rows["train"], models)
-    kinds = {name: build_kind(name, spec, assets[name], None) for name, spec in specs.items()}
+    kinds = build_kinds(specs, assets, recipe.source.layout)
     settings = json.dumps([spec.model_dump(mode="json") for spec in specs.values()]) + repr(assets)
     frozen = _frozen_encoders(recipe, kinds, models, cache)
     settings += repr([(name, *encoder.identity) for name, encoder in frozen.items()])
