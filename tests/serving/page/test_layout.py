@@ -14,8 +14,8 @@ from serving.settings import Settings
 
 pytest.importorskip("gradio")
 
-from serving.page.inputs import canvas_colours, read_value
-from serving.page.layout import build_page
+from serving.page.inputs import ModalityInput, canvas_colours, read_value
+from serving.page.layout import build_page, read_sample
 from tests.serving.media import PNG
 
 
@@ -50,6 +50,18 @@ def test_modality_of_several_frames_takes_several_files(frames_bundle: Path) -> 
     found = components(frames_bundle)
     assert found["clip"] == "file"
     assert "canvas-clip" not in found
+
+
+def test_column_of_two_modalities_has_an_input_of_its_own(video_bundle: Path) -> None:
+    found = components(video_bundle)
+    assert [found[name] for name in ("clip", "pictures", "motion")] == ["file"] * 3
+    assert (found["sound"], found["use-clip"]) == ("audio", "checkbox")
+
+
+def test_modality_that_is_switched_off_is_sent_as_an_empty_field() -> None:
+    clip, sound = (ModalityInput(name, (None,), Any) for name in ("clip", "sound"))
+    sample, off = read_sample([clip, sound], [[], True, None, False])
+    assert (sample, off) == ({"sound": ""}, ["sound"])
 
 
 def test_values_are_read_from_the_component_that_has_one(tmp_path: Path) -> None:
