@@ -15,6 +15,7 @@ from dimml.modalities import KINDS
 from dimml.names import ModalityName, reserved_name_problem
 from dimml.samples import MAX_MODALITIES
 from dimml.table import TableLayout, TableSource
+from train.data.augment import Augmentation
 from train.data_config import COLUMN, RULE, DataConfig, SplitConfig
 from train.encoder_config import EncoderConfig, RecipePart, expand_encoder
 from train.methods import METHODS, method_class
@@ -31,7 +32,7 @@ class ModalityConfig(RecipePart):
         encoder: The encoder. A string is short for a preset or for a pretrained model.
         tokenizer: A `tokenizer.json` for a text preset; None trains one on the training split.
         vocab_size: Vocabulary size of a tokenizer that is trained.
-        augment: Strength of the training augmentation; 0 for none.
+        augment: The random changes of training samples. A number is short for their strength.
     """
 
     kind: Literal["audio", "image", "text", "flow"]
@@ -40,12 +41,24 @@ class ModalityConfig(RecipePart):
     encoder: EncoderConfig = EncoderConfig(preset="small")
     tokenizer: Path | None = None
     vocab_size: Annotated[int, pydantic.Field(ge=32)] = 1000
-    augment: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
+    augment: Augmentation = Augmentation()
 
     @pydantic.field_validator("encoder", mode="before")
     @classmethod
     def _expand_encoder(cls, value: Any) -> Any:
         return expand_encoder(value) if isinstance(value, str) else value
+
+    @pydantic.field_validator("augment", mode="before")
+    @classmethod
+    def _expand_augment(cls, value: Any) -> Any:
+        return {"strength": value} if isinstance(value, int | float) else value
+
+    @pydantic.field_validator("augment")
+    @classmethod
+    def _check_augment(cls, value: Augmentation, info: pydantic.ValidationInfo) -> Augmentation:
+        if (value.crop or value.mirror) and info.data.get("kind") in ("audio", "text"):
+            raise ValueError("crop and mirror are for pictures and flow; leave them out")
+        return value
 
     @pydantic.field_validator("encoder")
     @classmethod
@@ -196,7 +209,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             break
         child = place.setdefault(parent, {})
-        if isinstance(child, str) and (expanded := _expand(parents[:depth], child)):
+        if isinstance(child, str | int | float) and (expanded := _expand(parents[:depth], child)):
             # An override inside a short form keeps what the short form says.
             place[parent] = child = expanded
         place = child
@@ -208,15 +221,17 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: the value is not YAML: {error}") from error
 
 
-def _expand(place: Sequence[str], value: str) -> dict[str, Any] | None:
-    """Return the mapping that a string abbreviates at a place of the recipe, if any."""
-    match place:
-        case ["data"]:
+def _expand(place: Sequence[str], value: str | float) -> dict[str, Any] | None:
+    """Return the mapping that a value abbreviates at a place of the recipe, if any."""
+    match place, value:
+        case ["data"], str():
             return {"table": value}
-        case ["modalities", _]:
+        case ["modalities", _], str():
             return {"kind": value}
-        case ["modalities", _, "encoder"]:
+        case ["modalities", _, "encoder"], str():
             return expand_encoder(value)
+        case ["modalities", _, "augment"], int() | float():
+            return {"strength": value}
     return None
 
 
@@ -253,6 +268,8 @@ def _model_at(place: Sequence[str | int], document: Mapping[str, Any]) -> type[p
             return ModalityConfig
         case ["modalities", _, "encoder"]:
             return EncoderConfig
+        case ["modalities", _, "augment"]:
+            return Augmentation
         case ["modalities", name, "preprocessing"]:
             return KINDS[document["modalities"][name]["kind"]].Config
         case ["options"]:

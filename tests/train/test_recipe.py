@@ -103,7 +103,7 @@ class TestSet:
                 [64, 48],
             ),
             ("modalities.rear=image", ("modalities", "rear", "kind"), "image"),
-            ("modalities.note.augment=0", ("modalities", "note", "augment"), 0),
+            ("modalities.note.augment=0", ("modalities", "note", "augment", "strength"), 0),
             (
                 "modalities.front.encoder.n_mels=8",
                 ("modalities", "front", "encoder", "n_mels"),
@@ -133,6 +133,13 @@ class TestSet:
         modalities = load_recipe(recipe, settings).modalities
         assert modalities["note"].kind == "text"
         assert modalities["front"].encoder.preset == "resnet18"
+
+    def test_augment_may_be_a_number_or_a_mapping(self, recipe: Path) -> None:
+        settings = ["modalities.front.augment=0.2", "modalities.front.augment.crop=0.3"]
+        augment = load_recipe(recipe, settings).modalities["front"].augment
+        assert (augment.strength, augment.crop, augment.mirror) == (0.2, 0.3, False)
+        with pytest.raises(RecipeError, match="crop and mirror are for pictures and flow"):
+            load_recipe(recipe, ["modalities.note.augment.mirror=true"])
 
     def test_last_of_two_equal_settings_wins(self, recipe: Path) -> None:
         assert load_recipe(recipe, ["seed=1", "seed=2"]).seed == 2

@@ -17,7 +17,7 @@ from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, KindConfig
 from dimml.nn.encoders import pool_frames
 from dimml.nn.pretrained.backbone import Backbone, pooled_width
-from train.data.augment import augment
+from train.data.augment import NO_AUGMENTATION, Augmentation, augment
 from train.data.digests import content_digest
 from train.data.store import FeatureStore
 from train.pretrained import PretrainedModel
@@ -84,7 +84,7 @@ class FrozenEncoder:
         model: The pretrained model, which is loaded when the first value is not in the store.
         store: The store, used by this model and preprocessing only.
         views: Views of each value; the first is the value as it is.
-        strength: Augmentation strength of the other views.
+        augmentation: Changes the other views.
         salt: Distinguishes values that are changed after they are read.
     """
 
@@ -92,14 +92,15 @@ class FrozenEncoder:
     model: PretrainedModel
     store: FeatureStore
     views: int = 1
-    strength: float = 0.0
+    augmentation: Augmentation = NO_AUGMENTATION
     salt: str = ""
     _loaded: list[Backbone] = field(default_factory=list)
 
     @property
-    def identity(self) -> tuple[str, int, float]:
+    def identity(self) -> tuple[str, int, str]:
         """What the features depend on besides the values."""
-        return self.store.folder.name, self.views, self.strength if self.views > 1 else 0.0
+        changes = self.augmentation.key if self.views > 1 else ""
+        return self.store.folder.name, self.views, changes
 
     @property
     def width(self) -> int:
@@ -118,7 +119,8 @@ class FrozenEncoder:
         """
         content = content_digest(self.kind, value)
         parts = [
-            f"{self.salt}\0{view}\0{self.strength if view else 0}" for view in range(self.views)
+            f"{self.salt}\0{view}\0{self.augmentation.key if view else 0}"
+            for view in range(self.views)
         ]
         keys = [hashlib.sha256(part.encode() + b"\0" + content).digest()[:16] for part in parts]
         if all(key in self.store for key in keys):
@@ -127,7 +129,7 @@ class FrozenEncoder:
         views = [plain]
         for key in keys[1:]:
             random = np.random.default_rng(list(key))
-            views.append(augment(self.kind, plain, self.strength, random))
+            views.append(augment(self.kind, plain, self.augmentation, random))
         return PendingFeatures(keys, views)
 
     def encode(self, values: Sequence[PendingFeatures]) -> list[np.ndarray]:

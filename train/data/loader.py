@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dimml.modalities import Arrays, Kind
 from dimml.nn.model import EncoderInputs
-from train.data.augment import augment
+from train.data.augment import Augmentation, augment
 from train.data.cache import Split
 from train.data.splits import labelled_rows, training_rows
 from train.recipe import Recipe
@@ -43,7 +43,7 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
     Args:
         split: The samples.
         kinds: Modality to kind.
-        strengths: Modality to augmentation strength; an empty mapping for no augmentation.
+        changes: Modality to its augmentation; an empty mapping for none.
         seed: The seed of the augmentation.
         rows: The rows of the split that take part, possibly repeated; None for each row once.
     """
@@ -52,14 +52,14 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
         self,
         split: Split,
         kinds: Mapping[str, Kind],
-        strengths: Mapping[str, float],
+        changes: Mapping[str, Augmentation],
         seed: int,
         rows: np.ndarray | None = None,
     ) -> None:
         self.split = split
         self.rows = np.arange(len(split)) if rows is None else rows
         self.kinds = kinds
-        self.strengths = strengths
+        self.changes = changes
         self.seed = seed
 
     def __len__(self) -> int:
@@ -69,10 +69,10 @@ class SplitDataset(Dataset[tuple[Mapping[str, Arrays], int]]):
         epoch, index = key
         row = int(self.rows[index])
         item = self.split[row]
-        if self.strengths:
+        if self.changes:
             random = np.random.default_rng([self.seed, epoch, index])
             item = {
-                name: augment(self.kinds[name], arrays, self.strengths[name], random)
+                name: augment(self.kinds[name], arrays, self.changes[name], random)
                 for name, arrays in item.items()
             }
         return item, int(self.split.labels[row])
@@ -203,9 +203,9 @@ class RunData(lightning.LightningDataModule):
         self.train, self.val = splits["train"], splits["validation"]
 
     def train_dataloader(self) -> Any:
-        strengths = {name: spec.augment for name, spec in self.recipe.modalities.items()}
+        changes = {name: spec.augment for name, spec in self.recipe.modalities.items()}
         rows = training_rows(self.train.labels, self.unlabelled)
-        return self._loader(self.train, rows, strengths, training=True)
+        return self._loader(self.train, rows, changes, training=True)
 
     def val_dataloader(self) -> Any:
         return self._loader(self.val, labelled_rows(self.val.labels), {}, training=False)
@@ -215,7 +215,7 @@ class RunData(lightning.LightningDataModule):
         return self._loader(self.train, labelled_rows(self.train.labels), {}, training=False)
 
     def _loader(
-        self, split: Split, rows: np.ndarray, strengths: Mapping[str, float], training: bool
+        self, split: Split, rows: np.ndarray, changes: Mapping[str, Augmentation], training: bool
     ) -> Any:
         config = self.recipe.training
         workers = config.workers if training else 0
@@ -224,7 +224,7 @@ class RunData(lightning.LightningDataModule):
         trainer: Any = self.trainer
         share = (trainer.global_rank if devices > 1 else 0, devices, config.batch_size)
         return DataLoader(
-            SplitDataset(split, self.kinds, strengths, self.recipe.seed, rows),
+            SplitDataset(split, self.kinds, changes, self.recipe.seed, rows),
             batch_size=config.batch_size // devices,
             sampler=EpochSampler(len(rows), self.recipe.seed, training, share),
             collate_fn=Collate(self.kinds, training, self._cut if training else ()),

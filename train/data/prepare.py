@@ -128,7 +128,7 @@ def _frozen_encoders(
             model,
             stores[identity],
             views=config.encoder.views or 1,
-            strength=config.augment,
+            augmentation=config.augment,
         )
     remove_old_stores(cache, stores.values())
     return encoders

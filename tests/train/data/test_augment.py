@@ -7,8 +7,8 @@ import pytest
 import tokenizers
 from tokenizers.models import WordLevel
 
-from dimml.modalities import Arrays, Audio, Image, Kind, Text
-from train.data.augment import augment
+from dimml.modalities import Arrays, Audio, Flow, Image, Kind, Text
+from train.data.augment import Augmentation, augment
 
 STRENGTHS = [0.1, 0.5, 1.0]
 SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102}
@@ -38,7 +38,7 @@ def kind_of(arrays: Arrays) -> Kind:
 
 
 def changed(arrays: Arrays, strength: float, generator: np.random.Generator) -> Arrays:
-    return augment(kind_of(arrays), arrays, strength, generator)
+    return augment(kind_of(arrays), arrays, Augmentation(strength=strength), generator)
 
 
 def tokens(count: int) -> Arrays:
@@ -146,4 +146,79 @@ def test_special_tokens_stay_and_some_other_tokens_become_unknown(strength: floa
 
 def test_text_stays_if_the_tokenizer_has_no_unknown_token() -> None:
     kind = text_kind(unknown="")
-    assert_equal(augment(kind, SAMPLES["text"], 1.0, random()), SAMPLES["text"])
+    assert_equal(
+        augment(kind, SAMPLES["text"], Augmentation(strength=1), random()), SAMPLES["text"]
+    )
+
+
+def gradient(*shape: int) -> np.ndarray:
+    """Return planes whose values grow from left to right, the same in each plane."""
+    return np.broadcast_to(np.linspace(-1, 1, shape[-1], dtype=np.float32), shape).copy()
+
+
+def cropped(array: np.ndarray, seed: int = 0, smallest: float = 0.1) -> np.ndarray:
+    config = Augmentation(strength=0, crop=smallest)
+    generator = np.random.default_rng(seed)
+    return augment(Image("clip", {}), {"pixels": array}, config, generator)["pixels"]
+
+
+def test_all_frames_of_a_clip_have_the_same_crop() -> None:
+    result = cropped(gradient(4, 3, 20, 30))
+    assert (result.shape, result.dtype) == ((4, 3, 20, 30), np.float32)
+    assert not np.array_equal(result, gradient(4, 3, 20, 30))
+    np.testing.assert_array_equal(result, np.broadcast_to(result[0, 0], result.shape))
+
+
+def test_crop_is_a_part_of_the_picture_in_its_order() -> None:
+    for seed in range(30):
+        row = cropped(gradient(1, 20, 30), seed)[0, 0]
+        assert (np.diff(row) > 0).all()
+        assert row[0] >= -1
+        assert row[-1] <= 1
+
+
+def test_crop_of_the_whole_area_keeps_at_least_three_quarters() -> None:
+    widths = [np.ptp(cropped(gradient(1, 20, 30), seed, 1.0)[0, 0]) for seed in range(30)]
+    assert min(widths) > 2 * (3 / 4) ** 0.5 * 0.9
+
+
+def test_half_of_the_clips_are_mirrored_as_a_whole() -> None:
+    config, generator = Augmentation(strength=0, mirror=True), random()
+    sample = {"pixels": gradient(2, 3, 8, 8)}
+    kind = Image("clip", {})
+    results = [augment(kind, sample, config, generator)["pixels"] for _ in range(100)]
+    mirrored = sum(np.array_equal(result, sample["pixels"][..., ::-1]) for result in results)
+    kept = sum(np.array_equal(result, sample["pixels"]) for result in results)
+    assert mirrored + kept == 100
+    assert 30 < mirrored < 70
+
+
+def test_mirrored_flow_moves_the_other_way() -> None:
+    kind = Flow("flow", {"mean": 0.25, "std": 0.5})
+    bright = np.random.default_rng(1).random((3, 2, 4, 4), np.float32)
+    sample = {"flow": (bright - 0.25) / 0.5}
+    config = Augmentation(strength=0, mirror=True)
+    results = [
+        augment(kind, sample, config, np.random.default_rng(seed))["flow"] for seed in range(9)
+    ]
+    [mirrored, *_] = [r for r in results if not np.array_equal(r, sample["flow"])]
+    np.testing.assert_allclose(mirrored[:, 0] * 0.5 + 0.25, 1 - bright[:, 0, :, ::-1], atol=1e-6)
+    np.testing.assert_allclose(mirrored[:, 1] * 0.5 + 0.25, bright[:, 1, :, ::-1], atol=1e-6)
+
+
+def test_crop_and_mirror_of_sound_and_text_change_nothing() -> None:
+    config = Augmentation(strength=0, crop=0.1, mirror=True)
+    for case in ("spectrogram", "text"):
+        sample = SAMPLES[case]
+        assert_equal(augment(kind_of(sample), sample, config, random()), sample)
+
+
+def test_augmentations_with_other_changes_have_other_keys() -> None:
+    configs = [
+        Augmentation(),
+        Augmentation(strength=1),
+        Augmentation(crop=0.5),
+        Augmentation(crop=0.4),
+        Augmentation(mirror=True),
+    ]
+    assert len({config.key for config in configs}) == len(configs)

@@ -9,6 +9,7 @@ import pytest
 from dimml.errors import ManifestError
 from dimml.modalities import KINDS
 from dimml.table import Row
+from train.data.augment import Augmentation
 from train.data.cache import cached_split, in_threads
 from train.data.loader import Collate, EpochSampler, SplitDataset
 from train.methods.base import UNLABELLED
@@ -125,7 +126,7 @@ def test_unlabelled_row_is_kept_and_repeated_row_is_augmented_again(
     rows = [row(0, call=tone(0.5)), row(1, None, call=tone(0.9))]
     split = cached_split(rows, kinds(), LABELS, "train", tmp_path, "")
     assert split.labels.tolist() == [0, UNLABELLED]
-    data = SplitDataset(split, kinds(), {"call": 1.0}, 0, np.array([1, 0, 0]))
+    data = SplitDataset(split, kinds(), {"call": Augmentation(strength=1)}, 0, np.array([1, 0, 0]))
     (_, other), (first, label), (second, _) = (data[0, index] for index in range(3))
     assert (other, label) == (UNLABELLED, 0)
     assert (first["call"]["power"] != second["call"]["power"]).any()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import PretrainedFolder
 from tests.train.data.frozen import features_of, make_encoder, split_of, write_images
+from train.data.augment import NO_AUGMENTATION, Augmentation
 from train.data.loader import RunData
 from train.data.prepare import PreparedData, prepare
 from train.recipe import Recipe, load_recipe
@@ -66,7 +67,9 @@ class TestStored:
     ) -> None:
         folder, paths = pretrained_folder("image", "resnet"), write_images(tmp_path / "a", 8)
         plain = make_encoder(folder, "image", tmp_path / "one")
-        several = make_encoder(folder, "image", tmp_path / "three", views=VIEWS, strength=1.0)
+        several = make_encoder(
+            folder, "image", tmp_path / "three", views=VIEWS, augmentation=Augmentation(strength=1)
+        )
         one = features_of(split_of(plain, paths, tmp_path / "one"))
         three = features_of(split_of(several, paths, tmp_path / "three"))
         assert several.encoded == VIEWS * 8
@@ -81,7 +84,9 @@ class TestStored:
         found = []
         for name in ("a", "b"):
             cache = tmp_path / name
-            encoder = make_encoder(folder, "image", cache, views=VIEWS, strength=1.0)
+            encoder = make_encoder(
+                folder, "image", cache, views=VIEWS, augmentation=Augmentation(strength=1)
+            )
             found.append(features_of(split_of(encoder, paths, cache)))
         np.testing.assert_array_equal(*found)
 
@@ -91,7 +96,9 @@ class TestStored:
         folder, paths = pretrained_folder("image", "resnet"), write_images(tmp_path / "a", 4)
         counts = []
         for views, strength in ((1, 0.5), (3, 0.5), (2, 0.5), (2, 1.0), (1, 1.0)):
-            encoder = make_encoder(folder, "image", tmp_path, views=views, strength=strength)
+            encoder = make_encoder(
+                folder, "image", tmp_path, views=views, augmentation=Augmentation(strength=strength)
+            )
             settings = repr(encoder.identity)
             split_of(encoder, paths, tmp_path, settings=settings)
             counts.append(encoder.encoded)
@@ -121,7 +128,7 @@ class TestDrawn:
     def test_no_augmentation_uses_the_plain_value(
         self, recipe: Recipe, prepared: PreparedData
     ) -> None:
-        front = recipe.modalities["front"].model_copy(update={"augment": 0.0})
+        front = recipe.modalities["front"].model_copy(update={"augment": NO_AUGMENTATION})
         modalities = {**recipe.modalities, "front": front}
         plain = recipe.model_copy(update={"modalities": modalities})
         data = RunData(plain, prepared.stored, prepared.splits, unlabelled=False)
