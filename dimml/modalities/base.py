@@ -111,6 +111,16 @@ class Kind(ABC):
     def preprocess(self, raw: Any) -> Arrays:
         """Convert one decoded value to arrays without a batch axis."""
 
+    def compact(self, raw: Any) -> Arrays:
+        """Convert one decoded value to arrays for a file, from which `expand` gets the result of
+        `preprocess`.
+        """
+        return self.preprocess(raw)
+
+    def expand(self, arrays: Arrays) -> Arrays:
+        """Return the result of `preprocess` from that of `compact`."""
+        return arrays
+
     @abstractmethod
     def warnings(self, raw: Any) -> tuple[str, ...]:
         """Return notes for the user about this value, as short sentences."""

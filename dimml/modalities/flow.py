@@ -95,8 +95,14 @@ class Flow(Kind):
 
     def preprocess(self, raw: Pictures) -> Arrays:
         """Return the resized and normalised pairs [frames, 2, height, width]."""
-        pixels = self._pictures.preprocess(raw)["pixels"]
+        return self.expand(self.compact(raw))
+
+    def compact(self, raw: Pictures) -> Arrays:
+        pixels = self._pictures.compact(raw)["pixels"]
         return {"flow": pixels.reshape(-1, 2, *pixels.shape[-2:])}
+
+    def expand(self, arrays: Arrays) -> Arrays:
+        return {"flow": self._pictures.expand({"pixels": arrays["flow"]})["pixels"]}
 
     def warnings(self, raw: Pictures) -> tuple[str, ...]:
         is_blank = bool(self._pictures.warnings(raw))

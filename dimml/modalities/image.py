@@ -129,8 +129,21 @@ class Image(Kind):
 
     def preprocess(self, raw: list[PIL.Image.Image]) -> Arrays:
         """Return resized and normalised pixels, see `Image` for the shape."""
-        frames = [self._normalise(resize_image(image, self.config)) for image in raw]
-        return {"pixels": frames[0] if self.config.frames is None else np.stack(frames)}
+        return self.expand(self.compact(raw))
+
+    def compact(self, raw: list[PIL.Image.Image]) -> Arrays:
+        """Return resized pixels as bytes, a quarter of the size of normalised ones."""
+        frames = [self._channels(resize_image(image, self.config)) for image in raw]
+        pixels = frames[0] if self.config.frames is None else np.stack(frames)
+        # In the order of the channels, arithmetic takes a tenth of the time.
+        return {"pixels": np.ascontiguousarray(pixels)}
+
+    def expand(self, arrays: Arrays) -> Arrays:
+        pixels = arrays["pixels"].astype(np.float32)
+        pixels /= np.float32(255)
+        pixels -= self._mean
+        pixels /= self._std
+        return {"pixels": pixels}
 
     def warnings(self, raw: Pictures) -> tuple[str, ...]:
         blank = all(high - low <= BLANK_RANGE for image in raw for low, high in extrema(image))
@@ -283,15 +296,8 @@ class Image(Kind):
             raise self._too_many_pixels()
         return PIL.Image.fromarray(value)
 
-    def _normalise(self, image: PIL.Image.Image) -> np.ndarray:
+    def _channels(self, image: PIL.Image.Image) -> np.ndarray:
+        """Return the bytes of an image [channels, height, width]."""
         values = np.asarray(image)
         values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-        if self.config.channel_order == "bgr":
-            values = values[::-1]
-        # Bytes are put in the order of the channels first, and arithmetic is in place: a tenth of
-        # the time.
-        pixels = np.ascontiguousarray(values).astype(np.float32)
-        pixels /= np.float32(255)
-        pixels -= self._mean
-        pixels /= self._std
-        return pixels
+        return values[::-1] if self.config.channel_order == "bgr" else values

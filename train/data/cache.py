@@ -39,7 +39,7 @@ TEXT_BLOCK_ROWS = 256
 """Rows that are decoded, encoded and written together. Texts are small, and in a larger block more
 of them have about the same length and share a batch."""
 KEPT_VERSIONS = 3
-FORMAT = 3
+FORMAT = 4
 _PROBLEMS = b"problems"
 _DIGEST = b"sha256"
 
@@ -76,13 +76,14 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Arrays]:
-        """Return the read-only arrays of a sample by modality, without absent modalities."""
+        """Return the arrays of a sample by modality, without absent modalities; do not change them."""
         block = int(np.searchsorted(self._starts, index, side="right")) - 1
         table, row = self._blocks[block], index - int(self._starts[block])
         sample = {}
         for name, kind in self._kinds.items():
             if table.column(f"{name}.{kind.input_names[0]}")[row].is_valid:
-                sample[name] = {key: _cell(table, f"{name}.{key}", row) for key in kind.input_names}
+                cells = {key: _cell(table, f"{name}.{key}", row) for key in kind.input_names}
+                sample[name] = kind.expand(cells)
         return sample
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -254,7 +255,7 @@ def _decode(row: Row, kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEnco
             if name in frozen:
                 item[name] = frozen[name].decode(value)
             else:
-                item[name] = kind.preprocess(kind.decode(value))
+                item[name] = kind.compact(kind.decode(value))
         except AbsentError:
             continue
         except InputError as error:
@@ -265,7 +266,7 @@ def _decode(row: Row, kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEnco
 def _schema(kinds: Mapping[str, Kind]) -> pa.Schema:
     fields = [pa.field("label", pa.int64()), pa.field("row", pa.int64())]
     for name, kind in kinds.items():
-        for key, array in kind.preprocess(kind.decode(kind.example())).items():
+        for key, array in kind.compact(kind.decode(kind.example())).items():
             fields.append(
                 pa.field(f"{name}.{key}", pa.large_list(pa.from_numpy_dtype(array.dtype)))
             )

@@ -160,11 +160,18 @@ class CorruptedKind:
 
     def preprocess(self, raw: Any) -> Arrays:
         """Preprocess a decoded value; recordings and images are corrupted before that."""
+        return self._kind.preprocess(self._corrupted(raw))
+
+    def compact(self, raw: Any) -> Arrays:
+        """Return the compact arrays of a corrupted value."""
+        return self._kind.compact(self._corrupted(raw))
+
+    def _corrupted(self, raw: Any) -> Any:
         if isinstance(raw, list) and not self._is_text:
             raw = [self._corrupt(frame, frame.tobytes()) for frame in raw]
         elif not self._is_text:
             raw = self._corrupt(raw, raw.samples.tobytes())
-        return self._kind.preprocess(raw)
+        return raw
 
     def _corrupt(self, value: Any, content: bytes) -> Any:
         random = np.random.default_rng([zlib.crc32(content), self._salt])
