@@ -112,9 +112,7 @@ class Kind(ABC):
         """Convert one decoded value to arrays without a batch axis."""
 
     def compact(self, raw: Any) -> Arrays:
-        """Convert one decoded value to arrays for a file, from which `expand` gets the result of
-        `preprocess`.
-        """
+        """Return small arrays, from which `expand` computes the result of `preprocess`."""
         return self.preprocess(raw)
 
     def expand(self, arrays: Arrays) -> Arrays:

@@ -281,12 +281,8 @@ class Image(Kind):
         return self.error("too_large", f"{size}over the limit of {self.limits.pixels:,} pixels")
 
     def _from_array(self, value: np.ndarray) -> PIL.Image.Image:
-        grey = value.ndim == 2
-        if (
-            value.dtype != np.uint8
-            or not value.size
-            or not (grey or value.shape[2:] in ((3,), (4,)))
-        ):
+        is_picture = value.ndim == 2 or value.shape[2:] in ((3,), (4,))
+        if value.dtype != np.uint8 or not value.size or not is_picture:
             raise self.error(
                 "unreadable",
                 "an array must be uint8 [height, width] or [height, width, 3 or 4] and not empty, "

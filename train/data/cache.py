@@ -76,7 +76,7 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Arrays]:
-        """Return the arrays of a sample by modality, without absent modalities; do not change them."""
+        """Return the arrays of a sample by modality, which may be read-only."""
         block = int(np.searchsorted(self._starts, index, side="right")) - 1
         table, row = self._blocks[block], index - int(self._starts[block])
         sample = {}
