@@ -19,13 +19,14 @@ from dimml.progress import track
 from dimml.samples import is_absent
 from dimml.table import Row, read_rows
 from dimml.table.cells import SPLITS
-from train.data.cache import BLOCK_ROWS, in_threads
+from train.data.cache import BLOCK_ROWS
 from train.data.digests import content_digest
 from train.data.prepare import check_readable, read_models, specifications
 from train.data.splits import no_readable_row, read_training_splits, takes_part
 from train.data_report import DataReport, Duplicates
 from train.methods.base import UNLABELLED
 from train.recipe import Recipe
+from train.threads import in_threads
 
 _NUMBER = re.compile(r"\d[\w.,]*")
 

@@ -21,15 +21,27 @@ PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="Name of the data set: digits or avmnist.")],
+    name: Annotated[
+        str, typer.Argument(help="digits, avmnist, crema_d, ave, ucf101 or modelnet40.")
+    ],
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="OUT, the folder to write. For avmnist ROOT OUT: first the folder that holds the "
-            "published files, in fsdd/recordings and mnist."
+            help="OUT, the folder to write. For all but digits ROOT OUT: first the folder of "
+            "published files, see docs/data.md."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    split: Annotated[
+        int | None, typer.Option(help="For ucf101: the official split, 1 (the default), 2 or 3.")
+    ] = None,
+    split_csv: Annotated[
+        Path | None,
+        typer.Option(
+            help="For crema_d: a folder with train.csv and test.csv, or a CSV with the columns "
+            "name and split; without it, no actor is in two splits."
+        ),
+    ] = None,
 ) -> None:
     """Write a data set: its files and the manifest that names them.
 
@@ -37,10 +49,18 @@ def data(
         dimml data digits runs/digits/data
 
         dimml data avmnist downloads/avmnist runs/avmnist/data
+
+        dimml data crema_d downloads/CREMA-D runs/crema_d/data
+
+        dimml data ave downloads/AVE_Dataset runs/ave/data
+
+        dimml data ucf101 downloads/ucf101 runs/ucf101/data --split 2
+
+        dimml data modelnet40 downloads/modelnet40_images_new_12x runs/modelnet40/data
     """
     import importlib
 
-    from train.datasets import DATASETS, NEEDS_ROOT
+    from train.datasets import DATASETS, NEEDS_ROOT, OPTIONS
 
     if name not in DATASETS:
         raise UsageError(f"no data set {name!r}; choose one of: {', '.join(DATASETS)}")
@@ -52,7 +72,12 @@ def data(
             f"{name} takes {' and '.join(expected)}, but got {given}; call "
             f"`dimml data {name} {' '.join(expected)}`, see `dimml data --help`"
         )
-    typer.echo(importlib.import_module(DATASETS[name]).write(*paths, seed=seed))
+    values = {"split": split, "split_csv": split_csv}
+    options = {option: value for option, value in values.items() if value is not None}
+    if other := next((option for option in options if OPTIONS[option] != name), None):
+        flag = f"--{other.replace('_', '-')}"
+        raise UsageError(f"{flag} is an option of {OPTIONS[other]}; {name} does not take it")
+    typer.echo(importlib.import_module(DATASETS[name]).write(*paths, seed=seed, **options))
 
 
 def init(

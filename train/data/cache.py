@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +22,6 @@ import pyarrow.ipc
 from dimml import __version__
 from dimml.errors import AbsentError, InputError, InterruptedRunError, shorten
 from dimml.files import made_folder, new_file
-from dimml.machine import available_cores
 from dimml.modalities import Arrays, Kind, Text
 from dimml.progress import print_status, track
 from dimml.samples import is_absent
@@ -33,6 +30,7 @@ from train.data.digests import rows_digest
 from train.data.features import FrozenEncoder, PendingFeatures, stored_kinds
 from train.data.splits import no_readable_row, report_unreadable
 from train.methods.base import UNLABELLED
+from train.threads import in_threads
 
 BLOCK_ROWS = 64
 TEXT_BLOCK_ROWS = 256
@@ -43,7 +41,6 @@ FORMAT = 4
 _PROBLEMS = b"problems"
 _DIGEST = b"sha256"
 
-T = TypeVar("T")
 _Item = tuple[dict[str, Arrays | PendingFeatures], list[InputError]]
 """What could be read of a row by modality, and the errors of the other cells."""
 
@@ -219,30 +216,6 @@ def _remove_old(folder: Path, name: str) -> None:
         files = sorted(folder.glob(f"{name}-*.arrow"), key=lambda file: file.stat().st_mtime_ns)
         for file in files[:-KEPT_VERSIONS]:
             file.unlink()
-
-
-def in_threads(function: Callable[[Row], T], rows: Iterable[Row], ahead: int) -> Iterator[T]:
-    """Yield the result of a function for each row, in order, computed in one thread per core.
-
-    The decoders and numpy release the interpreter lock, so the threads run in parallel.
-
-    Args:
-        function: Computes the result of a row.
-        rows: The rows, read as their turn comes.
-        ahead: Rows whose results wait while the caller is busy.
-    """
-    waiting: deque[Future[T]] = deque()
-    pool = ThreadPoolExecutor(available_cores())
-    try:
-        for row in rows:
-            waiting.append(pool.submit(function, row))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        # After an error or Ctrl-C, rows that wait are not computed.
-        pool.shutdown(cancel_futures=True)
 
 
 def _decode(row: Row, kinds: Mapping[str, Kind], frozen: Mapping[str, FrozenEncoder]) -> _Item:

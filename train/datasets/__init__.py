@@ -2,7 +2,8 @@
 
 `DATASETS` maps each name to the module whose `write(out, ...)` writes the data set, or whose
 `write(root, out, ...)` does if the name is in `NEEDS_ROOT`. A module is imported only to write its
-data set, because it may need packages that are not installed.
+data set, because it may need packages that are not installed. `OPTIONS` has the names of the data
+sets that take another option than `seed`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from dimml.errors import UsageError
 DATASETS: dict[str, str] = {
     "digits": "train.datasets.digits",
     "avmnist": "train.datasets.avmnist",
+    "ucf101": "train.datasets.ucf101",
+    "modelnet40": "train.datasets.modelnet40",
 }
 # Data sets that are made from published files, which the user downloads into a folder, the root.
-NEEDS_ROOT = frozenset({"avmnist"})
+NEEDS_ROOT = frozenset(DATASETS) - {"digits"}
+OPTIONS = {"split": "ucf101", "split_csv": "crema_d"}
 
 
 def require(module: str) -> ModuleType:

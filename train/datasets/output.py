@@ -15,7 +15,8 @@ from dimml.files import new_folder
 MANIFEST = "manifest.parquet"
 SPLITS = ("train", "validation", "test")
 
-Cells = dict[str, str | None]
+Cell = str | list[str] | None
+Cells = dict[str, Cell]
 
 
 def check_out(out: Path, seed: int) -> None:
@@ -45,8 +46,13 @@ def new_data_set(out: Path, modalities: Sequence[str]) -> Iterator[Path]:
 
 
 def write_manifest(
-    folder: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str | None]]
+    folder: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Cell]]
 ) -> None:
-    """Write the manifest of a data set; paths in its cells are relative to `folder`."""
-    schema = pa.schema([(column, pa.string()) for column in columns])
+    """Write the manifest of a data set; paths in its cells are relative to `folder`.
+
+    A column of lists holds the frames of clips.
+    """
+    lists = {name for row in rows for name, cell in row.items() if isinstance(cell, list)}
+    types = [pa.list_(pa.string()) if name in lists else pa.string() for name in columns]
+    schema = pa.schema(list(zip(columns, types, strict=True)))
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / MANIFEST)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from dimml.errors import ManifestError
 from dimml.modalities import KINDS
 from dimml.table import Row
 from train.data.augment import Augmentation
-from train.data.cache import cached_split, in_threads
+from train.data.cache import cached_split
 from train.data.loader import Collate, EpochSampler, SplitDataset
 from train.methods.base import UNLABELLED
 
@@ -138,17 +137,3 @@ def test_cell_that_is_too_long_for_a_path_counts_as_absent(tmp_path: Path) -> No
     assert split.present.tolist() == [[True, False], [True, False]]
     assert "File name too long" in split.problems[0]
     assert len(split.problems[0]) < 300
-
-
-def test_rows_are_read_as_their_turn_comes() -> None:
-    read = []
-
-    def rows() -> Iterator[Row]:
-        for number in range(100):
-            read.append(number)
-            yield Row(str(number), "train", "a", {})
-
-    results = in_threads(lambda row: int(row.id), rows(), ahead=4)
-    assert [next(results) for _ in range(10)] == [*range(10)]
-    assert len(read) <= 15
-    assert list(results) == [*range(10, 100)]
