@@ -16,6 +16,8 @@ from dimml.errors import UsageError
 DATASETS: dict[str, str] = {
     "digits": "train.datasets.digits",
     "avmnist": "train.datasets.avmnist",
+    "crema_d": "train.datasets.crema_d",
+    "ave": "train.datasets.ave",
     "ucf101": "train.datasets.ucf101",
     "modelnet40": "train.datasets.modelnet40",
 }

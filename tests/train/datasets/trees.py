@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tests.dimml.modalities.encoded import encode_video, encode_wav
 
 LITTER = (".DS_Store", "Thumbs.db")
 """Files that file managers leave behind."""
@@ -19,6 +22,13 @@ ACTIONS = ("ApplyEyeMakeup", "Archery", "HandstandPushups")
 TRAIN_GROUPS, TEST_GROUPS = range(8, 12), range(1, 3)
 CLIPS = (1, 2)
 UCF_FRAMES = 14
+
+
+ACTORS = ("1001", "1002", "1003", "1004")
+EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+SENTENCES = ("DFA", "IEO")
+
+EVENTS = ("Church bell", "Male speech, man speaking", "Bark")
 
 
 def litter(root: Path) -> None:
@@ -97,3 +107,61 @@ def _write_video_frames(root: Path, video: str, shade: int) -> None:
         if frame < UCF_FRAMES:
             for axis in "uv":
                 picture(root / "tvl1_flow" / axis / video / name, shade + 5 * frame, mode="L")
+
+
+def write_crema_d(root: Path) -> Path:
+    """Write `AudioWAV` and `VideoFlash` of CREMA-D: WAV and FLV (Sorenson, MP3) of two seconds.
+
+    As published, the level of one WAV is X, where that of its video is XX.
+    """
+    for folder in ("AudioWAV", "VideoFlash", "AudioMP3"):
+        (root / folder).mkdir(parents=True)
+    for place, (actor, sentence, emotion) in enumerate(product(ACTORS, SENTENCES, EMOTIONS)):
+        level = "HI" if sentence == "IEO" and emotion != "NEU" else "XX"
+        clip = f"{actor}_{sentence}_{emotion}_{level}"
+        (root / "VideoFlash" / f"{clip}.flv").write_bytes(_video("FLV", 45 + place % 3))
+        sound = clip.replace("1003_DFA_SAD_XX", "1003_DFA_SAD_X")
+        (root / "AudioWAV" / f"{sound}.wav").write_bytes(_wav(EMOTIONS.index(emotion), 1.5))
+    litter(root)
+    return root
+
+
+def write_crema_d_lists(folder: Path, root: Path) -> Path:
+    """Write `train.csv` and `test.csv` over all clips, without a header, with Windows line ends."""
+    folder.mkdir()
+    clips = sorted(path.stem for path in (root / "VideoFlash").glob("*.flv"))
+    for name, chosen in (("test", clips[::6]), ("train", sorted({*clips} - {*clips[::6]}))):
+        text = "".join(f"{clip},{clip.split('_')[2]}\r\n" for clip in chosen)
+        (folder / f"{name}.csv").write_bytes(text.encode())
+    return folder
+
+
+def write_ave(root: Path) -> Path:
+    """Write the videos, the annotations and the split lists of AVE; the videos last 2 seconds."""
+    (root / "AVE").mkdir(parents=True)
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for label in EVENTS:
+        for split, count in (("train", 6), ("val", 2), ("test", 2)):
+            for number in range(count):
+                video = f"-{label[:2]}{split}_{number}"
+                (root / "AVE" / f"{video}.mp4").write_bytes(_video("MP4", 50))
+                lists[split].append(f"{label}&{video}&good&{number % 2}&2")
+    lines = ["Category&VideoID&Quality&StartTime&EndTime"]
+    for split, events in lists.items():
+        lines += events
+        (root / f"{split}Set.txt").write_bytes("".join(f"{e}\r\n" for e in events).encode())
+    (root / "Annotations.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+    (root / "ReadMe.txt").write_text("AVE dataset")
+    litter(root)
+    return root
+
+
+@lru_cache
+def _video(name: str, frames: int) -> bytes:
+    return encode_video(name, frames, sound=True)
+
+
+@lru_cache
+def _wav(pitch: int, seconds: float) -> bytes:
+    time = np.arange(round(16_000 * seconds)) / 16_000
+    return encode_wav((0.3 * np.sin(2 * np.pi * (200 + 100 * pitch) * time)).astype(np.float32))

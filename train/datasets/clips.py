@@ -1,0 +1,119 @@
+"""The frames and the sound of published video clips, as files of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import soundfile
+from dimml.modalities.video import read_frames
+
+from dimml.errors import InputError, UsageError
+from dimml.modalities import Audio, formats
+from dimml.modalities.base import Limits
+from dimml.modalities.decoders import DecodeError
+from train.datasets.published import BrokenFileError, read_content
+
+SAMPLE_RATE = 16_000
+FRAME_SECONDS = 1.0
+"""Seconds between two frames, as in the source of the method."""
+
+JPEG_QUALITY = 95
+_LIMITS = Limits()
+_SOUND = Audio("sound", {"sample_rate": SAMPLE_RATE})
+
+
+def check_decoder(name: str) -> None:
+    """Check that the decoder of videos is installed.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    if not formats.is_installed("av"):
+        raise UsageError(f"{name} has videos, which PyAV decodes; run `{formats.INSTALL_MEDIA}`")
+
+
+def moments_between(start: float, end: float) -> Callable[[float], Sequence[float]]:
+    """Return a function from the length of a video to the moments of its frames.
+
+    Args:
+        start: The first moment in seconds.
+        end: The moments are before this one.
+    """
+
+    def moments(seconds: float) -> list[float]:
+        count = 0
+        chosen = []
+        while (moment := start + count * FRAME_SECONDS) < min(end, seconds):
+            chosen.append(moment)
+            count += 1
+        return chosen
+
+    return moments
+
+
+def write_frames(
+    path: Path, folder: Path, name: str, start: float = 0.0, end: float = float("inf")
+) -> list[str]:
+    """Write one frame per second of a video as JPEG files.
+
+    Args:
+        path: The video.
+        folder: The folder of the data set.
+        name: The path of the folder to make in it.
+        start: Where the frames begin, in seconds.
+        end: Where they end.
+
+    Returns:
+        The paths of the frames, the cell.
+
+    Raises:
+        BrokenFileError: If the video is damaged. The frames before the damage are written.
+    """
+    data = read_content(path)
+    found = formats.recognise(data)
+    if not found or not found.demuxer:
+        raise BrokenFileError(path, f"it is {found.name if found else 'of no known format'}")
+    moments = moments_between(start, end)
+    try:
+        pictures, damage = read_frames(data, found.demuxer, _LIMITS, moments)
+    except DecodeError as error:
+        raise BrokenFileError(path, f"cannot decode the video ({error.reason})") from error
+    if not pictures:
+        raise BrokenFileError(path, f"it has no picture between {start:g} and {end:g} s")
+    (folder / name).mkdir()
+    cell = [f"{name}/{number:03d}.jpg" for number in range(len(pictures))]
+    for picture, frame in zip(pictures, cell, strict=True):
+        picture.save(folder / frame, quality=JPEG_QUALITY)
+    if damage:
+        raise BrokenFileError(path, damage, cell)
+    return cell
+
+
+def write_sound(path: Path, folder: Path, name: str, start: float, end: float) -> str:
+    """Write a part of the sound of a video as a mono WAV of 16 kHz.
+
+    Args:
+        path: The video.
+        folder: The folder of the data set.
+        name: The path of the WAV in it.
+        start: Where the part begins, in seconds.
+        end: Where it ends.
+
+    Returns:
+        `name`, the cell.
+
+    Raises:
+        BrokenFileError: If the sound is missing or damaged. The part before the damage is written.
+    """
+    try:
+        recording = _SOUND.decode(read_content(path))
+    except InputError as error:
+        raise BrokenFileError(path, error.message.partition(";")[0]) from error
+    part = recording.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    if not len(part):
+        raise BrokenFileError(path, f"it has no sound between {start:g} and {end:g} s")
+    soundfile.write(folder / name, part, SAMPLE_RATE, subtype="PCM_16")
+    if recording.notes:
+        raise BrokenFileError(path, recording.notes[0], name)
+    return name
