@@ -53,7 +53,7 @@ def moments_between(start: float, end: float) -> Callable[[float], Sequence[floa
 
 
 def write_frames(
-    path: Path, folder: Path, name: str, start: float = 0.0, end: float = float("inf")
+    path: Path, folder: Path, name: str, start: float = 0.0, end: float = _LIMITS.seconds
 ) -> list[str]:
     """Write one frame per second of a video as JPEG files.
 
@@ -80,7 +80,7 @@ def write_frames(
     except DecodeError as error:
         raise BrokenFileError(path, f"cannot decode the video ({error.reason})") from error
     if not pictures:
-        raise BrokenFileError(path, f"it has no picture between {start:g} and {end:g} s")
+        raise BrokenFileError(path, damage or f"it has no picture from {start:g} to {end:g} s")
     (folder / name).mkdir()
     cell = [f"{name}/{number:03d}.jpg" for number in range(len(pictures))]
     for picture, frame in zip(pictures, cell, strict=True):
@@ -112,7 +112,7 @@ def write_sound(path: Path, folder: Path, name: str, start: float, end: float) -
         raise BrokenFileError(path, error.message.partition(";")[0]) from error
     part = recording.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
     if not len(part):
-        raise BrokenFileError(path, f"it has no sound between {start:g} and {end:g} s")
+        raise BrokenFileError(path, f"it has no sound from {start:g} to {end:g} s")
     soundfile.write(folder / name, part, SAMPLE_RATE, subtype="PCM_16")
     if recording.notes:
         raise BrokenFileError(path, recording.notes[0], name)

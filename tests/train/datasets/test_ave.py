@@ -131,11 +131,9 @@ class TestBrokenFiles:
         assert f"{video(root, '-Batrain_2')}: the file is missing" in said
         assert "3 videos have no readable file and are left out" in said
 
-    def test_event_behind_the_end_of_the_video_is_reported(
-        self, root: Path, dimml: Dimml
-    ) -> None:
+    def test_event_behind_the_end_of_the_video_is_reported(self, root: Path, dimml: Dimml) -> None:
         append("trainSet.txt", "Bark&short&good&5&8")(root)
         video(root, "short").write_bytes(video(root).read_bytes())
         _, _, said = dimml("data", "ave", root, root.parent / "out")
-        assert f"{video(root, 'short')}: it has no sound between 5 and 8 s" in said
-        assert f"{video(root, 'short')}: it has no picture between 5 and 8 s" in said
+        assert f"{video(root, 'short')}: it has no sound from 5 to 8 s" in said
+        assert f"{video(root, 'short')}: it has no picture from 5 to 8 s" in said

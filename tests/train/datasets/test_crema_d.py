@@ -219,9 +219,7 @@ class TestLayout:
         with pytest.raises(UsageError, match="hold no clips; expected names such as 1001_DFA_ANG"):
             crema_d.write(root, root.parent / "out")
 
-    def test_missing_decoder_is_an_error(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_missing_decoder_is_an_error(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("dimml.modalities.formats.is_installed", lambda package: False)
         with pytest.raises(UsageError, match=r"crema_d has videos.*pip install -e '.\[media\]'"):
             crema_d.write(root, root.parent / "out")
