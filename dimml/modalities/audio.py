@@ -35,8 +35,8 @@ class AudioConfig(KindConfig):
         max_seconds: With `seconds: null`, a longer recording is cut to its middle.
         step_seconds: With `seconds: null`, silence is added up to a multiple of this length, so
             that recordings of about equal length share a graph call. 0 adds nothing.
-        fill: What a shorter recording is filled up with: `silence`, or as many whole repetitions
-            as fit and then silence (`repeat`).
+        fill: What a shorter recording is filled up with: `silence`, as many whole repetitions as
+            fit and then silence (`repeat`), or repetitions of which the last is cut (`loop`).
         output: `power` (a spectrogram) or `waveform` (the samples).
         n_fft: Samples of a frame and of its Hann window.
         hop_length: Samples between the starts of frames.
@@ -48,7 +48,7 @@ class AudioConfig(KindConfig):
     seconds: Annotated[float, pydantic.Field(gt=0, le=600)] | None = 1.0
     max_seconds: Annotated[float, pydantic.Field(gt=0, le=600)] | None = None
     step_seconds: Annotated[float, pydantic.Field(ge=0, le=60)] = 0.0
-    fill: Literal["silence", "repeat"] = "silence"
+    fill: Literal["silence", "repeat", "loop"] = "silence"
     output: Literal["power", "waveform"] = "power"
     n_fft: Annotated[int, pydantic.Field(ge=16, le=16_384)] = 512
     hop_length: Annotated[int, pydantic.Field(ge=1)] = 160
@@ -120,6 +120,8 @@ class Audio(RecordingKind):
         samples = samples[start : start + length]
         if self.config.fill == "repeat":
             samples = np.tile(samples, length // len(samples))
+        elif self.config.fill == "loop":
+            samples = np.resize(samples, length)
         return np.pad(samples, (0, length - len(samples)))
 
     def _target_length(self, available: int) -> int:
