@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import soundfile
-from dimml.modalities.video import read_frames
 
 from dimml.errors import InputError, UsageError
 from dimml.modalities import Audio, formats
 from dimml.modalities.base import Limits
 from dimml.modalities.decoders import DecodeError
+from dimml.modalities.video import read_frames
 from train.datasets.published import BrokenFileError, read_content
 
 SAMPLE_RATE = 16_000
