@@ -48,6 +48,21 @@ def decode_error(kind: Audio, value: Any) -> InputError:
     return caught.value
 
 
+@pytest.mark.parametrize(
+    ("fill", "expected"),
+    [
+        ("silence", [1, 2, 3, 0, 0, 0, 0, 0]),
+        ("repeat", [1, 2, 3, 1, 2, 3, 0, 0]),
+        ("loop", [1, 2, 3, 1, 2, 3, 1, 2]),
+    ],
+)
+def test_shorter_recording_is_filled_up(fill: str, expected: list[int]) -> None:
+    kind = audio(seconds=8 / RATE, fill=fill, output="waveform")
+    samples = np.array([0.1, 0.2, 0.3], np.float32)
+    filled = kind.preprocess(kind.decode(samples))["waveform"]
+    np.testing.assert_allclose(filled, np.array(expected) / 10, atol=1e-7)
+
+
 class TestSpectrogram:
     @pytest.mark.parametrize(
         ("rate", "n_fft", "hop_length", "n_mels"),
