@@ -15,11 +15,12 @@ import torch
 
 from dimml.bundle import Bundle, Manifest
 from dimml.errors import ParityError
-from dimml.modalities import Arrays, Kind
-from dimml.nn.encoders import build_encoder
+from dimml.modalities import Arrays, Audio, Kind
+from dimml.nn.encoders import LogMel, build_encoder
 from dimml.nn.model import MultimodalModel
+from dimml.runtime.session import Graph
 from export.bundle import export_run
-from export.onnx import write_bundle
+from export.onnx import export_encoder, write_bundle
 from export.parity import parity_check
 
 NAMES = ("image", "text")
@@ -195,3 +196,14 @@ class TestNothingIsLeft:
                 export_run(notes_run, bundle.with_name(name))
         assert list(bundle.parent.iterdir()) == [bundle]
         assert Bundle.load(bundle).id == Bundle.load(tiny_bundle).id
+
+
+def test_quiet_spectrogram_of_ten_seconds_is_normalised_exactly(tmp_path: Path) -> None:
+    kind = Audio("audio", {"seconds": 10.0})
+    encoder = LogMel(16_000, 512, None)
+    [power] = kind.preprocess(kind.decode(kind.example())).values()
+    noise = np.random.default_rng(0).gamma(0.3, 1e-6, power.shape).astype(np.float32)
+    export_encoder(encoder, kind, tmp_path / "log.onnx")
+    [actual] = Graph(tmp_path / "log.onnx", "cpu").run({"power": noise[None]})
+    exact = encoder.double()(torch.from_numpy(noise[None]).double()).numpy()
+    assert np.abs(actual - exact).max() < 5e-6
