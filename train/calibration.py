@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import scipy.optimize
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dimml.nn.fusion import CertaintyFusion, certainty_weights
-from dimml.nn.masks import blank_absent, subset_index
+from dimml.nn.fusion import CertaintyFusion, certainty, weigh
 from dimml.samples import subsets
+from train.subset_blocks import SubsetBlock, subset_blocks
+from train.temperatures import MIN_ROWS, TEMPERATURES, fit_subset_temperatures
 
 UNIFORM = 1e6
 """A temperature of the certainty weights that makes them equal to about 1e-6."""
@@ -39,8 +39,6 @@ FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
     "sum": (UNIFORM,),
 }
 """The fusion temperatures that are tried; for `pooled`, the starting points of the fit."""
-TEMPERATURES = (0.05, 20.0)
-"""Bounds of a temperature that divides logits."""
 POOLED_TEMPERATURES = (0.01, 100.0)
 """Bounds of the temperature of the certainty weights that `pooled` fits."""
 PENALTY = 1e-3
@@ -89,71 +87,161 @@ def subset_rows(
             yield subset, rows, mask.expand(int(rows.sum()), -1)
 
 
+class FusionAnswers:
+    """The answers of a fusion to rows from subsets of their modalities.
+
+    What each modality says alone is the same in all subsets, and is computed once.
+
+    Args:
+        fusion: The fusion. Its modality temperatures are read here, the rest at each answer.
+        rows: The rows.
+
+    Attributes:
+        fusion: The fusion.
+        rows: The rows.
+        logits: Calibrated logits of the modalities, [N, M, K], 0 where absent.
+        sure: Their `certainty`, [N, M].
+    """
+
+    def __init__(self, fusion: CertaintyFusion, rows: EncodedRows) -> None:
+        self.fusion = fusion
+        self.rows = rows
+        logits, self._scale = fusion.classify(rows.features, rows.present)
+        self.logits = logits / fusion.modality_temperature.unsqueeze(-1)
+        self.sure = certainty(self.logits)
+
+    def labels(self, block: SubsetBlock) -> Tensor:
+        """Return the true labels of a block's pairs, [R]."""
+        return self.rows.labels[block.rows]
+
+    def late(self, block: SubsetBlock) -> Tensor:
+        """Return the probabilities [R, K] without interaction heads."""
+        return self._fuse(block, None)
+
+    def joint_logits(self, block: SubsetBlock) -> Tensor | None:
+        """Return the logits of the interaction heads [R, H, K], None without heads."""
+        scale = torch.where(block.mask, self._scale[block.rows], 1.0)
+        return self.fusion.joint_logits(self.rows.features[block.rows], block.mask, scale)
+
+    def __call__(self, block: SubsetBlock) -> Tensor:
+        """Return the probabilities [R, K]."""
+        interaction = self.fusion.interaction
+        if interaction is None or not bool(interaction.share.any()):
+            return self.late(block)
+        return self._fuse(block, self.joint_logits(block))
+
+    def _fuse(self, block: SubsetBlock, joint: Tensor | None) -> Tensor:
+        rows = block.rows
+        fused = self.fusion.fuse(self.logits[rows], block.mask, None, joint, self.sure[rows])
+        return fused[0]
+
+    def blocks(
+        self, smallest: int = 1, fewest: int = 1, heads: bool = True
+    ) -> Iterator[SubsetBlock]:
+        """Yield the subsets with at least so many modalities and rows.
+
+        Args:
+            smallest: The least number of modalities.
+            fewest: The least number of rows.
+            heads: Whether the interaction heads answer, too, which takes more memory.
+        """
+        features = self.rows.features if heads and self.fusion.interaction else self.logits
+        sizes = range(smallest, self.logits.shape[1] + 1)
+        return subset_blocks(self.rows.present, features[:1].numel(), sizes, fewest)
+
+
 @torch.no_grad()
-def calibrate(
-    fusion: CertaintyFusion, modalities: tuple[str, ...], rows: EncodedRows, rule: Rule
-) -> None:
+def calibrate(fusion: CertaintyFusion, rows: EncodedRows, rule: Rule) -> None:
     """Fit the free parameters of a rule by the negative log-likelihood, and set them.
 
     The fit takes one temperature per modality (Guo et al. 2017, arXiv 1706.04599), then the fusion
-    temperature by the mean over subsets, then one temperature per subset of two or more modalities.
+    temperature by the mean over subsets, then one temperature per subset of two or more modalities,
+    see `fit_subset_temperatures`.
 
     Args:
         fusion: The fusion to calibrate.
-        modalities: Names in slot order.
         rows: Labelled rows of the validation split.
         rule: How the modalities are joined.
     """
-    slots, labels = len(modalities), rows.labels
-    logits, scale = fusion.classify(rows.features, rows.present)
-    modality = torch.ones(slots)
-    for slot in range(slots):
-        has = rows.present[:, slot]
-        if has.any() and rule != "paper":
-            modality[slot] = fit_temperature(logits[has, slot], labels[has])
-    scaled = logits / modality.unsqueeze(-1)
-    bias = modality.log() if rule == "sum" else torch.zeros(slots)
+    slots = rows.present.shape[1]
+    modality, bias = torch.ones(slots), torch.zeros(slots)
+    if rule != "paper":
+        modality = _modality_temperatures(fusion, rows)
+    if rule == "sum":
+        bias = modality.log()
+    ones = torch.ones(2**slots)
+    fusion.set_calibration(modality, 1.0, ones, bias)
+    answers = FusionAnswers(fusion, rows)
     candidates = []
     for temperature in FUSION_TEMPERATURES[rule]:
-        table = torch.ones(2**slots)
-        likelihoods = []
-        fusion.set_calibration(modality, temperature, table, bias)
-        for subset, chosen, mask in subset_rows(modalities, rows.present):
-            if len(subset) < 2:
-                continue
-            probabilities, _ = fusion.fuse(scaled[chosen], mask, scale[chosen])
-            log_probabilities = probabilities.clamp_min(1e-12).log()
-            fitted = 1.0 if rule == "paper" else fit_temperature(log_probabilities, labels[chosen])
-            table[subset_index(mask[0])] = fitted
-            likelihoods.append(_nll(log_probabilities / fitted, labels[chosen]))
-        candidates.append((float(np.mean(likelihoods or [0.0])), temperature, table))
+        fusion.set_calibration(modality, temperature, ones, bias)
+        if rule != "paper":
+            _fit_table(answers)
+        loss = _late_loss(answers) if len(FUSION_TEMPERATURES[rule]) > 1 else 0.0
+        candidates.append((loss, temperature, fusion.subset_temperature.clone()))
     _, temperature, table = min(candidates, key=lambda candidate: candidate[0])
     fusion.set_calibration(modality, temperature, table, bias)
-    if rule == "pooled":
-        clean = blank_absent(scaled, rows.present)
-        groups = [
-            (clean[chosen].double(), mask, labels[chosen], int(subset_index(mask[0])))
-            for subset, chosen, mask in subset_rows(modalities, rows.present)
-            if len(subset) > 1
-        ]
-        if groups:
-            _fit_pooling(fusion, groups)
+    if rule == "pooled" and (weights := _fit_pooling(answers)):
+        fusion.set_calibration(modality, weights[0], ones, weights[1])
+        _fit_table(answers)
 
 
-def _fit_pooling(
-    fusion: CertaintyFusion, groups: Sequence[tuple[Tensor, Tensor, Tensor, int]]
-) -> None:
-    """Fit biases, fusion temperature and subset temperatures together from their present values.
+def _fit_table(answers: FusionAnswers) -> None:
+    """Fit and set the temperatures of the subsets of a fusion that has none yet."""
+    fusion, rows = answers.fusion, answers.rows
+
+    def log_late(block: SubsetBlock) -> Tensor:
+        return answers.late(block).clamp_min(1e-12).log()
+
+    width, sizes = answers.logits[:1].numel(), range(2, rows.present.shape[1] + 1)
+    table = fit_subset_temperatures(log_late, rows.present, rows.labels, width, sizes)
+    fusion.set_calibration(
+        fusion.modality_temperature.clone(),
+        fusion.fusion_temperature.clone(),
+        table,
+        fusion.modality_bias.clone(),
+    )
+
+
+def _late_loss(answers: FusionAnswers) -> float:
+    """Return the negative log-likelihood, the mean over subsets of the means over rows."""
+    means = []
+    for block in answers.blocks(smallest=2, heads=False):
+        log = answers.late(block).clamp_min(1e-12).log()
+        means.append(block.mean(functional.nll_loss(log, answers.labels(block), reduction="none")))
+    return float(torch.cat(means).mean()) if means else 0.0
+
+
+def _modality_temperatures(fusion: CertaintyFusion, rows: EncodedRows) -> Tensor:
+    """Return the temperature of each modality's logits, [M]."""
+    logits, _ = fusion.classify(rows.features, rows.present)
+
+    def alone(block: SubsetBlock) -> Tensor:
+        return logits[block.rows, block.mask.int().argmax(dim=1)]
+
+    width, sizes = logits.shape[2], range(1, 2)
+    table = fit_subset_temperatures(alone, rows.present, rows.labels, width, sizes)
+    return table[[2**slot for slot in range(logits.shape[1])]]
+
+
+def _fit_pooling(answers: FusionAnswers) -> tuple[Tensor, Tensor] | None:
+    """Fit the fusion temperature and the biases, together with the temperatures of the subsets.
 
     Args:
-        fusion: The fusion to calibrate.
-        groups: For each subset, the calibrated logits of its rows [n, M, K], its mask [n, M], the
-            labels [n], and its `subset_index`.
+        answers: The answers of a fusion that is calibrated with the values to start from.
+
+    Returns:
+        The fusion temperature and the biases, or None if there are no rows, or if the fit diverges.
     """
+    fusion = answers.fusion
+    blocks = list(answers.blocks(2, MIN_ROWS, heads=False)) or list(answers.blocks(2, heads=False))
+    count = sum(len(block.subsets) for block in blocks)
     temperatures = torch.cat([fusion.fusion_temperature[None], fusion.subset_temperature])
     start = torch.cat([fusion.modality_bias, temperatures.log()]).double()
     step = torch.zeros_like(start, requires_grad=True)
     sizes = [len(fusion.modality_bias), 1, len(fusion.subset_temperature)]
+    logits = answers.logits.double()
+    sure = certainty(logits)
     optimizer = torch.optim.LBFGS([step], max_iter=200, line_search_fn="strong_wolfe")
 
     def parameters() -> tuple[Tensor, Tensor, Tensor]:
@@ -167,41 +255,28 @@ def _fit_pooling(
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        bias, log_temperature, log_table = parameters()
         total = PENALTY * step.square().sum()
-        for values, mask, targets, index in groups:
-            weights = certainty_weights(values, mask, log_temperature.exp(), bias)
-            fused = (weights.unsqueeze(-1) * values).sum(dim=1) / log_table[index].exp()
-            total = total + functional.cross_entropy(fused, targets) / len(groups)
         torch.autograd.backward(total)
+        for block in blocks:
+            bias, log_temperature, log_table = parameters()
+            weights = weigh(sure[block.rows], block.mask, log_temperature.exp(), bias)
+            fused = torch.einsum("rm,rmk->rk", weights, logits[block.rows])
+            fused = fused / log_table[block.subsets].exp()[block.segment].unsqueeze(-1)
+            losses = functional.cross_entropy(fused, answers.labels(block), reduction="none")
+            loss = block.mean(losses).sum() / count
+            # Block by block, so that the graph of one block is in memory at a time.
+            torch.autograd.backward(loss)
+            total = total.detach() + loss.detach()
         return total
 
+    if not blocks:
+        return None
     with torch.enable_grad():
         optimizer.step(objective)  # type: ignore[no-untyped-call]
     if not bool(step.isfinite().all()):
         # The fit diverged, so the values that were fitted one after the other stay.
-        return
+        return None
     with torch.no_grad():
-        bias, log_temperature, log_table = parameters()
+        bias, log_temperature, _ = parameters()
     # A bias that all modalities share has no effect, so the mean is taken out.
-    fusion.set_calibration(
-        fusion.modality_temperature.clone(),
-        log_temperature[0].exp(),
-        log_table.exp(),
-        bias - bias.mean(),
-    )
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature within `TEMPERATURES` that minimises the negative log-likelihood."""
-
-    def objective(log_temperature: float) -> float:
-        return _nll(logits / float(np.exp(log_temperature)), labels)
-
-    bounds = tuple(np.log(TEMPERATURES))
-    best = scipy.optimize.minimize_scalar(objective, bounds=bounds, method="bounded")
-    return float(np.exp(best.x))
-
-
-def _nll(logits: Tensor, labels: Tensor) -> float:
-    return float(functional.cross_entropy(logits, labels))
+    return log_temperature[0].exp(), bias - bias.mean()

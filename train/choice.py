@@ -14,7 +14,7 @@ from torch.nn import functional
 from dimml.nn.fusion import CertaintyFusion
 from dimml.nn.masks import subset_index
 from dimml.samples import subset_name, subsets
-from train.calibration import EncodedRows, Rule, calibrate, subset_mask, subset_rows
+from train.calibration import EncodedRows, FusionAnswers, Rule, calibrate, subset_mask
 from train.interaction import fit_shares, is_beyond_noise, reset_shares
 
 DEFAULT_RULE: Rule = "sum"
@@ -92,17 +92,17 @@ def choose_fusion(
     if rule is None:
         rule = DEFAULT_RULE
         if enough:
-            rule, scores = _best_rule(fusion, modalities, rows)
+            rule, scores = _best_rule(fusion, rows)
     heads = fusion.interaction is not None and enough
     if heads:
         if rule not in scores:
-            scores[rule] = held_out_scores(fusion, modalities, rows, rule, False)
-        scores[INTERACTION] = held_out_scores(fusion, modalities, rows, rule, True)
+            scores[rule] = held_out_scores(fusion, rows, rule, False)
+        scores[INTERACTION] = held_out_scores(fusion, rows, rule, True)
         heads = bool(scores[INTERACTION][0].mean() < scores[rule][0].mean())
-    calibrate(fusion, modalities, rows, rule)
+    calibrate(fusion, rows, rule)
     reset_shares(fusion)
     if heads:
-        fit_shares(fusion, modalities, rows)
+        fit_shares(fusion, rows)
     figures = {name: _means(values) for name, values in scores.items()}
     return FusionChoice(rule, *interaction_shares(fusion, modalities), figures)
 
@@ -125,10 +125,10 @@ def interaction_shares(
 
 
 def _best_rule(
-    fusion: CertaintyFusion, modalities: tuple[str, ...], rows: EncodedRows
+    fusion: CertaintyFusion, rows: EncodedRows
 ) -> tuple[Rule, dict[str, tuple[Tensor, Tensor]]]:
     scores: dict[str, tuple[Tensor, Tensor]] = {
-        rule: held_out_scores(fusion, modalities, rows, rule, False) for rule in RULES
+        rule: held_out_scores(fusion, rows, rule, False) for rule in RULES
     }
     best: Rule = DEFAULT_RULE
     for rule in RULES[1:]:
@@ -139,11 +139,7 @@ def _best_rule(
 
 
 def held_out_scores(
-    fusion: CertaintyFusion,
-    modalities: tuple[str, ...],
-    rows: EncodedRows,
-    rule: Rule,
-    with_heads: bool,
+    fusion: CertaintyFusion, rows: EncodedRows, rule: Rule, with_heads: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the NLL and the accuracy of each row, means over its subsets, each [N].
 
@@ -154,16 +150,17 @@ def held_out_scores(
         copied.interaction = None
     losses, right, counts = (torch.zeros(len(rows.labels)) for _ in range(3))
     for fitted, rest in halves(len(rows.labels)):
-        calibrate(copied, modalities, rows.select(fitted), rule)
-        fit_shares(copied, modalities, rows.select(fitted))
+        calibrate(copied, rows.select(fitted), rule)
+        fit_shares(copied, rows.select(fitted))
         held_out = rows.select(rest)
-        for _, chosen, mask in subset_rows(modalities, held_out.present):
-            probabilities, _, _ = copied(held_out.features[chosen], mask)
-            labels, numbers = held_out.labels[chosen], rest[chosen]
+        answers = FusionAnswers(copied, held_out)
+        for block in answers.blocks():
+            probabilities, labels = answers(block), answers.labels(block)
+            numbers = rest[block.rows]
             log = probabilities.clamp_min(1e-12).log()
-            losses[numbers] += functional.nll_loss(log, labels, reduction="none")
-            right[numbers] += (probabilities.argmax(dim=1) == labels).float()
-            counts[numbers] += 1
+            losses.index_add_(0, numbers, functional.nll_loss(log, labels, reduction="none"))
+            right.index_add_(0, numbers, (probabilities.argmax(dim=1) == labels).float())
+            counts.index_add_(0, numbers, torch.ones_like(labels).float())
     return losses / counts, right / counts
 
 

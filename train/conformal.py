@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dimml.bundle import Conformal
 from dimml.samples import subset_name, subsets
-from train.calibration import EncodedRows, subset_rows
+from train.calibration import EncodedRows
+from train.subset_blocks import subset_blocks, subset_modalities
 
 CONFORMAL_SHARE = 3
 """One validation row in this many is kept for the conformal limits."""
@@ -64,18 +65,20 @@ def conformal(
     """
     limits = {}
     uncertified = {subset_name(subset): 0 for subset in subsets(modalities)}
-    for subset, rows, mask in subset_rows(modalities, held_out.present):
-        name, count = subset_name(subset), len(mask)
-        # The product is exact: 100 * 0.55 exceeds 55 in floating point.
-        rank = math.ceil((count + 1) * _exact(coverage))
-        if rank > count:
-            uncertified[name] = count
-            continue
+    for block in subset_blocks(held_out.present, held_out.features[:1].numel()):
         with torch.no_grad():
-            probabilities = answer(held_out.features[rows], mask)[0]
-        truth = probabilities[torch.arange(count), held_out.labels[rows]].double()
-        limits[name] = float(truth.sort(descending=True).values[rank - 1]) * (1 - TOLERANCE)
-        del uncertified[name]
+            probabilities = answer(held_out.features[block.rows], block.mask)[0]
+        truth = probabilities.gather(1, held_out.labels[block.rows].unsqueeze(1)).double()
+        parts = truth.flatten().split(block.counts.tolist())
+        for number, part in zip(block.subsets.tolist(), parts, strict=True):
+            name, count = subset_name(subset_modalities(number, modalities)), len(part)
+            # The product is exact: 100 * 0.55 exceeds 55 in floating point.
+            rank = math.ceil((count + 1) * _exact(coverage))
+            if rank > count:
+                uncertified[name] = count
+                continue
+            limits[name] = float(part.sort(descending=True).values[rank - 1]) * (1 - TOLERANCE)
+            del uncertified[name]
     return Conformal(coverage=coverage, min_probabilities=limits, uncertified=uncertified)
 
 

@@ -8,25 +8,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from dimml.nn.fusion import CertaintyFusion
-from dimml.nn.masks import subset_index
-from train.calibration import EncodedRows, fit_temperature, subset_rows
+from train.calibration import EncodedRows, FusionAnswers
+from train.subset_blocks import SubsetBlock
+from train.temperatures import MIN_ROWS, fit_temperatures
 
 SHARES = tuple(np.linspace(0.05, 1.0, 20))
 """The shares that are tried."""
 TOLERANCE = 1e-4
 """Losses in nats that differ by less count as equal."""
-MIN_ROWS = 20
-"""The least number of rows of a subset from which a share is fitted."""
 STANDARD_ERRORS = 2.0
 """A gain of fewer standard errors is taken for noise."""
 
 
 @torch.no_grad()
 def fit_shares(
-    fusion: CertaintyFusion,
-    modalities: tuple[str, ...],
-    rows: EncodedRows,
-    shares: tuple[float, ...] = SHARES,
+    fusion: CertaintyFusion, rows: EncodedRows, shares: tuple[float, ...] = SHARES
 ) -> None:
     """Fit the share of each head in the answer of each subset, by the negative log-likelihood.
 
@@ -36,7 +32,6 @@ def fit_shares(
 
     Args:
         fusion: The fusion, whose late answer is calibrated; its interaction is changed.
-        modalities: Names in slot order.
         rows: Labelled rows of the validation split.
         shares: The shares that are tried.
     """
@@ -48,24 +43,24 @@ def fit_shares(
     head_temperature = torch.ones_like(share)
     mixture_temperature = torch.ones_like(share)
     gains = torch.zeros(len(interaction.heads))
-    for subset, chosen, mask in subset_rows(modalities, rows.present):
-        if len(subset) < 2 or ("paper" in interaction.heads and len(subset) < len(modalities)):
-            continue
-        if len(mask) < MIN_ROWS:
-            continue
-        features, labels = rows.features[chosen], rows.labels[chosen]
-        late, joint_logits = _answers(fusion, features, mask)
+    answers = FusionAnswers(fusion, rows)
+    smallest = rows.present.shape[1] if "paper" in interaction.heads else 2
+    for block in answers.blocks(smallest, MIN_ROWS):
+        labels = answers.labels(block)
+        late, joint_logits = answers.late(block).clamp_min(1e-30).log(), answers.joint_logits(block)
+        assert joint_logits is not None
         before = functional.cross_entropy(late, labels, reduction="none")
-        index = subset_index(mask[0])
         for number, joint in enumerate(joint_logits.unbind(dim=1)):
-            own = fit_temperature(joint, labels)
-            after, best, temperature = _best_share(late, joint / own, labels, shares)
+            own = fit_temperatures(joint, labels, block.segment, len(block.subsets))
+            joint = joint / own[block.segment].unsqueeze(1)
+            after, best, temperature = _best_shares(late, joint, labels, block, shares)
             gain = before - after
-            if is_beyond_noise(gain):
-                share[number, index] = best
-                head_temperature[number, index] = own
-                mixture_temperature[number, index] = temperature
-                gains[number] += gain.mean()
+            helps = are_beyond_noise(gain, block)
+            subsets = block.subsets[helps]
+            share[number, subsets] = best[helps]
+            head_temperature[number, subsets] = own[helps]
+            mixture_temperature[number, subsets] = temperature[helps]
+            gains[number] += float(block.mean(gain)[helps].sum())
     best_head = int(gains.argmax())
     others = torch.arange(len(gains)) != best_head
     share[others], head_temperature[others] = 0, 1
@@ -75,6 +70,14 @@ def fit_shares(
 def is_beyond_noise(gain: Tensor) -> bool:
     """Return whether the mean of the rows' gains [N] exceeds `STANDARD_ERRORS` of it."""
     return bool(gain.mean() > STANDARD_ERRORS * gain.std() / len(gain) ** 0.5)
+
+
+def are_beyond_noise(gain: Tensor, block: SubsetBlock) -> Tensor:
+    """Return the same as `is_beyond_noise` for each subset of a block, bool [G]; gain is [R]."""
+    mean = block.mean(gain)
+    squares = (gain - mean[block.segment]).square()
+    variance = block.mean(squares) * block.counts / (block.counts - 1)
+    return mean > STANDARD_ERRORS * (variance / block.counts).sqrt()
 
 
 def reset_shares(fusion: CertaintyFusion) -> None:
@@ -87,31 +90,36 @@ def reset_shares(fusion: CertaintyFusion) -> None:
         )
 
 
-def _answers(fusion: CertaintyFusion, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logarithm of the answer without heads [N, K], and the heads' logits [N, H, K]."""
-    logits, scale = fusion.classify(features, mask)
-    probabilities, _ = fusion.fuse(logits / fusion.modality_temperature.unsqueeze(-1), mask)
-    joint = fusion.joint_logits(features, mask, scale)
-    assert joint is not None
-    return probabilities.clamp_min(1e-30).log(), joint
+def _best_shares(
+    late: Tensor, joint: Tensor, labels: Tensor, block: SubsetBlock, shares: tuple[float, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the losses [R] with each subset's best share, and these shares and temperatures [G].
 
-
-def _best_share(
-    late: Tensor, joint: Tensor, labels: Tensor, shares: tuple[float, ...]
-) -> tuple[Tensor, float, float]:
-    """Return the rows' losses with the best share, that share, and the mixture's temperature."""
+    Args:
+        late: The logarithm of the late answer, [R, K].
+        joint: The calibrated logits of a head, [R, K].
+        labels: int64 [R].
+        block: The pairs.
+        shares: The shares that are tried.
+    """
     joint = joint.log_softmax(dim=-1)
     found = []
     for share in shares:
         mixture = (1 - share) * late + share * joint
-        temperature = fit_temperature(mixture, labels)
-        losses = functional.cross_entropy(mixture / temperature, labels, reduction="none")
-        found.append((float(losses.mean()), losses, share, temperature))
-    least = min(loss for loss, *_ in found)
+        temperature = fit_temperatures(mixture, labels, block.segment, len(block.subsets))
+        mixture = mixture / temperature[block.segment].unsqueeze(1)
+        losses = functional.cross_entropy(mixture, labels, reduction="none")
+        found.append((block.mean(losses), losses, temperature))
+    means, losses, temperatures = (torch.stack(values) for values in zip(*found, strict=True))
     # A late answer that says nothing is flat, and any share of it gives the same mixture: the
     # largest share of the head is the true one.
-    _, losses, share, temperature = [one for one in found if one[0] <= least + TOLERANCE][-1]
-    return losses, share, temperature
+    good = means <= means.amin(dim=0) + TOLERANCE
+    numbers = torch.arange(len(shares), device=means.device).unsqueeze(1)
+    last = torch.where(good, numbers, -1).amax(dim=0)
+    subsets = torch.arange(len(last), device=last.device)
+    pairs = torch.arange(len(labels), device=last.device)
+    values = torch.tensor(shares, dtype=late.dtype, device=last.device)
+    return losses[last[block.segment], pairs], values[last], temperatures[last, subsets]
 
 
 def any_informative(fusion: CertaintyFusion, rows: EncodedRows) -> bool:

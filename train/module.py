@@ -12,16 +12,16 @@ from torch import Tensor
 
 from dimml.errors import TrainingError
 from dimml.nn.dimensions import effective_dimensions
-from dimml.nn.masks import blank_absent
 from dimml.nn.model import MultimodalModel
 from dimml.nn.pretrained.backbone import Backbone
 from dimml.samples import subset_name
-from train.calibration import EncodedRows, subset_rows
+from train.calibration import EncodedRows
 from train.data.loader import Batch
 from train.methods.base import Method
 from train.optimizer import build_optimizer, build_schedule
 from train.pretrained.tuning import parameter_groups
 from train.recipe import Recipe
+from train.subset_blocks import subset_blocks, subset_modalities
 
 _RANK_SEED_STEP = 7_919
 """The distance between the dropout seeds of two devices."""
@@ -146,16 +146,12 @@ class TrainingModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         features, present, labels = _concatenate(self._outputs)
         self._outputs.clear()
-        accuracies = {}
+        rows = EncodedRows(features, present, labels)
         finite = bool(features[present].isfinite().all())
         if finite:
-            self.method.inspect_validation(self.model, EncodedRows(features, present, labels))
-        for subset, rows, mask in subset_rows(self.model.modalities, present):
-            logits, _ = self.method.answer(self.model, blank_absent(features[rows], mask), mask)
-            right = logits.argmax(dim=1) == labels[rows]
-            accuracies[subset_name(subset)] = right.float().mean()
-            finite = finite and bool(logits.isfinite().all())
-        if not finite:
+            self.method.inspect_validation(self.model, rows)
+        accuracies, answered = subset_accuracies(self.model, self.method, rows)
+        if not (finite and answered):
             raise TrainingError(
                 f"training diverged in epoch {self.current_epoch + 1}: the model's answers are not "
                 "finite; lower training.learning_rate or training.lambda_duc"
@@ -177,6 +173,25 @@ class TrainingModule(lightning.LightningModule):
                 self.model.effective[slot] = effective_dimensions(
                     features[rows, slot, : self.model.fusion.feature_dim], labels[rows], classes
                 )
+
+
+@torch.no_grad()
+def subset_accuracies(
+    model: MultimodalModel, method: Method, rows: EncodedRows
+) -> tuple[dict[str, Tensor], bool]:
+    """Return the accuracy of each subset of modalities, and whether all answers are finite."""
+    accuracies: dict[str, Tensor] = {}
+    finite = True
+    answers = method.subset_answers(model, rows)
+    for block in subset_blocks(rows.present, rows.features[:1].numel()):
+        logits = answers(block)
+        right = block.mean((logits.argmax(dim=1) == rows.labels[block.rows]).float())
+        names = [
+            subset_name(subset_modalities(n, model.modalities)) for n in block.subsets.tolist()
+        ]
+        accuracies |= dict(zip(names, right, strict=True))
+        finite = finite and bool(logits.isfinite().all())
+    return accuracies, finite
 
 
 @torch.no_grad()

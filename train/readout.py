@@ -10,15 +10,12 @@ from torch import Tensor
 
 from dimml.nn.fusion import CertaintyFusion
 from dimml.nn.masks import blank_absent, subset_index
-from train.calibration import (
-    EncodedRows,
-    Rule,
-    fit_temperature,
-    subset_rows,
-)
+from train.calibration import EncodedRows, Rule, subset_rows
 from train.choice import FusionChoice, choose_fusion, halves
 from train.conformal import conformal_rows
 from train.metrics import scores
+from train.subset_blocks import SubsetBlock
+from train.temperatures import fit_subset_temperatures
 
 Answer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Features [N, M, D], 0 where absent, and present [N, M] to logits [N, K] and weights [N, M]."""
@@ -47,11 +44,15 @@ class Readout:
             modalities: Names in slot order.
             rows: Labelled rows of the validation split.
         """
-        self._temperatures = torch.ones(2 ** len(modalities))
-        for _, chosen, mask in subset_rows(modalities, rows.present):
-            logits, _ = self._answer(blank_absent(rows.features[chosen], mask), mask)
-            temperature = fit_temperature(logits, rows.labels[chosen])
-            self._temperatures[subset_index(mask[0])] = temperature
+
+        def answer(block: SubsetBlock) -> Tensor:
+            features = blank_absent(rows.features[block.rows], block.mask)
+            return self._answer(features, block.mask)[0]
+
+        width, sizes = rows.features[:1].numel(), range(1, len(modalities) + 1)
+        self._temperatures = fit_subset_temperatures(
+            answer, rows.present, rows.labels, width, sizes
+        )
 
     @torch.no_grad()
     def __call__(self, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -52,7 +52,14 @@ def certainty_weights(
         [N samples, M modalities]; rows sum to 1 and absent modalities have exactly 0. A row
         without a present modality is NaN.
     """
-    scores = certainty(blank_absent(logits, present)) / temperature
+    return weigh(certainty(blank_absent(logits, present)), present, temperature, bias)
+
+
+def weigh(
+    sure: Tensor, present: Tensor, temperature: float | Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Return the `certainty_weights` of modalities whose certainty [N, M] is known."""
+    scores = sure / temperature
     if bias is not None:
         scores = scores + bias
     return scores.masked_fill(~present, float("-inf")).softmax(dim=-1)
@@ -159,6 +166,7 @@ class CertaintyFusion(nn.Module):
         present: Tensor,
         scale: Tensor | None = None,
         joint_logits: Tensor | None = None,
+        sure: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Fuse the calibrated logits z_m of the modalities: softmax(sum_m w_m z_m / T_subset).
 
@@ -171,6 +179,7 @@ class CertaintyFusion(nn.Module):
             present: bool [N samples, M modalities], at least one per row.
             scale: s [N samples, M modalities], or None for 1. The logits are divided by it already.
             joint_logits: [N samples, H heads, K classes], or None to leave the heads out.
+            sure: The `certainty` of the logits, [N samples, M modalities], or None to compute it.
 
         Returns:
             probabilities [N samples, K classes] and weights [N samples, M modalities], which are
@@ -181,7 +190,8 @@ class CertaintyFusion(nn.Module):
         """
         self._check_modalities(modality_logits, present)
         logits = blank_absent(modality_logits, present)
-        weights = certainty_weights(logits, present, self.fusion_temperature, self.modality_bias)
+        sure = certainty(logits) if sure is None else sure
+        weights = weigh(sure, present, self.fusion_temperature, self.modality_bias)
         fused = (weights.unsqueeze(-1) * logits).sum(dim=1)
         temperature = self.subset_temperature[subset_index(present)]
         fused = fused / temperature.unsqueeze(-1)

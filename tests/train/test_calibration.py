@@ -74,7 +74,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
 @pytest.fixture(scope="module")
 def calibrated() -> CertaintyFusion:
     fusion = fresh()
-    calibrate(fusion, NAMES, evidence(4000, seed=0), "certainty")
+    calibrate(fusion, evidence(4000, seed=0), "certainty")
     return fusion
 
 
@@ -87,9 +87,9 @@ class TestTemperatures:
     def test_temperature_ignores_rows_that_lack_the_modality(self) -> None:
         logits, present, labels = evidence(1000, seed=0)
         clean, changed = fresh(), fresh()
-        calibrate(clean, NAMES, EncodedRows(logits, present, labels), "certainty")
+        calibrate(clean, EncodedRows(logits, present, labels), "certainty")
         junk = torch.where(present.unsqueeze(-1), logits, torch.tensor(1e3))
-        calibrate(changed, NAMES, EncodedRows(junk, present, labels), "certainty")
+        calibrate(changed, EncodedRows(junk, present, labels), "certainty")
         for first, second in zip(clean.buffers(), changed.buffers(), strict=True):
             assert first.equal(second)
 
@@ -97,7 +97,7 @@ class TestTemperatures:
         logits, present, labels = evidence(500, seed=0)
         present[:, 1] = False
         fusion = fresh()
-        calibrate(fusion, NAMES, EncodedRows(logits, present, labels), "certainty")
+        calibrate(fusion, EncodedRows(logits, present, labels), "certainty")
         assert fusion.modality_temperature[0] == pytest.approx(3.0, rel=0.2)
         assert fusion.modality_temperature[1] == 1
         assert fusion.subset_temperature.tolist() == [1, 1, 1, 1]
@@ -140,13 +140,13 @@ class TestRules:
     @pytest.mark.parametrize("rule", ["average", "certainty", "pooled"])
     def test_rule_calibrates_modalities_and_subsets(self, rule: Rule) -> None:
         fusion = fresh()
-        calibrate(fusion, NAMES, evidence(2000, seed=0), rule)
+        calibrate(fusion, evidence(2000, seed=0), rule)
         assert fusion.modality_temperature.tolist() == pytest.approx([3.0, 0.5], rel=0.15)
         assert fusion.subset_temperature[3] != 1
 
     def test_paper_rule_keeps_logits(self) -> None:
         fusion = fresh()
-        calibrate(fusion, NAMES, evidence(500, seed=0), "paper")
+        calibrate(fusion, evidence(500, seed=0), "paper")
         assert fusion.modality_temperature.tolist() == [1, 1]
         assert fusion.subset_temperature.tolist() == [1, 1, 1, 1]
         assert fusion.fusion_temperature.item() in (1, 3)
@@ -159,12 +159,11 @@ class TestRules:
         one, other = (torch.eye(3)[labels] + noise[:, i] for i in (0, 1))
         logits = torch.stack([one, one, other], dim=1)
         present = torch.ones(4000, 3, dtype=torch.bool)
-        names = ("one", "copy", "other")
         likelihood = {}
         for rule in RULES:
             fusion = fresh(classes=3, modalities=3)
             rows = EncodedRows(logits[:2000], present[:2000], labels[:2000])
-            calibrate(fusion, names, rows, rule)
+            calibrate(fusion, rows, rule)
             scaled = logits[2000:] / fusion.modality_temperature.unsqueeze(-1)
             probabilities, weights = fusion.fuse(scaled, present[2000:])
             likelihood[rule] = float(probabilities[torch.arange(2000), labels[2000:]].log().mean())
@@ -179,7 +178,7 @@ class TestRules:
 def test_pooling_of_a_few_rows_stays_within_bounds() -> None:
     # The best temperature for these six rows lies below the bound.
     fusion = fresh()
-    calibrate(fusion, NAMES, evidence(6, 108, missing=0.0), "pooled")
+    calibrate(fusion, evidence(6, 108, missing=0.0), "pooled")
     assert float(fusion.fusion_temperature) == pytest.approx(POOLED_TEMPERATURES[0])
     assert fusion.modality_bias.isfinite().all()
 

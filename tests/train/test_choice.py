@@ -54,8 +54,8 @@ class TestShares:
     def test_head_that_knows_more_takes_over_on_its_subset_only(self) -> None:
         model = model_with_oracle()
         rows = matching_pairs(skill=6.0)
-        calibrate(model.fusion, NAMES, rows, "certainty")
-        fit_shares(model.fusion, NAMES, rows)
+        calibrate(model.fusion, rows, "certainty")
+        fit_shares(model.fusion, rows)
         head, shares = interaction_shares(model.fusion, NAMES)
         assert head == "mlp"
         assert list(shares) == ["a+b"]
@@ -68,9 +68,9 @@ class TestShares:
     def test_head_without_skill_has_no_share(self) -> None:
         model = model_with_oracle()
         rows = matching_pairs(skill=0.0)
-        calibrate(model.fusion, NAMES, rows, "certainty")
+        calibrate(model.fusion, rows, "certainty")
         late, *_ = model.fusion(rows.features, rows.present)
-        fit_shares(model.fusion, NAMES, rows)
+        fit_shares(model.fusion, rows)
         assert interaction_shares(model.fusion, NAMES) == (None, {})
         assert model.fusion(rows.features, rows.present)[0].allclose(late, atol=1e-6)
 
@@ -94,15 +94,15 @@ class TestShares:
         model = model_with_oracle()
         for skill in (6.0, 0.0):
             rows = matching_pairs(skill)
-            calibrate(model.fusion, NAMES, rows, "certainty")
-            fit_shares(model.fusion, NAMES, rows)
+            calibrate(model.fusion, rows, "certainty")
+            fit_shares(model.fusion, rows)
         assert interaction_shares(model.fusion, NAMES) == (None, {})
 
     def test_mixture_is_calibrated(self) -> None:
         model = model_with_oracle()
         rows = matching_pairs(skill=2.0)
-        calibrate(model.fusion, NAMES, rows, "certainty")
-        fit_shares(model.fusion, NAMES, rows)
+        calibrate(model.fusion, rows, "certainty")
+        fit_shares(model.fusion, rows)
         fresh = matching_pairs(skill=2.0, seed=1)
         both = fresh.select(fresh.present.all(dim=1))
         probabilities, _, _ = model.fusion(both.features, both.present)

@@ -14,6 +14,7 @@ from train.calibration import EncodedRows
 from train.choice import FusionChoice
 from train.methods.settings import MethodOptions
 from train.readout import Readout
+from train.subset_blocks import SubsetBlock
 
 UNLABELLED = -1
 """The class of a row that has no label."""
@@ -126,6 +127,17 @@ class Method(nn.Module):
         """
         probabilities, weights, _ = model.fusion(features, present)
         return probabilities.clamp_min(1e-30).log(), weights
+
+    def subset_answers(
+        self, model: MultimodalModel, rows: EncodedRows
+    ) -> Callable[[SubsetBlock], Tensor]:
+        """Return a function from pairs of these rows and a subset to `answer`'s logits [R, K]."""
+
+        def answer(block: SubsetBlock) -> Tensor:
+            features = blank_absent(rows.features[block.rows], block.mask)
+            return self.answer(model, features, block.mask)[0]
+
+        return answer
 
     def readout(self, model: MultimodalModel) -> Readout:
         """Return the method's answer, ready for calibration."""

@@ -11,7 +11,7 @@ modality dropout. Their gradient stops before the encoders, unless no modality a
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import permutations
 from typing import Any, Literal
 
@@ -24,13 +24,14 @@ from dimml.nn.heads import PrivateClassifiers
 from dimml.nn.interaction import HeadName, Interaction
 from dimml.nn.losses import duc_loss, masked_cross_entropy, modality_cross_entropy
 from dimml.nn.model import MultimodalModel
-from train.calibration import EncodedRows, Rule
+from train.calibration import EncodedRows, FusionAnswers, Rule
 from train.choice import FusionChoice
 from train.distance import fit_distance
 from train.interaction import any_informative, fit_shares
 from train.methods.base import UNLABELLED, FeatureSource, Method, drop_modalities
 from train.methods.settings import DetachedTraining, MethodOptions
 from train.readout import BestUnimodal, FusionReadout, Readout
+from train.subset_blocks import SubsetBlock
 
 MODALITY_DROPOUT = 0.3
 """The probability that a modality is left out in the training of the interaction heads."""
@@ -121,7 +122,7 @@ class Detached(Method):
             return
         if self.options.gradient == "auto":
             self.joint_gradient.fill_(not any_informative(model.fusion, rows))
-        fit_shares(model.fusion, self.modalities, rows, COARSE_SHARES)
+        fit_shares(model.fusion, rows, COARSE_SHARES)
 
     def uses_unlabelled(self, epochs: int) -> bool:
         config = self.training_config
@@ -180,6 +181,12 @@ class Detached(Method):
         if self.options.fusion != "paper":
             late = rows.features[..., : model.fusion.feature_dim]
             fit_distance(model.fusion.distance, rows._replace(features=late))
+
+    def subset_answers(
+        self, model: MultimodalModel, rows: EncodedRows
+    ) -> Callable[[SubsetBlock], Tensor]:
+        answers = FusionAnswers(model.fusion, rows)
+        return lambda block: answers(block).clamp_min(1e-30).log()
 
     def readout(self, model: MultimodalModel) -> Readout:
         return FusionReadout(model.fusion, self.options.fusion)
