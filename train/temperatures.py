@@ -13,7 +13,7 @@ TEMPERATURES = (0.05, 20.0)
 """Bounds of a temperature."""
 MIN_ROWS = 20
 """With fewer rows than this, a subset has no temperature and no share of its own."""
-SAMPLE_ROWS = 50
+SAMPLE_ROWS = 200
 """The most rows of one subset from which the temperature of a size is fitted."""
 _STEPS = 60
 _PRECISION = 1e-4
