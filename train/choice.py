@@ -16,6 +16,7 @@ from dimml.nn.masks import subset_index
 from dimml.samples import subset_name, subsets
 from train.calibration import EncodedRows, FusionAnswers, Rule, calibrate, subset_mask
 from train.interaction import fit_shares, is_beyond_noise, reset_shares
+from train.markdown import short_list
 
 DEFAULT_RULE: Rule = "sum"
 RULES: tuple[Rule, ...] = (DEFAULT_RULE, "average", "certainty", "pooled")
@@ -51,7 +52,7 @@ class FusionChoice:
             text += ")"
         if self.head is None:
             return f"{text}; no interaction head takes part"
-        shares = ", ".join(f"{subset} {share:.2f}" for subset, share in self.shares.items())
+        shares = short_list(f"{subset} {share:.2f}" for subset, share in self.shares.items())
         text += f"; interaction: {self.head}, with shares {shares}"
         if INTERACTION in self.figures:
             before, after = self.figures[self.rule], self.figures[INTERACTION]

@@ -13,6 +13,7 @@ from torch import Tensor
 from dimml.bundle import Conformal
 from dimml.samples import subset_name, subsets
 from train.calibration import EncodedRows
+from train.markdown import short_list
 from train.subset_blocks import subset_blocks, subset_modalities
 
 CONFORMAL_SHARE = 3
@@ -23,8 +24,6 @@ TOLERANCE = 1e-3
 Runtimes differ by about 1e-5 in a probability. Rows of equal content, such as one frequent word,
 have equal probabilities, and without a tolerance this difference would decide about all of them.
 """
-MAX_NAMED_SUBSETS = 8
-"""How many subsets a warning names."""
 
 
 def conformal_rows(count: int) -> Tensor:
@@ -95,9 +94,7 @@ def uncertified_text(conformal: Conformal | None) -> str:
     """Return which subsets answer with every label, and how to mend this; "" if none do."""
     if conformal is None or not conformal.uncertified:
         return ""
-    named = [f"{name} ({rows} rows)" for name, rows in conformal.uncertified.items()]
-    others = len(named) - MAX_NAMED_SUBSETS
-    listed = ", ".join(named[:MAX_NAMED_SUBSETS]) + (f" and {others} others" if others > 0 else "")
+    listed = short_list(f"{name} ({rows} rows)" for name, rows in conformal.uncertified.items())
     needed = rows_needed(conformal.coverage)
     return (
         f"prediction sets hold every label for {listed}: a coverage of {conformal.coverage:g} "

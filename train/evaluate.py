@@ -25,6 +25,7 @@ from train.data.splits import (
     report_unreadable,
 )
 from train.metrics import scores
+from train.shown_subsets import selection_note, shown_subsets
 from train.split_answers import SplitAnswers, answer_subsets
 
 ALL = "all"
@@ -93,18 +94,29 @@ def answer_split(path: Path, table: Path, split: str) -> Evaluation:
 
 
 def subset_table(report: dict[str, Any]) -> str:
-    """Return the report as a Markdown table, and the subsets whose coverage is not certified."""
+    """Return the report as a Markdown table, and the subsets whose coverage is not certified.
+
+    The table of many modalities has a selection of the subsets, see `shown_subsets`.
+    """
     unreadable = f", {report['unreadable']} unreadable cells" if report["unreadable"] else ""
     head = f"{report['bundle']}, {report['split']} split, {report['samples']} samples{unreadable}"
     figures = ("accuracy", "macro_f1", "nll", "ece")
+    subsets = report["subsets"]
+    shown = {title: subsets[name] for title, name in shown_subsets(subsets).items()}
     rows = [
-        (name, str(row["samples"]), *(f"{row[figure]:.4f}" for figure in figures))
-        for name, row in report["subsets"].items()
+        (title, str(row["samples"]), *(f"{row[figure]:.4f}" for figure in figures))
+        for title, row in shown.items()
     ]
+    selected = selection_note(subsets, "`evaluation.json`")
+    if selected:
+        means = (np.mean([row[figure] for row in subsets.values()]) for figure in figures)
+        rows.append(("mean", markdown.NOT_MEASURED, *(f"{mean:.4f}" for mean in means)))
     titles = ("subset", "samples", "accuracy", "macro-F1", "NLL", "ECE")
     sets = report["prediction_sets"]
     note = uncertified_text(sets and Conformal.model_validate(sets))
     text = f"{head}\n\n{markdown.table(titles, rows, numbers=False)}"
+    if selected:
+        text += f"\n\n{selected}"
     return f"{text}\n\nNot certified: {note}." if note else text
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+LISTED = 8
+"""How many items of a list a sentence names."""
 NOT_MEASURED = "-"
 """The cell of a figure that was not measured."""
 
@@ -43,6 +45,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool
 def bullets(items: Iterable[str]) -> str:
     """Return a list with one line per item."""
     return "\n".join(f"- {escape(item)}" for item in items)
+
+
+def short_list(items: Iterable[str]) -> str:
+    """Return items in one line, the first few of them: "a, b and 3 others"."""
+    items = list(items)
+    others = len(items) - LISTED
+    listed = ", ".join(items[:LISTED])
+    if others > 0:
+        listed += f" and {others} other{'s' if others > 1 else ''}"
+    return listed
 
 
 def number_ranges(numbers: Iterable[int]) -> str:

@@ -10,6 +10,7 @@ import yaml
 from dimml.bundle import Bundle, Manifest
 from train import markdown
 from train.evaluate import subset_table
+from train.shown_subsets import shown_subsets
 
 _PIPELINE_TAGS = {
     "audio": "audio-classification",
@@ -52,13 +53,15 @@ def model_card(path: Path, report: dict[str, Any], license: str | None = None) -
 
 
 def hub_metadata(manifest: Manifest, report: dict[str, Any], license: str | None) -> dict[str, Any]:
-    """Return the metadata of the hub's model cards: the task, tags, and each subset's figures."""
+    """Return the metadata of the hub's model cards: the task, tags, and figures by subset."""
     kinds = sorted({spec.kind for spec in manifest.modalities.values()})
     several = len(manifest.modalities) > 1
     tag = None if several else _PIPELINE_TAGS[kinds[0]]
+    shown = dict.fromkeys(shown_subsets(report["subsets"]).values())
     results = [
         _hub_result(manifest.name, tag or _OTHER_TASK, report["split"], subset, figures)
         for subset, figures in report["subsets"].items()
+        if subset in shown
     ]
     metadata = {
         "library_name": "dimml",
@@ -90,7 +93,7 @@ def fusion_section(choice: dict[str, Any] | None) -> str:
     shares = choice["shares"]
     lines = [f"Late fusion by the rule `{choice['rule']}`."]
     if shares:
-        listed = ", ".join(f"{subset} {share:.2f}" for subset, share in shares.items())
+        listed = markdown.short_list(f"{subset} {share:.2f}" for subset, share in shares.items())
         lines.append(
             f"An interaction head (`{choice['interaction']}`) sees all modalities together. Its "
             f"share of an answer: {listed}; no other subset has one."

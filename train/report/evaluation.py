@@ -18,7 +18,7 @@ from train.metrics import expected_ece, reliability
 from train.report.confusion import count_confusions
 from train.report.corruption import measure_corruption
 from train.report.examples import RowAnswers, show_errors
-from train.report.figures import SHOWN_SUBSETS, draw_figures
+from train.report.figures import draw_figures
 from train.report.page import (
     FOLDER,
     confused_pairs,
@@ -28,6 +28,7 @@ from train.report.page import (
     write_page,
 )
 from train.report.sentences import SURE, opening
+from train.shown_subsets import enough_samples, modalities_of, shown_subsets
 from train.split_answers import SplitAnswers
 
 DOCUMENT = "report.json"
@@ -77,13 +78,12 @@ def evaluation_page(document: Mapping[str, Any]) -> str:
         opening=opening(document["reference"], document["summary"]),
         title=f"{evaluation['bundle']} on the {evaluation['split']} split",
         subset_table=subset_table(dict(evaluation)),
-        subsets=len(document["subsets"]),
-        shown_subsets=SHOWN_SUBSETS,
+        selected=len(_shown(document)) < len(document["subsets"]),
         constant_weights=_has_constant_weights(document),
         confused_pairs=confused_pairs,
         figure=figure_mark,
     )
-    figures = draw_figures(document)
+    figures = draw_figures({**document, "shown": _shown(document)})
     return write_page(text, {**figures, **write_examples(document["model"]["examples"])})
 
 
@@ -212,8 +212,17 @@ def _summary(
         },
         "ece": float(sum(gaps) / len(right)),
         "expected_ece": expected_ece(bins),
-        "subsets": {name: one["accuracy"] for name, one in evaluation["subsets"].items()},
+        "subsets": {
+            name: evaluation["subsets"][name]["accuracy"]
+            for name in enough_samples(evaluation["subsets"])
+        },
+        "modalities": len(modalities_of(evaluation["subsets"])),
     }
+
+
+def _shown(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the title and the name of each subset that the figure of accuracies shows."""
+    return shown_subsets(document["evaluation"]["subsets"])
 
 
 def _has_constant_weights(document: Mapping[str, Any]) -> bool:

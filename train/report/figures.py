@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LINE_STYLES = ("-", "--", ":")
 PANEL_COLUMNS = 4
-SHOWN_SUBSETS = 24
 MEASURE_LABELS = {"weight": "its weight (%)", "accuracy": "accuracy (%)"}
 
 
@@ -76,7 +75,8 @@ def subset_bars(document: Document) -> Figure | None:
     methods, subsets = document["methods"], document["subsets"]
     accuracies = {s: [m["subsets"][s]["accuracy"] for m in methods.values()] for s in subsets}
     if len(methods) == 1:
-        return _one_panel_of_bars({name: one for name, (one,) in accuracies.items()})
+        shown = document.get("shown") or {name: name for name in subsets}
+        return _one_panel_of_bars({title: accuracies[name][0] for title, name in shown.items()})
     columns = min(PANEL_COLUMNS, len(subsets))
     rows = -(-len(subsets) // columns)
     size = (11, rows * (1.1 + 0.22 * len(methods)))
@@ -94,10 +94,8 @@ def subset_bars(document: Document) -> Figure | None:
 
 def _one_panel_of_bars(accuracies: Mapping[str, Document]) -> Figure | None:
     shown = list(accuracies)
-    if len(shown) > SHOWN_SUBSETS:
-        shown = sorted(shown, key=lambda name: accuracies[name]["mean"] or 0)[:SHOWN_SUBSETS]
     figure, (axis,) = make_panels(1, 1, (6, 0.9 + 0.26 * len(shown)))
-    _bars(axis, [accuracies[name] for name in shown], COLOURS[0])
+    _bars(axis, list(accuracies.values()), COLOURS[0])
     axis.set_yticks(range(len(shown)), [legible(name, 2 * TICK_CHARACTERS) for name in shown])
     axis.invert_yaxis()
     return figure

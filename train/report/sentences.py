@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from train.shown_subsets import MANY_MODALITIES
+
 FEW_SAMPLES = 50
 """With fewer samples, a report says that they are too few to judge by."""
 SURE = 0.9
@@ -33,9 +35,10 @@ def opening(name: str, summary: Mapping[str, Any]) -> list[str]:
         summary: `samples`, `accuracy` and `confidence` (means over them), `frequent` (the most
             frequent label and its `share`), `sure` (the share of the answers that are sure and
             their `accuracy`), `ece` and `expected_ece`; all from everything that a sample has. And
-            `subsets`, subset to accuracy.
+            `subsets`, subset to accuracy, without those of too few samples, and `modalities`, their
+            number.
     """
-    missing = _missing(summary["subsets"])
+    missing = _missing(summary["subsets"], summary.get("modalities", 0))
     if summary["samples"] < FEW_SAMPLES:
         missing = f"As far as so few samples tell: {missing}"
     return [_right(name, summary), missing, _confidence(summary)]
@@ -63,23 +66,25 @@ def _right(name: str, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _missing(subsets: Mapping[str, float]) -> str:
+def _missing(subsets: Mapping[str, float], modalities: int) -> str:
     best, worst = max(subsets, key=subsets.__getitem__), min(subsets, key=subsets.__getitem__)
+    best_inputs, worst_inputs = _inputs(best, modalities), _inputs(worst, modalities)
     if len(subsets) == 1:
         return (
-            f"All samples have the same input, {_inputs(best)}, so nothing is known about what "
+            f"All samples have the same input, {best_inputs}, so nothing is known about what "
             "happens when an input is missing."
         )
     best_share, worst_share = (of_100(subsets[name]) for name in (best, worst))
     if subsets[best] - subsets[worst] < SMALL_SPREAD:
         return (
             "It hardly matters which inputs a sample has: with the worst choice "
-            f"({_inputs(worst)}), {worst_share} of 100 are right, with the best "
-            f"({_inputs(best)}), {best_share}."
+            f"({worst_inputs}), {worst_share} of 100 are right, with the best "
+            f"({best_inputs}), {best_share}."
         )
+    alone = "" if "+" in worst else " alone"
     return (
-        f"When inputs are missing, it still answers: with {_inputs(best)}, it is right for "
-        f"{best_share} of 100, and in the worst case, with {_inputs(worst)} alone, for "
+        f"When inputs are missing, it still answers: with {best_inputs}, it is right for "
+        f"{best_share} of 100, and in the worst case, with {worst_inputs}{alone}, for "
         f"{worst_share}."
     )
 
@@ -108,7 +113,9 @@ def _confidence(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _inputs(subset: str) -> str:
-    """Return the name of a subset in words."""
+def _inputs(subset: str, modalities: int) -> str:
+    """Return the name of a subset in words; `modalities` is the number of all."""
     *others, last = subset.split("+")
+    if len(others) + 1 == modalities >= MANY_MODALITIES:
+        return f"all {modalities} inputs"
     return f"{', '.join(others)} and {last}" if others else last
