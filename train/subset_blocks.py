@@ -85,7 +85,7 @@ def subset_blocks(
 
 def _subset_numbers(slots: int, sizes: range | None) -> Iterator[int]:
     """Yield the number of every non-empty subset, in the order of `dimml.samples.subsets`."""
-    for size in sizes or range(1, slots + 1):
+    for size in range(1, slots + 1) if sizes is None else sizes:
         for chosen in combinations(range(slots), size):
             yield sum(1 << slot for slot in chosen)
 

@@ -136,6 +136,39 @@ class TestTemperatures:
         assert nll["audio+image"] < 0.8 * min(nll["audio"], nll["image"])
 
 
+@pytest.mark.parametrize("rule", ["paper", "sum", "average", "certainty", "pooled"])
+def test_bundle_of_one_modality_is_calibrated_by_every_rule(rule: Rule) -> None:
+    features, _, labels = evidence(1000, seed=0)
+    fusion = fresh(modalities=1)
+    calibrate(fusion, EncodedRows(features[:, :1], torch.ones(1000, 1) > 0, labels), rule)
+    assert fusion.subset_temperature.tolist() == [1, 1]
+    expected = 1.0 if rule == "paper" else 3.0
+    assert float(fusion.modality_temperature) == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.parametrize("rule", ["sum", "pooled"])
+def test_eight_modalities_with_few_rows_are_calibrated_on_other_rows(rule: Rule) -> None:
+    names = tuple(f"m{slot}" for slot in range(8))
+    torch.manual_seed(0)
+
+    def draw(samples: int) -> EncodedRows:
+        labels = torch.randint(0, CLASSES, (samples,))
+        seen = torch.randn(samples, 8, CLASSES) + torch.eye(CLASSES)[labels].unsqueeze(1)
+        return EncodedRows(3 * seen, torch.rand(samples, 8) < 0.5, labels)
+
+    rows, fresh_rows = draw(160), draw(2000)
+    fusion = fresh(modalities=8)
+    calibrate(fusion, rows, rule)
+    assert min(int(chosen.sum()) for _, chosen, _ in subset_rows(names, rows.present)) < 5
+    for size in (2, 4, 6, 8):
+        mask = (torch.arange(8) < size).expand(2000, -1)
+        with torch.no_grad():
+            confidence, answers = fusion(fresh_rows.features, mask)[0].max(dim=1)
+        accuracy = float((answers == fresh_rows.labels).float().mean())
+        # With temperatures of a few rows each, the gaps are up to 0.5.
+        assert float(confidence.mean()) == pytest.approx(accuracy, abs=0.1), size
+
+
 class TestRules:
     @pytest.mark.parametrize("rule", ["average", "certainty", "pooled"])
     def test_rule_calibrates_modalities_and_subsets(self, rule: Rule) -> None:
