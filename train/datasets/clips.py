@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
 from pathlib import Path
 
 import soundfile
@@ -19,6 +19,9 @@ FRAME_SECONDS = 1.0
 """Seconds between two frames, as in the source of the method."""
 
 JPEG_QUALITY = 95
+ESTIMATE_SECONDS = 0.5
+"""A video may end this much before its declared end and be complete."""
+
 _LIMITS = Limits()
 _SOUND = Audio("sound", {"sample_rate": SAMPLE_RATE})
 
@@ -33,23 +36,16 @@ def check_decoder(name: str) -> None:
         raise UsageError(f"{name} has videos, which PyAV decodes; run `{formats.INSTALL_MEDIA}`")
 
 
-def moments_between(start: float, end: float) -> Callable[[float], Sequence[float]]:
-    """Return a function from the length of a video to the moments of its frames.
+def moments_between(start: float, end: float, seconds: float) -> list[float]:
+    """Return the moments of the frames of a video.
 
     Args:
         start: The first moment in seconds.
         end: The moments are before this one.
+        seconds: The length of the video.
     """
-
-    def moments(seconds: float) -> list[float]:
-        count = 0
-        chosen = []
-        while (moment := start + count * FRAME_SECONDS) < min(end, seconds):
-            chosen.append(moment)
-            count += 1
-        return chosen
-
-    return moments
+    count = math.ceil((min(end, seconds) - start) / FRAME_SECONDS)
+    return [start + number * FRAME_SECONDS for number in range(count)]
 
 
 def write_frames(
@@ -74,11 +70,20 @@ def write_frames(
     found = formats.recognise(data)
     if not found or not found.demuxer:
         raise BrokenFileError(path, f"it is {found.name if found else 'of no known format'}")
-    moments = moments_between(start, end)
+    lengths: list[float] = []
+
+    def moments(seconds: float) -> list[float]:
+        lengths.append(seconds)
+        return moments_between(start, end, seconds)
+
     try:
         pictures, damage = read_frames(data, found.demuxer, _LIMITS, moments)
     except DecodeError as error:
         raise BrokenFileError(path, f"cannot decode the video ({error.reason})") from error
+    # The decoder does not compare the length that an FLV declares, because it is an estimate.
+    lost = len(moments_between(start, end, lengths[0])) - len(pictures)
+    if lost and not damage and lengths[0] - lengths[-1] > ESTIMATE_SECONDS:
+        damage = f"its header declares {lengths[0]:.1f} s, but it ends after {lengths[-1]:.1f} s"
     if not pictures:
         raise BrokenFileError(path, damage or f"it has no picture from {start:g} to {end:g} s")
     (folder / name).mkdir()

@@ -13,10 +13,11 @@ from train.datasets.published import BrokenFileError
 
 
 def test_moments_are_the_seconds_between_start_and_end() -> None:
-    assert moments_between(0, float("inf"))(2.5) == [0, 1, 2]
-    assert moments_between(3, 6)(10.0) == [3, 4, 5]
-    assert moments_between(3, 6)(4.5) == [3, 4]
-    assert moments_between(3, 6)(3.0) == []
+    assert moments_between(0, 600, 2.5) == [0, 1, 2]
+    assert moments_between(3, 6, 10.0) == [3, 4, 5]
+    assert moments_between(3, 6, 4.5) == [3, 4]
+    assert moments_between(3, 6, 3.0) == []
+    assert moments_between(3, 6, 1.0) == []
 
 
 def truncate(path: Path, data: bytes) -> Path:
@@ -32,6 +33,17 @@ def test_frames_before_the_damage_are_written(tmp_path: Path) -> None:
         write_frames(video, tmp_path, "frames")
     assert raised.value.cell == ["frames/000.jpg", "frames/001.jpg"]
     assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == ["000.jpg", "001.jpg"]
+
+
+def test_frames_of_a_truncated_flv_are_written_and_reported(tmp_path: Path) -> None:
+    data = encode_video("FLV", 55, sound=True)
+    video = tmp_path / "video.flv"
+    video.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(
+        BrokenFileError, match=r"declares 2.2 s, but it ends after 1.\d s"
+    ) as raised:
+        write_frames(video, tmp_path, "frames")
+    assert raised.value.cell == ["frames/000.jpg", "frames/001.jpg"]
 
 
 def test_sound_before_the_damage_is_written(tmp_path: Path) -> None:
