@@ -57,10 +57,7 @@ SLOW = pytest.mark.slow("the other bundles take the same paths")
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(name, marks=[SLOW] if name in REPEATED else [])
-        for name in BUNDLES
-    ],
+    params=[pytest.param(name, marks=[SLOW] if name in REPEATED else []) for name in BUNDLES],
 )
 def opened(
     request: pytest.FixtureRequest, tiny_bundle: Path, shared_folder: SharedFolder, open_client: Any

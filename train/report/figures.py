@@ -153,11 +153,22 @@ def corruption_curves(document: Document) -> Figure | None:
     modalities = list(dict.fromkeys(m for name, _ in panels for m in methods[name]["corruption"]))
     if not modalities:
         return None
-    width = 3.1 if len(methods) > 1 else max(1.8, 5.4 / len(modalities))
-    size = (width * len(modalities) + 0.6, 2.3 * len(panels) + 0.4)
-    figure, axes = make_panels(len(panels), len(modalities), size, sharey=True)
-    cells = [(*panel, modality) for panel in panels for modality in modalities]
+    columns = min(PANEL_COLUMNS, len(modalities))
+    width = 3.1 if len(methods) > 1 else max(1.8, 5.4 / columns)
+    parts = [modalities[start : start + columns] for start in range(0, len(modalities), columns)]
+    rows = len(panels) * len(parts)
+    size = (width * columns + 0.6, 2.3 * rows + 0.4)
+    figure, axes = make_panels(rows, columns, size, sharey=True)
+    cells = [
+        (*panel, modality)
+        for part in parts
+        for panel in panels
+        for modality in (*part, *[None] * (columns - len(part)))
+    ]
     for axis, (name, measure, modality) in zip(axes, cells, strict=True):
+        if modality is None:
+            axis.set_visible(False)
+            continue
         kinds = methods[name]["corruption"].get(modality, {})
         for number, (kind, levels) in enumerate(kinds.items()):
             figures = [level[measure] for level in levels.values()]
@@ -166,7 +177,10 @@ def corruption_curves(document: Document) -> Figure | None:
         title = f"{legible(modality)} corrupted"
         axis.set(title=f"{legible(name)}: {title}" if len(methods) > 1 else title)
         axis.set(xlabel="corruption level", ylabel=MEASURE_LABELS[measure], ylim=(0, 102))
-        axis.label_outer()
+        if len(parts) == 1:
+            axis.label_outer()
+        elif not axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("")
         axis.set_xticks(sorted({float(level) for levels in kinds.values() for level in levels}))
         if axis.lines:
             axis.legend(fontsize=8)

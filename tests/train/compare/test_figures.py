@@ -134,3 +134,16 @@ def test_figures_are_drawn_for_one_modality(tmp_path: Path) -> None:
         "reliability",
         "weights",
     ]
+
+
+def test_corruption_of_eight_modalities_is_four_panels_wide(tmp_path: Path) -> None:
+    def width(modalities: int) -> float:
+        only = result("dimml", 0)
+        corruption = only["corruption"]["audio"]
+        only["corruption"] = {f"m{number}": corruption for number in range(modalities)}
+        svg = figures(summary(tmp_path / str(modalities), only))["weights"]
+        titles = {text for text in texts(svg) if text.endswith("corrupted")}
+        assert titles == {f"m{number} corrupted" for number in range(modalities)}
+        return float(str(ElementTree.fromstring(svg).get("width")).removesuffix("pt"))
+
+    assert width(7) == pytest.approx(width(8)) == pytest.approx(width(4), rel=0.05)
