@@ -14,6 +14,7 @@ from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import track
 from dimml.samples import is_absent, subset_name, subsets
 from dimml.table import Row
+from train.data.splits import name_unknown
 
 _SHOWN_LABELS = 20
 
@@ -103,11 +104,12 @@ def answer_subsets(predictor: Predictor, rows: Sequence[Row], description: str) 
 
 def _label_numbers(labels: Sequence[str], rows: Sequence[Row]) -> list[int]:
     index = {label: number for number, label in enumerate(labels)}
-    if unknown := sorted({str(row.label) for row in rows} - set(index)):
+    if unknown := name_unknown(rows, index):
+        more = len(index) - _SHOWN_LABELS
+        known = ", ".join(map(shorten, labels[:_SHOWN_LABELS]))
         raise ManifestError(
-            "the rows have labels that the bundle does not know: "
-            f"{', '.join(map(shorten, unknown[:5]))}; it knows "
-            f"{', '.join(map(shorten, list(index)[:_SHOWN_LABELS]))}"
+            f"the rows have labels that the bundle does not know: {unknown}; it knows {known}"
+            + (f" and {more:,} more" if more > 0 else "")
         )
     return [index[str(row.label)] for row in rows]
 

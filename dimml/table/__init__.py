@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dimml.table.formats import SUFFIXES, column_names
 from dimml.table.layout import TableLayout, TableSource
-from dimml.table.rows import Row, read_rows
+from dimml.table.rows import Row, read_labels, read_rows
 from dimml.table.splitting import SplitRule
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "TableLayout",
     "TableSource",
     "column_names",
+    "read_labels",
     "read_rows",
 ]

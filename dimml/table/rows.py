@@ -62,6 +62,14 @@ def read_rows(source: TableSource, split: str | None = None) -> Iterator[Row]:
     return _rows(source, split)
 
 
+def read_labels(source: TableSource, split: str) -> Iterator[Row]:
+    """Yield the rows of a split with empty samples.
+
+    Only the columns of ids, labels and splits are read. See `read_rows` for the errors.
+    """
+    return _rows(source._replace(kinds={}), split)
+
+
 def _rows(source: TableSource, only: str | None) -> Iterator[Row]:
     names = ("id", "split", "label", *source.kinds)
     columns = {name: source.layout.column(name) for name in names}

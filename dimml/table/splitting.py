@@ -86,15 +86,17 @@ def _assign_groups(
     keys = [(row,) if group is None else group for row, group in enumerate(groups)]
     group_of = np.unique([repr(key) for key in keys], return_inverse=True)[1]
     label_of = np.unique([label or "" for label in labels], return_inverse=True)[1]
-    counts = np.zeros((group_of.max(initial=0) + 1, label_of.max(initial=0) + 1))
-    np.add.at(counts, (group_of, label_of), 1)
+    sizes, totals = np.bincount(group_of), np.bincount(label_of)
+    rows_of = np.split(np.argsort(group_of, kind="stable"), np.cumsum(sizes)[:-1])
     shares = np.array([1 - rule.validation - rule.test, rule.validation, rule.test])
-    missing = shares[:, None] * counts.sum(axis=0)
-    order = random.permutation(len(counts))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    split_of = np.zeros(len(counts), np.int64)
+    missing = shares[:, None] * totals
+    order = random.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    split_of = np.zeros(len(sizes), np.int64)
     for group in order:
-        split_of[group] = np.argmax(missing @ counts[group])
-        missing[split_of[group]] -= counts[group]
+        # A table of all groups and labels would take gigabytes for ten thousand of each.
+        counts = np.bincount(label_of[rows_of[group]], minlength=len(totals)).astype(float)
+        split_of[group] = np.argmax(missing @ counts)
+        missing[split_of[group]] -= counts
     split: np.ndarray = split_of[group_of]
     return split

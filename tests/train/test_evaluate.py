@@ -177,8 +177,8 @@ class TestEvaluateBundle:
         self, free_names_bundle: Path, tmp_path: Path
     ) -> None:
         path = tmp_path / "data.csv"
-        path.write_text("split,label,note\ntest,zero,seven\ntest,nine,seven\n")
-        with pytest.raises(ManifestError, match=r"nine; it knows zero, one, two, three"):
+        path.write_text("id,split,label,note\na,test,zero,seven\nb,test,nine,seven\n")
+        with pytest.raises(ManifestError, match=r"nine \(row b\); it knows zero, one, two, three$"):
             evaluate_bundle(free_names_bundle, path, "test")
 
     def test_modality_without_a_column_is_reported(

@@ -33,6 +33,7 @@ from train.compare.results import (
 )
 from train.methods import METHODS, VARIANTS, method_class, method_of
 from train.recipe import Recipe
+from train.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from train.compare.trial import TrialRunner
@@ -41,6 +42,12 @@ PROTOCOL = 2
 """Raised by every change that makes older results incomparable."""
 DIVERGED = -1.0
 """The score of a trial that diverged, worse than any accuracy."""
+
+LATER_SETTINGS = (
+    *("precision", "class_weights", "patience"),
+    *("optimizer", "momentum", "schedule", "step_epochs", "step_factor"),
+)
+"""Settings of `training` that folders of earlier comparisons lack, where they have defaults."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +211,8 @@ def _shared_settings(recipe: Recipe, plan: ComparisonPlan) -> dict[str, Any]:
         del modality["column"]
     if (layout := recipe.source.layout) != TableLayout():
         document["table"] = layout.model_dump(mode="json")
-    # Folders of earlier comparisons do not have these settings.
-    for name, default in (("precision", "32-true"), ("class_weights", None), ("patience", None)):
-        if document["training"][name] == default:
+    for name in LATER_SETTINGS:
+        if document["training"][name] == TrainingConfig.model_fields[name].default:
             del document["training"][name]
     return {
         "recipe": document,

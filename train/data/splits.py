@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -13,11 +13,14 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from dimml.errors import ManifestError, shorten
 from dimml.progress import print_status
 from dimml.samples import is_absent
-from dimml.table import Row, TableSource, column_names, read_rows
+from dimml.table import Row, TableSource, column_names, read_labels, read_rows
 from dimml.table.cells import SPLITS
 from dimml.table.find import find_tables
 from dimml.table.rows import MissingColumns, missing_columns
 from train.methods.base import UNLABELLED
+
+_SHOWN_LABELS = 5
+"""How many labels a message names."""
 
 
 def read_training_splits(source: TableSource) -> dict[str, list[Row]]:
@@ -28,7 +31,7 @@ def read_training_splits(source: TableSource) -> dict[str, list[Row]]:
 
     Raises:
         ManifestError: If a modality has no column or too few rows, there are fewer than two labels,
-            or a label of the validation split does not occur in the train split.
+            or a label of the validation or the test split does not occur in the train split.
     """
     path = source.path
     if missing := missing_modalities(source):
@@ -47,11 +50,14 @@ def read_training_splits(source: TableSource) -> dict[str, list[Row]]:
             f"the train split of {path} has one label, {labels.pop()}; a classifier needs at least "
             "two, each with a row in the train split"
         )
-    if unknown := sorted({str(row.label) for row in rows["validation"]} - labels):
-        raise ManifestError(
-            f"the validation split of {path} has labels that its train split lacks: "
-            f"{', '.join(map(shorten, unknown[:5]))}; add a row with each to the train split"
-        )
+    for split in ("validation", "test"):
+        others = rows[split] if split in rows else _rows_to_test(source, labels)
+        if unknown := name_unknown(others, labels):
+            raise ManifestError(
+                f"the {split} split of {path} has labels that its train split lacks: {unknown}; "
+                "add a row with each to the train split, or take these rows out of the "
+                f"{split} split"
+            )
     for name in source.kinds:
         if sum(not is_absent(row.sample[name]) for row in labelled) < 2:
             raise ManifestError(
@@ -59,6 +65,28 @@ def read_training_splits(source: TableSource) -> dict[str, list[Row]]:
                 "fill its column, or leave the modality out of the recipe"
             )
     return rows
+
+
+def _rows_to_test(source: TableSource, labels: Collection[str]) -> list[Row]:
+    """Return the test rows that `dimml evaluate` uses, unless all their labels are known.
+
+    The labels are read first, without the other columns, so a test split is rarely read whole.
+    """
+    unknown = {row.label for row in read_labels(source, "test")} - {None, *labels}
+    if not unknown:
+        return []
+    return [row for row in read_rows(source, "test") if takes_part(row, pairs=False)]
+
+
+def name_unknown(rows: Iterable[Row], labels: Collection[str]) -> str:
+    """Return the labels of rows that are not among `labels`, each with its first row, or ""."""
+    first: dict[str, str] = {}
+    for row in rows:
+        if row.label is not None and row.label not in labels:
+            first.setdefault(row.label, row.id)
+    shown = [f"{shorten(label)} (row {shorten(first[label])})" for label in sorted(first)]
+    more = len(shown) - _SHOWN_LABELS
+    return ", ".join(shown[:_SHOWN_LABELS]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def missing_modalities(source: TableSource) -> MissingColumns:

@@ -183,7 +183,7 @@ class TestRefusals:
     ) -> None:
         monkeypatch.setattr(TrialRunner, "run", lambda *_: pytest.fail("ran again"))
         stored = json.loads((folder / "compare" / "settings.json").read_text())
-        later = {"devices", "precision", "logger", "class_weights", "patience"}
+        later = {"devices", "precision", "logger", "class_weights", "patience", "optimizer"}
         assert not later & stored["recipe"]["training"].keys()
         plan = ComparisonPlan(("ume",), (0,), 1)
         recipe = recipe_of(
@@ -199,6 +199,13 @@ class TestRefusals:
             compare_runs(
                 recipe, ComparisonPlan(("ume",), (0,), 1), folder / "compare", overwrite=False
             )
+
+    def test_results_with_another_optimizer_are_not_mixed(self, folder: Path) -> None:
+        training = {"epochs": 1, "warm_up": 0, "batch_size": 16, "optimizer": "sgd"}
+        recipe = recipe_of(folder / "data.csv", training=training)
+        plan = ComparisonPlan(("ume",), (0,), 1)
+        with pytest.raises(UsageError, match="another comparison"):
+            compare_runs(recipe, plan, folder / "compare", overwrite=False)
 
     def test_second_process_is_rejected(self, folder: Path) -> None:
         plan = ComparisonPlan(("ume",), (0,), 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from dimml.errors import ManifestError
-from dimml.table import TableSource
+from dimml.table import SplitRule, TableLayout, TableSource, rows
 from train.data.prepare import specifications
 from train.data.splits import read_split, read_training_splits, training_rows
 from train.recipe import Recipe
@@ -47,7 +49,7 @@ def test_smallest_table_is_accepted(tmp_path: Path) -> None:
     [
         (",photo,", ",phot,", "no column for photo (did you mean phot?); its columns are id, spl"),
         ("2,train,hat", "2,train,shoe", "has one label, shoe; a classifier needs at least two"),
-        ("validation,hat", "validation,coat", "labels that its train split lacks: coat"),
+        ("validation,hat", "validation,coat", "labels that its train split lacks: coat (row 3)"),
         ("b.png", "", "photo: fewer than two labelled rows of the train split"),
         (
             ",label,",
@@ -64,6 +66,62 @@ def test_table_that_cannot_train_a_classifier_is_rejected(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     assert message in rejection(tmp_path, GOOD.replace(old, new))
+
+
+def test_label_that_only_the_test_split_has_is_rejected_with_its_first_row(tmp_path: Path) -> None:
+    rows = "t1,test,hat,,one\nt2,test,coat,,one\nt3,test,coat,,two\n"
+    message = rejection(tmp_path, GOOD + rows)
+    assert "the test split of " in message
+    assert "has labels that its train split lacks: coat (row t2); add a row with each" in message
+
+
+def test_error_names_five_of_many_labels_that_only_the_test_split_has(tmp_path: Path) -> None:
+    rows = "".join(f"t{number},test,coat{number:04},,one\n" for number in range(1200))
+    message = rejection(tmp_path, GOOD + rows)
+    assert "coat0004 (row t4) and 1,195 more; add" in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["t1,test,,c.png,one\n", "t1,test,hat,,one\n", "t1,test,coat,,\n", "t1,later,coat,,one\n"],
+    ids=["without a label", "with a known label", "without a modality", "of another split"],
+)
+def test_test_row_that_evaluation_can_use_or_leaves_out_is_accepted(
+    tmp_path: Path, rows: str
+) -> None:
+    (tmp_path / "table.csv").write_text(GOOD + rows)
+    assert read_training_splits(TableSource(tmp_path / "table.csv", KINDS))
+
+
+def test_label_that_only_the_assigned_test_split_has_is_rejected(tmp_path: Path) -> None:
+    # The rows of a group stay in one split, here the largest, so all coats are test rows.
+    lines = [f"{('hat', 'shoe')[number % 2]},g{number},one\n" for number in range(40)]
+    content = "label,group,title\n" + "".join([*lines, *["coat,coats,one\n"] * 3])
+    (tmp_path / "table.csv").write_text(content)
+    layout = TableLayout(rule=SplitRule(validation=0.15, test=0.6, by="group"))
+    source = TableSource(tmp_path / "table.csv", {"title": "text"}, layout)
+    with pytest.raises(ManifestError, match=r"the test split .* coat \(row 40\)"):
+        read_training_splits(source)
+
+
+def test_only_the_columns_of_labels_are_read_of_a_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"id": "Number", "label": "Class", "split": "Part"}
+    content = GOOD.replace("id,split,label", "Number,Part,Class") + "4,test,hat,c.png,three\n"
+    (tmp_path / "table.csv").write_text(content)
+    source = TableSource(tmp_path / "table.csv", KINDS, TableLayout(columns=columns))
+    used = []
+    read_records = rows.read_records
+
+    def noted(path: Path, names: Collection[str] | None, keep_na: bool) -> Any:
+        used.append(sorted(names or ()))
+        return read_records(path, names, keep_na)
+
+    monkeypatch.setattr(rows, "read_records", noted)
+    read_training_splits(source)
+    assert used[-1] == ["Class", "Number", "Part"]
 
 
 def test_unlabelled_row_needs_two_modalities(tmp_path: Path) -> None:
