@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
-from dimml.errors import UsageError
+from dimml.errors import UsageError, list_first
 from dimml.samples import Prediction
+
+SHOWN_LABELS = 100
+"""Labels that `inspect` lists; `inspect --json` has all."""
 
 
 def predict(
@@ -96,7 +99,7 @@ def inspect(
         typer.echo(json.dumps(document, ensure_ascii=False))
         return
     typer.echo(f"{loaded.id}  created {manifest.created}  {manifest.precision}")
-    typer.echo(f"labels: {', '.join(manifest.labels)}")
+    typer.echo(f"labels: {list_first(manifest.labels, SHOWN_LABELS)}")
     for name, spec in manifest.modalities.items():
         size = manifest.files[spec.graph].bytes / 1e6
         typer.echo(f"{name}: {spec.kind}, encoder {spec.encoder}, {size:.1f} MB")

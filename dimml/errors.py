@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 InputErrorCode = Literal[
@@ -17,6 +18,13 @@ InputErrorCode = Literal[
 def shorten(text: str, limit: int = 80) -> str:
     """Return a user's text for a message: whole, or its beginning with an ellipsis."""
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def list_first(names: Sequence[str], shown: int) -> str:
+    """Return the first names of a list that may be long, each shortened, and how many follow."""
+    more = len(names) - shown
+    listed = ", ".join(map(shorten, names[:shown]))
+    return f"{listed} and {more:,} more" if more > 0 else listed
 
 
 class DimmlError(Exception):

@@ -39,6 +39,14 @@ FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
     "sum": (UNIFORM,),
 }
 """The fusion temperatures that are tried; for `pooled`, the starting points of the fit."""
+MAX_FITTED_LOGITS = 2**22
+"""Rows * classes of a fit. Of more rows, as many as fit in are drawn.
+
+A fit evaluates all logits hundreds of times. It has a few parameters, for which four hundred rows
+of ten thousand classes are enough.
+"""
+MAX_BLOCK_LOGITS = 2**24
+"""Rows * classes that are answered at once, which are 64 MiB for each tensor of logits."""
 POOLED_TEMPERATURES = (0.01, 100.0)
 """Bounds of the temperature of the certainty weights that `pooled` fits."""
 PENALTY = 1e-3
@@ -61,6 +69,20 @@ class EncodedRows(NamedTuple):
     def select(self, rows: Tensor) -> EncodedRows:
         """Return some of the rows, selected by a mask [N] or by their numbers."""
         return EncodedRows(self.features[rows], self.present[rows], self.labels[rows])
+
+    def blocks(self, classes: int) -> Iterator[EncodedRows]:
+        """Yield the rows in order, in blocks whose logits fit into memory."""
+        size = max(1, MAX_BLOCK_LOGITS // classes)
+        for parts in zip(*(torch.split(values, size) for values in self), strict=True):
+            yield EncodedRows(*parts)
+
+    def to_fit(self, classes: int) -> EncodedRows:
+        """Return the rows, or those of them, always the same, that a fit has time for."""
+        count = max(1, MAX_FITTED_LOGITS // classes)
+        if len(self.labels) <= count:
+            return self
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(2))
+        return self.select(order[:count].sort().values)
 
 
 def subset_mask(subset: tuple[str, ...], modalities: tuple[str, ...], device: Any = None) -> Tensor:

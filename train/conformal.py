@@ -41,6 +41,7 @@ def conformal(
     modalities: tuple[str, ...],
     held_out: EncodedRows,
     coverage: float,
+    classes: int,
 ) -> Conformal:
     """Fit the smallest probability of a label in a prediction set, per subset.
 
@@ -61,24 +62,36 @@ def conformal(
         modalities: Names in slot order.
         held_out: Rows that nothing else was fitted on.
         coverage: The share of sets that should hold the true label.
+        classes: K.
     """
     limits = {}
     uncertified = {subset_name(subset): 0 for subset in subsets(modalities)}
-    for block in subset_blocks(held_out.present, held_out.features[:1].numel()):
-        with torch.no_grad():
-            probabilities = answer(held_out.features[block.rows], block.mask)[0]
-        truth = probabilities.gather(1, held_out.labels[block.rows].unsqueeze(1)).double()
-        parts = truth.flatten().split(block.counts.tolist())
-        for number, part in zip(block.subsets.tolist(), parts, strict=True):
-            name, count = subset_name(subset_modalities(number, modalities)), len(part)
-            # The product is exact: 100 * 0.55 exceeds 55 in floating point.
-            rank = math.ceil((count + 1) * _exact(coverage))
-            if rank > count:
-                uncertified[name] = count
-                continue
-            limits[name] = float(part.sort(descending=True).values[rank - 1]) * (1 - TOLERANCE)
-            del uncertified[name]
+    for number, truth in _true_probabilities(answer, held_out, classes).items():
+        name, count = subset_name(subset_modalities(number, modalities)), len(truth)
+        # The product is exact: 100 * 0.55 exceeds 55 in floating point.
+        rank = math.ceil((count + 1) * _exact(coverage))
+        if rank > count:
+            uncertified[name] = count
+            continue
+        limits[name] = float(truth.sort(descending=True).values[rank - 1]) * (1 - TOLERANCE)
+        del uncertified[name]
     return Conformal(coverage=coverage, min_probabilities=limits, uncertified=uncertified)
+
+
+@torch.no_grad()
+def _true_probabilities(
+    answer: Callable[[Tensor, Tensor], Sequence[Any]], held_out: EncodedRows, classes: int
+) -> dict[int, Tensor]:
+    """Return the probability of the true label, for the rows of each subset by its number."""
+    parts: dict[int, list[Tensor]] = {}
+    for rows in held_out.blocks(classes):
+        for block in subset_blocks(rows.present, max(rows.features[:1].numel(), classes)):
+            probabilities = answer(rows.features[block.rows], block.mask)[0]
+            truth = probabilities.gather(1, rows.labels[block.rows].unsqueeze(1)).double()
+            each = truth.flatten().split(block.counts.tolist())
+            for number, part in zip(block.subsets.tolist(), each, strict=True):
+                parts.setdefault(number, []).append(part)
+    return {number: torch.cat(pieces) for number, pieces in parts.items()}
 
 
 def rows_needed(coverage: float) -> int:

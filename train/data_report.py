@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dimml.errors import ManifestError, shorten
+from dimml.errors import ManifestError, list_first, shorten
 from dimml.table import Row
 from dimml.table.cells import SPLITS
 from train.markdown import table
@@ -231,11 +231,8 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _names(names: Iterable[str]) -> str:
-    """Return the first names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - _SHOWN:,} more" if len(every) > _SHOWN else ""
-    return ", ".join(map(shorten, every[:_SHOWN])) + more
+def _names(names: Sequence[str]) -> str:
+    return list_first(names, _SHOWN)
 
 
 def _listed(title: str, lines: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import multiclass_f1_score
+from sklearn.metrics import f1_score
 
 from dimml.bundle import Conformal
 from dimml.machine import available_cores
@@ -131,6 +131,7 @@ def measure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """
     answers, truth = torch.from_numpy(probabilities), torch.from_numpy(labels)
     figures = scores(answers, truth)
-    macro_f1 = multiclass_f1_score(answers, truth, answers.shape[1], average="macro")
+    # The F1 of torchmetrics takes a matrix of classes * classes.
+    macro_f1 = f1_score(labels, probabilities.argmax(axis=1), average="macro")
     accuracy = figures.pop("accuracy")
     return {"samples": len(labels), "accuracy": accuracy, "macro_f1": float(macro_f1), **figures}

@@ -129,7 +129,8 @@ def any_informative(fusion: CertaintyFusion, rows: EncodedRows) -> bool:
         fusion: The fusion of a model in training.
         rows: Labelled rows of the validation split.
     """
-    answers = fusion.classify(rows.features, rows.present)[0].argmax(dim=-1)
+    blocks = rows.blocks(fusion.classifier.out_features)
+    answers = torch.cat([fusion.classify(f, p)[0].argmax(dim=-1) for f, p, _ in blocks])
     for slot in range(rows.present.shape[1]):
         has = rows.present[:, slot]
         labels = rows.labels[has]

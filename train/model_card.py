@@ -8,9 +8,13 @@ from typing import Any
 import yaml
 
 from dimml.bundle import Bundle, Manifest
+from dimml.errors import list_first
 from train import markdown
 from train.evaluate import subset_table
 from train.shown_subsets import shown_subsets
+
+SHOWN_LABELS = 100
+"""Labels that a card lists; the manifest has all."""
 
 _PIPELINE_TAGS = {
     "audio": "audio-classification",
@@ -46,7 +50,7 @@ def model_card(path: Path, report: dict[str, Any], license: str | None = None) -
         f"---\n{header}---\n\n"
         f"# {bundle.id}\n\nMade {manifest.created} by dimml, in {manifest.precision}. Answers for "
         f"any non-empty subset of its modalities with one of {len(manifest.labels)} labels: "
-        f"{', '.join(manifest.labels)}."
+        f"{list_first(manifest.labels, SHOWN_LABELS)}."
         f"\n\n## Modalities\n\n{modalities}\n\n{fusion_section(manifest.provenance.get('fusion'))}"
         f"## Evaluation\n\n{subset_table(report)}\n"
     )

@@ -180,18 +180,22 @@ def subset_accuracies(
     model: MultimodalModel, method: Method, rows: EncodedRows
 ) -> tuple[dict[str, Tensor], bool]:
     """Return the accuracy of each subset of modalities, and whether all answers are finite."""
-    accuracies: dict[str, Tensor] = {}
+    answered: dict[int, list[Tensor]] = {}
     finite = True
-    answers = method.subset_answers(model, rows)
-    for block in subset_blocks(rows.present, rows.features[:1].numel()):
-        logits = answers(block)
-        right = block.mean((logits.argmax(dim=1) == rows.labels[block.rows]).float())
-        names = [
-            subset_name(subset_modalities(n, model.modalities)) for n in block.subsets.tolist()
-        ]
-        accuracies |= dict(zip(names, right, strict=True))
-        finite = finite and bool(logits.isfinite().all())
-    return accuracies, finite
+    classes = model.fusion.classifier.out_features
+    for part in rows.blocks(classes):
+        answers = method.subset_answers(model, part)
+        for block in subset_blocks(part.present, max(part.features[:1].numel(), classes)):
+            logits = answers(block)
+            right = (logits.argmax(dim=1) == part.labels[block.rows]).float()
+            each = right.split(block.counts.tolist())
+            for number, values in zip(block.subsets.tolist(), each, strict=True):
+                answered.setdefault(number, []).append(values)
+            finite = finite and bool(logits.isfinite().all())
+    return {
+        subset_name(subset_modalities(number, model.modalities)): torch.cat(values).mean()
+        for number, values in answered.items()
+    }, finite
 
 
 @torch.no_grad()

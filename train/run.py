@@ -275,6 +275,8 @@ def calibrate_readout(
 ) -> Conformal:
     """Calibrate a readout on one part of the validation split, and its limits on the other.
 
+    With thousands of classes, the calibration takes a sample of its part, see `to_fit`.
+
     Args:
         readout: The readout, which is calibrated in place.
         model: The model of the readout.
@@ -282,5 +284,7 @@ def calibrate_readout(
         coverage: The coverage of the prediction sets.
     """
     held_out = conformal_rows(len(validation.labels))
-    readout.calibrate(model.modalities, validation.select(~held_out))
-    return conformal(readout, model.modalities, validation.select(held_out), coverage)
+    classes = model.fusion.classifier.out_features
+    readout.calibrate(model.modalities, validation.select(~held_out).to_fit(classes))
+    reserved = validation.select(held_out)
+    return conformal(readout, model.modalities, reserved, coverage, classes)

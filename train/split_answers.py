@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from dimml.errors import InputError, ManifestError, shorten
+from dimml.errors import InputError, ManifestError, list_first
 from dimml.outputs import EncodedBatch, FusedBatch, PreparedSample
 from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import track
@@ -105,11 +105,9 @@ def answer_subsets(predictor: Predictor, rows: Sequence[Row], description: str) 
 def _label_numbers(labels: Sequence[str], rows: Sequence[Row]) -> list[int]:
     index = {label: number for number, label in enumerate(labels)}
     if unknown := name_unknown(rows, index):
-        more = len(index) - _SHOWN_LABELS
-        known = ", ".join(map(shorten, labels[:_SHOWN_LABELS]))
         raise ManifestError(
-            f"the rows have labels that the bundle does not know: {unknown}; it knows {known}"
-            + (f" and {more:,} more" if more > 0 else "")
+            f"the rows have labels that the bundle does not know: {unknown}; it knows "
+            f"{list_first(labels, _SHOWN_LABELS)}"
         )
     return [index[str(row.label)] for row in rows]
 

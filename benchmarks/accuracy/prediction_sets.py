@@ -119,7 +119,7 @@ def measure_split(
     fits, holds, tests = (_answers(readout, names, part) for part in (fitting, held_out, test))
     random = np.random.default_rng(seed)
     for coverage in COVERAGES:
-        limits = conformal(readout, names, held_out, coverage)
+        limits = conformal(readout, names, held_out, coverage, len(run.labels))
         for subset, (probabilities, labels) in tests.items():
             held, held_labels = holds[subset]
             truth = held[np.arange(len(held)), held_labels]

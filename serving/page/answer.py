@@ -10,8 +10,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from dimml.errors import list_first
+
 MAX_LABELS = 10
 """Labels with a bar."""
+MAX_SET_LABELS = 50
+"""Labels of a prediction set that are listed; a set may hold every label."""
 
 
 @cache
@@ -46,6 +50,7 @@ def render_answer(
         answer=answer,
         error=body.get("error"),
         ranked=ranked[:MAX_LABELS],
+        set=list_first(body.get("prediction_set", ()), MAX_SET_LABELS),
         names=names,
         coverage=coverage,
         off=off,

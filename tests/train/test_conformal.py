@@ -46,7 +46,9 @@ class TestCoverage:
         probabilities, _ = answer(*rows_of(new_logits, new_labels)[:2])
         covered = []
         for seed in range(1, 301):
-            limits = conformal(answer, NAMES, rows_of(*draw(rows, seed, sharpness)), coverage)
+            limits = conformal(
+                answer, NAMES, rows_of(*draw(rows, seed, sharpness)), coverage, CLASSES
+            )
             measured = prediction_sets(probabilities, new_labels, limits.min_probability("audio"))
             covered.append(measured["set_coverage"])
         error = np.std(covered) / np.sqrt(len(covered)) + np.sqrt(coverage * (1 - coverage) / 4000)
@@ -57,7 +59,7 @@ class TestCoverage:
         logits, labels = draw(20, 0, 1.0)
         probabilities, _ = answer(*rows_of(logits, labels)[:2])
         truth = probabilities[torch.arange(20), labels].sort().values
-        limits = conformal(answer, NAMES, rows_of(logits, labels), 0.9)
+        limits = conformal(answer, NAMES, rows_of(logits, labels), 0.9, CLASSES)
         assert limits.min_probabilities["audio"] == pytest.approx(float(truth[1]), rel=2e-3)
 
 
@@ -70,7 +72,7 @@ class TestEdgeOfFloat:
         labels = torch.zeros(99, dtype=torch.int64)
         labels[7] = 1
         rows = rows_of(logits, labels)
-        limits = conformal(answer, NAMES, rows, 0.99)
+        limits = conformal(answer, NAMES, rows, 0.99, CLASSES)
         sets = prediction_sets(answer(*rows[:2])[0], labels, limits.min_probability("audio"))
         assert sets == {"set_coverage": 1.0, "set_size": 2.0}
 
@@ -79,7 +81,7 @@ class TestEdgeOfFloat:
         rows = rows_of(
             torch.tensor([[1.0, 0.9, -3, -3, -3, -3]]).repeat(50, 1), torch.ones(50).long()
         )
-        limits = conformal(answer, NAMES, rows, 0.9)
+        limits = conformal(answer, NAMES, rows, 0.9, CLASSES)
         elsewhere = answer(*rows[:2])[0] * (1 - 1e-5)
         sets = prediction_sets(elsewhere, rows.labels, limits.min_probability("audio"))
         assert sets["set_coverage"] == 1.0
@@ -88,7 +90,7 @@ class TestEdgeOfFloat:
 class TestTooFewRows:
     @pytest.mark.parametrize(("rows", "certified"), [(99, True), (98, False), (0, False)])
     def test_subset_with_too_few_rows_is_named(self, rows: int, certified: bool) -> None:
-        limits = conformal(answer, NAMES, rows_of(*draw(rows, 0, 1.0)), 0.99)
+        limits = conformal(answer, NAMES, rows_of(*draw(rows, 0, 1.0)), 0.99, CLASSES)
         assert ("audio" in limits.min_probabilities) is certified
         expected = {"image": 0, "audio+image": 0} | ({} if certified else {"audio": rows})
         assert limits.uncertified == expected
@@ -100,7 +102,7 @@ class TestTooFewRows:
     def test_rows_needed_is_the_smallest_number(self, coverage: float, rows: int) -> None:
         assert rows_needed(coverage) == rows
         for count in (rows - 1, rows):
-            limits = conformal(answer, NAMES, rows_of(*draw(count, 0, 1.0)), coverage)
+            limits = conformal(answer, NAMES, rows_of(*draw(count, 0, 1.0)), coverage, CLASSES)
             assert ("audio" in limits.min_probabilities) is (count == rows)
 
     def test_text_names_subsets_and_rows(self) -> None:

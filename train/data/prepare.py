@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dimml import __version__
-from dimml.errors import ManifestError, RecipeError, shorten
+from dimml.errors import ManifestError, RecipeError, list_first
 from dimml.modalities import KINDS, Kind
 from dimml.modalities.text import TOKENIZER, plain_text
 from dimml.modality_specs import ModalitySpec, build_kinds
@@ -20,7 +20,12 @@ from dimml.progress import print_status
 from dimml.table import Row
 from train.data.cache import Split, cached_split
 from train.data.features import FrozenEncoder, stored_kinds
-from train.data.splits import labelled_rows, read_training_splits, train_tokenizer
+from train.data.splits import (
+    SHOWN_LABELS,
+    labelled_rows,
+    read_training_splits,
+    train_tokenizer,
+)
 from train.data.store import FeatureStore, open_store, remove_old_stores
 from train.pretrained import PretrainedModel, read_model
 from train.pretrained.adapters import choose_adapter
@@ -175,7 +180,7 @@ def check_readable(
     if lost := [label for number, label in enumerate(labels) if number not in classes]:
         raise ManifestError(
             f"no readable row of the train split has the label "
-            f"{', '.join(map(shorten, lost[:5]))}; the first "
+            f"{list_first(lost, SHOWN_LABELS)}; the first "
             f"cell that cannot be read: {problems[0]}"
         )
     for name, count in zip(modalities, present[labelled].sum(axis=0), strict=True):

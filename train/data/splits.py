@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from dimml.errors import ManifestError, shorten
+from dimml.errors import ManifestError, list_first, shorten
 from dimml.progress import print_status
 from dimml.samples import is_absent
 from dimml.table import Row, TableSource, column_names, read_labels, read_rows
@@ -19,7 +19,7 @@ from dimml.table.find import find_tables
 from dimml.table.rows import MissingColumns, missing_columns
 from train.methods.base import UNLABELLED
 
-_SHOWN_LABELS = 5
+SHOWN_LABELS = 5
 """How many labels a message names."""
 
 
@@ -84,9 +84,8 @@ def name_unknown(rows: Iterable[Row], labels: Collection[str]) -> str:
     for row in rows:
         if row.label is not None and row.label not in labels:
             first.setdefault(row.label, row.id)
-    shown = [f"{shorten(label)} (row {shorten(first[label])})" for label in sorted(first)]
-    more = len(shown) - _SHOWN_LABELS
-    return ", ".join(shown[:_SHOWN_LABELS]) + (f" and {more:,} more" if more > 0 else "")
+    named = [f"{shorten(label)} (row {shorten(first[label])})" for label in sorted(first)]
+    return list_first(named, SHOWN_LABELS)
 
 
 def missing_modalities(source: TableSource) -> MissingColumns:

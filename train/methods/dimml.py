@@ -122,7 +122,8 @@ class Detached(Method):
             return
         if self.options.gradient == "auto":
             self.joint_gradient.fill_(not any_informative(model.fusion, rows))
-        fit_shares(model.fusion, rows, COARSE_SHARES)
+        sample = rows.to_fit(model.fusion.classifier.out_features)
+        fit_shares(model.fusion, sample, COARSE_SHARES)
 
     def uses_unlabelled(self, epochs: int) -> bool:
         config = self.training_config
