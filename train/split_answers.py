@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 
 import numpy as np
@@ -42,7 +42,7 @@ class SplitAnswers:
         rows: int64 [N], the positions of the readable rows among all rows.
         labels: int64 [N], the numbers of the true labels.
         subsets: Subset name to its answers, smallest first, without subsets that no row has.
-        whole: The answers from everything that a row has.
+        whole: The answers from everything that a row has; `ranked` has the best label alone.
         problems: One line per cell that cannot be read.
     """
 
@@ -70,7 +70,7 @@ def answer_subsets(predictor: Predictor, rows: Sequence[Row], description: str) 
         for subset in subsets(list(predictor.kinds))
     }
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in slots}
-    parts = [_no_answers(predictor)]
+    parts = [_best_alone(_no_answers(predictor))]
     readable: list[int] = []
     problems: list[str] = []
     tracked = track(enumerate(rows), description, len(rows))
@@ -85,7 +85,7 @@ def answer_subsets(predictor: Predictor, rows: Sequence[Row], description: str) 
         if not batch:
             continue
         encoded = predictor.encode(batch)
-        parts.append(predictor.fuse(encoded))
+        parts.append(_best_alone(predictor.fuse(encoded)))
         for name, mask in slots.items():
             having = np.all(encoded.present[:, mask], axis=1)
             if having.any():
@@ -133,6 +133,14 @@ def _no_answers(predictor: Predictor) -> FusedBatch:
     shapes = ((0, classes), (0, slots), (0, slots, classes))
     outputs = [np.zeros(shape, np.float32) for shape in shapes]
     return FusedBatch.of(predictor.bundle, np.zeros((0, slots), bool), outputs)
+
+
+def _best_alone(fused: FusedBatch) -> FusedBatch:
+    """Return the answers with the most probable label alone, which is what is measured.
+
+    The ranks of thousands of labels would take twice the memory of their probabilities.
+    """
+    return replace(fused, ranked=fused.ranked[:, :1].copy())
 
 
 def _join(parts: Sequence[FusedBatch]) -> FusedBatch:

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import PIL.Image
+import pyarrow.parquet as pq
 
 from benchmarks.http.load import multipart
 from benchmarks.http.servers import OURS, Server, running
@@ -97,6 +98,8 @@ def run_command(*arguments: object) -> tuple[dict[str, float], str]:
 def measure(folder: Path, labels: int, rows: dict[str, int]) -> dict[str, Any]:
     """Run the chain in a folder, and return the figures of each step."""
     table = write_data(folder / "data", labels, rows)
+    unseen = table.with_name("test.parquet")
+    pq.write_table(pq.read_table(table, filters=[("split", "=", "test")]), unseen)
     recipe, run, bundle = folder / "recipe.yaml", folder / "run", folder / "bundle"
     recipe.write_text(RECIPE.format(data=table))
     sample = ["--image", folder / "data" / "image" / "test-0.png", "--text", "thing 0"]
@@ -108,9 +111,9 @@ def measure(folder: Path, labels: int, rows: dict[str, int]) -> dict[str, Any]:
         "evaluate": ("evaluate", bundle, table),
         "predict": ("predict", bundle, *sample),
         "predict --json": ("predict", bundle, *sample, "--json"),
-        "score": ("score", bundle, table, folder / "scores"),
+        "score": ("score", bundle, unseen, folder / "scores"),
         "score --probabilities": (
-            *("score", bundle, table, folder / "probabilities", "--split", "test"),
+            *("score", bundle, unseen, folder / "probabilities"),
             "--probabilities",
         ),
     }
