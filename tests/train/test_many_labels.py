@@ -43,7 +43,7 @@ def run_chain(folder: Path, labels: int) -> Chain:
             label = number % labels
             lines.append(f"{split},label {label:05},thing {label},it is {label} of them\n")
     (folder / "data.csv").write_text("".join(lines))
-    training = {"epochs": 1, "warm_up": 0, "batch_size": 64 if labels < TOO_MANY else 512}
+    training = {"epochs": 1, "warm_up": 0, "batch_size": max(16, min(512, labels))}
     recipe = recipe_of(folder / "data.csv", training=training)
     report = check_data(recipe)
     assert report.failure is None
@@ -55,7 +55,11 @@ def run_chain(folder: Path, labels: int) -> Chain:
 
 @pytest.fixture(
     scope="module",
-    params=[2, MANY, pytest.param(TOO_MANY, marks=pytest.mark.slow("trains on 20,000 rows"))],
+    params=[
+        MANY,
+        pytest.param(2, marks=pytest.mark.slow("test_run.py has two labels, with fewer checks")),
+        pytest.param(TOO_MANY, marks=pytest.mark.slow("trains on 20,000 rows")),
+    ],
 )
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return run_chain(tmp_path_factory.mktemp("chain"), request.param)
