@@ -40,11 +40,7 @@ FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
 }
 """The fusion temperatures that are tried; for `pooled`, the starting points of the fit."""
 MAX_FITTED_LOGITS = 2**22
-"""Rows * classes of a fit. Of more rows, as many as fit in are drawn.
-
-A fit evaluates all logits hundreds of times. It has a few parameters, for which four hundred rows
-of ten thousand classes are enough.
-"""
+"""Rows * classes of a fit, which evaluates them hundreds of times; of more rows, it has a sample."""
 MAX_BLOCK_LOGITS = 2**24
 """Rows * classes that are answered at once, which are 64 MiB for each tensor of logits."""
 POOLED_TEMPERATURES = (0.01, 100.0)
@@ -77,7 +73,7 @@ class EncodedRows(NamedTuple):
             yield EncodedRows(*parts)
 
     def to_fit(self, classes: int) -> EncodedRows:
-        """Return the rows, or those of them, always the same, that a fit has time for."""
+        """Return the rows, or always the same sample of them, if they are too many for a fit."""
         count = max(1, MAX_FITTED_LOGITS // classes)
         if len(self.labels) <= count:
             return self

@@ -188,7 +188,7 @@ def subset_accuracies(
         for block in subset_blocks(part.present, max(part.features[:1].numel(), classes)):
             logits = answers(block)
             right = (logits.argmax(dim=1) == part.labels[block.rows]).float()
-            each = right.split(block.counts.tolist())
+            each = torch.split(right, block.counts.tolist())
             for number, values in zip(block.subsets.tolist(), each, strict=True):
                 answered.setdefault(number, []).append(values)
             finite = finite and bool(logits.isfinite().all())
