@@ -40,7 +40,7 @@ FUSION_TEMPERATURES: dict[Rule, tuple[float, ...]] = {
 }
 """The fusion temperatures that are tried; for `pooled`, the starting points of the fit."""
 MAX_FITTED_LOGITS = 2**22
-"""Rows * classes of a fit, which evaluates them hundreds of times; of more rows, it has a sample."""
+"""Rows * classes of a fit, which evaluates them hundreds of times; of more rows, it has some."""
 MAX_BLOCK_LOGITS = 2**24
 """Rows * classes that are answered at once, which are 64 MiB for each tensor of logits."""
 POOLED_TEMPERATURES = (0.01, 100.0)
