@@ -41,6 +41,8 @@ MODALITIES = (1, 2, 3, 4, 5, 6, 7, 8, 10)
 ROWS = {"train": 300, "validation": 600, "test": 300}
 ABSENT = 0.3
 CLASSES = 10
+TABLES = ("subset_temperature", "share", "head_temperature", "mixture_temperature")
+"""Buffers of the classifier with a value for each subset."""
 REPEATS = 5
 CALLS = 500
 COLUMNS = {
@@ -107,9 +109,7 @@ def measure_training(recipe: Any, folder: Path) -> dict[str, Any]:
     return {
         "subsets": 2 ** len(model.modalities) - 1,
         "table_parameters": sum(
-            buffer.numel()
-            for buffer in model.fusion.buffers()
-            if buffer.shape[-1:] == (2 ** len(model.modalities),)
+            buffer.numel() for name, buffer in model.fusion.named_buffers() if name.endswith(TABLES)
         ),
         "validation_seconds": seconds,
         "calibration_seconds": calibration,
