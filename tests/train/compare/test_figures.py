@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from train.compare.summary import Summary, summarise
-from train.report.figures import corruption_curves, draw_figures as figures
+from train.report.figures import corruption_curves
+from train.report.figures import draw_figures as figures
 
 METHODS = ("dimml", "joint", "_odd $x$ <b>&")
 SUBSETS = ("audio", "image", "audio+image")
