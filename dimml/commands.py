@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dimml.errors import UsageError, list_first
 from dimml.samples import Prediction
+
+if TYPE_CHECKING:
+    from dimml.modalities import Kind
 
 SHOWN_LABELS = 100
 """Labels that `inspect` lists; `inspect --json` has all."""
@@ -31,7 +35,8 @@ def predict(
 ) -> None:
     """Predict one sample from any non-empty subset of a bundle's modalities.
 
-    Each modality is an option named after it. The value is a file; for text, the text itself.
+    Each modality is an option named after it. The value is a file; for text, the text itself. An
+    option of several frames, or of flow, is given once for each of its pictures, in order.
 
     Examples:
         dimml predict runs/digits/bundle --audio seven.wav --image seven.png --text sept
@@ -40,18 +45,16 @@ def predict(
 
         dimml predict runs/digits/bundle --text sept --json
     """
-    from dimml.modalities import Text
     from dimml.predictor import Predictor
-    from dimml.progress import print_status
 
     # Typer assigns the first unknown word to `bundle`, which may be an option of a modality.
     folder, sample = _bundle_and_sample([bundle, *context.args])
     predictor = Predictor.load(folder, providers)
-    for name, value in sample.items():
-        if name in predictor.kinds and isinstance(predictor.kinds[name], Text) and _is_file(value):
-            print_status(f"--{name}: {value} is a file, but the text is its name, not its content")
+    for name, values in sample.items():
+        names = predictor.shared_columns.get(name, (name,))
+        _check_values(name, values, [predictor.kinds[n] for n in names if n in predictor.kinds])
     prediction = predictor.predict(
-        sample,
+        {name: values[0] if len(values) == 1 else values for name, values in sample.items()},
         on_unreadable=on_unreadable,  # type: ignore[arg-type]
         explain=explain,
     )
@@ -59,6 +62,17 @@ def predict(
         typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
         return
     _print_prediction(prediction)
+
+
+def _check_values(name: str, values: Sequence[str], kinds: Sequence[Kind]) -> None:
+    """Reject several values of an option whose modalities take one; warn of a path for a text."""
+    from dimml.modalities import Text
+    from dimml.progress import print_status
+
+    if len(values) > 1 and kinds and all(kind.max_files == 1 for kind in kinds):
+        raise UsageError(f"--{name} is given {len(values)} times, but it takes one value")
+    if any(isinstance(kind, Text) for kind in kinds) and _is_file(values[0]):
+        print_status(f"--{name}: {values[0]} is a file, but the text is its name, not its content")
 
 
 def _print_prediction(prediction: Prediction) -> None:
@@ -113,13 +127,13 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
+def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, list[str]]]:
     """Parse one positional word, the bundle, and `--NAME VALUE` pairs before or after it.
 
     The predictor checks the names, because only the bundle knows its modalities.
     """
     positional: list[str] = []
-    sample: dict[str, str] = {}
+    sample: dict[str, list[str]] = {}
     remaining = iter(words)
     for word in remaining:
         if not word.startswith("--"):
@@ -131,9 +145,7 @@ def _bundle_and_sample(words: list[str]) -> tuple[Path, dict[str, str]]:
             raise UsageError(f"--{name} needs a value")
         # Options are written with hyphens, and modality names have none.
         name = name.replace("-", "_")
-        if name in sample:
-            raise UsageError(f"--{name} is given twice")
-        sample[name] = argument
+        sample.setdefault(name, []).append(argument)
     if len(positional) != 1:
         raise UsageError(
             f"expected one bundle, got {', '.join(positional) or 'none'}: "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from dimml.errors import AbsentError, InputError
+from dimml.errors import AbsentError, InputError, InputErrorCode
 from dimml.modalities import Arrays, Kind
 from dimml.samples import OnUnreadable, Sample, is_absent
 
@@ -31,6 +31,11 @@ class DecodedSample:
     arrays: dict[str, Arrays] = field(default_factory=dict)
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     error: InputError | None = None
+
+
+def tells_error(warning: str) -> bool:
+    """Return whether a warning is about a value that cannot be read, see `decode_modality`."""
+    return warning.partition(": ")[0] in get_args(InputErrorCode)
 
 
 def decode_modality(item: DecodedSample, name: str, kind: Kind) -> None:

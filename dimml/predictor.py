@@ -11,9 +11,9 @@ from typing import TypeAlias, get_args
 import numpy as np
 
 from dimml.bundle import Bundle
-from dimml.decode import DecodedSample, decode_modality
+from dimml.decode import DecodedSample, decode_modality, tells_error
 from dimml.details import NO_DETAILS, Details, add_details, late_dim
-from dimml.errors import BundleError, DimmlError, InputError, ProviderError, UsageError
+from dimml.errors import AbsentError, BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Kind, Limits
 from dimml.outputs import EncodedBatch, FusedBatch, PreparedSample, build_predictions
 from dimml.runtime.execution import EncoderCall, HostPath, load_data_path
@@ -271,7 +271,8 @@ class Predictor:
 
     def _absence_error(self, warnings: Mapping[str, tuple[str, ...]]) -> InputError:
         unreadable = "; ".join(f"{name}: {text}" for name, (text, *_) in warnings.items())
-        return InputError(
+        is_broken = any(tells_error(text) for text, *_ in warnings.values())
+        return (InputError if is_broken or not warnings else AbsentError)(
             "no_modality",
             f"the sample has no modality: give at least one of {', '.join(self.kinds)}"
             + (f" ({unreadable})" if unreadable else ""),

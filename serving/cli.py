@@ -151,13 +151,15 @@ def _is_ready(url: str) -> bool:
 def _examples(bundle: Bundle, url: str) -> list[str]:
     """Return two `curl` command lines with the bundle's own modalities."""
     sample = example_sample(bundle)
+    for column, names in bundle.shared_columns.items():
+        # One field stands for all modalities that read the column.
+        sample = {column if n in names else n: value for n, value in sample.items()}
     words = {
         name: f"{name}=@{value}" if isinstance(value, Path) else f"{name}={value}"
         for name, value in sample.items()
     }
     parts = " ".join(f"-F {shlex.quote(word)}" for word in words.values())
-    kinds = {name: spec.kind for name, spec in bundle.manifest.modalities.items()}
-    texts = [shlex.quote(words[name]) for name in words if kinds[name] == "text"]
+    texts = [shlex.quote(words[n]) for n, value in sample.items() if not isinstance(value, Path)]
     second = f"curl -d {texts[0]} {url}/predict" if texts else f"curl {url}/bundle"
     return [f"curl {parts} {url}/predict", second]
 

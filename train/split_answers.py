@@ -8,7 +8,8 @@ from itertools import islice
 
 import numpy as np
 
-from dimml.errors import InputError, ManifestError, list_first
+from dimml.decode import tells_error
+from dimml.errors import AbsentError, InputError, ManifestError, list_first
 from dimml.outputs import EncodedBatch, FusedBatch, PreparedSample
 from dimml.predictor import BATCH_SIZE, Predictor
 from dimml.progress import track
@@ -114,11 +115,12 @@ def _label_numbers(labels: Sequence[str], rows: Sequence[Row]) -> list[int]:
 
 def _unreadable_cells(row: Row, item: PreparedSample | InputError) -> list[str]:
     names = [name for name, value in row.sample.items() if not is_absent(value)]
+    if isinstance(item, AbsentError):
+        return []
     if isinstance(item, InputError):
         return [f"{row.id}: {item}" for _ in names]
-    return [
-        f"{row.id}: {name}: {item.warnings[name][0]}" for name in names if name not in item.arrays
-    ]
+    first = {name: item.warnings[name][0] for name in names if name not in item.arrays}
+    return [f"{row.id}: {name}: {text}" for name, text in first.items() if tells_error(text)]
 
 
 def _restrict(encoded: EncodedBatch, rows: np.ndarray, slots: np.ndarray) -> EncodedBatch:

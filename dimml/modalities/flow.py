@@ -70,7 +70,12 @@ class Flow(Kind):
         first = max(0, (available - count) // 2)
         pairs = range(first, first + count)
         chosen = pairs if available >= count else evenly_spaced(available, count)
-        return self._pictures.decode([pictures[2 * n + side] for n in chosen for side in (0, 1)])
+        raw = self._pictures.decode([pictures[2 * n + side] for n in chosen for side in (0, 1)])
+        for u, v in zip(raw[::2], raw[1::2], strict=True):
+            if u.size != v.size:
+                sizes = " and ".join(f"{p.width} x {p.height}" for p in (u, v))
+                raise self.error("unreadable", f"u and v of a pair differ in size: {sizes} pixels")
+        return raw
 
     def _flatten(self, value: Any) -> list[Any]:
         """Return the pictures of a value in the order u, v, u, v and so on."""
@@ -85,7 +90,8 @@ class Flow(Kind):
         if not value or len(value) % 2:
             raise self.error(
                 "unreadable",
-                f"{len(value)} pictures are not pairs; send u and v of each moment, in this order",
+                f"expected pairs of pictures, got {len(value)}; send u and v of each moment, in "
+                "this order",
             )
         if len(value) > self.max_files:
             raise self.error(

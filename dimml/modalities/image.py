@@ -110,12 +110,9 @@ class Image(Kind):
             value: See `Kind.decode`. An array is uint8 [height, width] or [height, width, 3 or 4].
                 With `frames` set, the value can also be a list of values, an animation or a video.
         """
-        if self.config.frames is None:
-            value = self.only_value(value)
+        value = self.only_value(value)
         if not isinstance(value, list | tuple):
             return self._open(value)
-        if self.config.frames and len(value) == 1:
-            return self._open(value[0])
         if self.config.frames is None:
             raise self.error("unreadable", f"expected one image, got a list of {len(value)}")
         self._check_frames(len(value))
@@ -123,7 +120,7 @@ class Image(Kind):
             raise self.error("unreadable", "the list of frames is empty or has an empty entry")
         frames = Pictures()
         for index in evenly_spaced(len(value), self.config.frames):
-            frames.append(self._open(value[index])[0])
+            frames.append(self._open(value[index], is_entry=True)[0])
             self._check_clip(sum(frame.width * frame.height for frame in frames))
         return frames
 
@@ -159,7 +156,7 @@ class Image(Kind):
         PIL.Image.fromarray(ramp).save(file, "PNG")
         return file.getvalue()
 
-    def _open(self, value: Any) -> Pictures:
+    def _open(self, value: Any, is_entry: bool = False) -> Pictures:
         if isinstance(value, np.ndarray):
             value = self._from_array(value)
         if isinstance(value, PIL.Image.Image):
@@ -167,7 +164,10 @@ class Image(Kind):
         data = self.read_bytes(value)
         found = formats.recognise(data)
         if self.config.frames and found and found.may_be_video and formats.is_installed("av"):
-            return self._read_video(data, found.demuxer, self.config.frames)
+            if not is_entry:
+                return self._read_video(data, found.demuxer, self.config.frames)
+            message = f"a list holds pictures, but an entry is {found.name}; send a video alone"
+            raise self.error("unsupported_type", message)
         accepted = formats.PICTURE_FORMATS
         if found == formats.HEIC and formats.register_heif():
             accepted = ("HEIF",)

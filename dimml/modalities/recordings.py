@@ -149,6 +149,8 @@ class RecordingKind(Kind):
             seconds = f"{total / rate:.1f}"
             notes = (f"the file is damaged ({error.reason}); only the first {seconds} s were read",)
         if not total:
+            if self.shares_files and found and found.may_be_video:
+                raise self.absent("the sound track of the video is empty")
             raise self.error("unreadable", "the recording has no samples")
         return np.concatenate(parts), rate, notes
 

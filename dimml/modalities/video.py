@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import PIL.Image
 
 from dimml.modalities.base import Limits
 from dimml.modalities.containers import (
+    MAX_ALLOCATION_BYTES,
+    MISSING_SECONDS,
+    MISSING_SHARE,
     checked_context,
     declared_seconds,
     first_track,
     import_av,
-    missing_end,
     open_container,
 )
 from dimml.modalities.decoders import DecodeError, OverLimitError
@@ -32,6 +36,9 @@ _CODECS = (
     *("dvvideo", "prores", "svq1", "svq3", "cinepak", "rv10", "rv20", "rv30", "rv40"),
 )
 """FFmpeg's decoders of pictures that a file can reach."""
+
+_DECLARE_LENGTH = frozenset({"mov", "matroska", "asf", "avi", "flv"})
+"""The containers whose header has the length. FFmpeg estimates that of others, often too short."""
 
 Moments = Callable[[float], Sequence[float]]
 """Returns the wanted moments in ascending order, in seconds, of a video of a length in seconds."""
@@ -63,19 +70,16 @@ def read_frames(
         OverLimitError: If the video exceeds a limit.
         DecodeError: If no picture can be decoded.
     """
-    with open_container(data, demuxer, _CODECS) as container:
-        track = first_track(container, "video", "pictures")
-        reader = _Reader(container, track, limits)
-        # The declared length of a container is that of its longest track.
-        declared = declared_seconds(container, track) or (container.duration or 0) / 1e6
-        seconds = declared or reader.scan()
+    with ExitStack() as stack:
+        reader = _Reader(data, demuxer, limits, stack)
+        seconds = reader.declared or reader.scan()
         reader.check_length(seconds)
         pictures = reader.pictures(moments(seconds), convert)
         if len(pictures) == len(moments(seconds)) and not reader.damage:
             return pictures, ""
         # The file ends before a moment, so the moments are chosen from the part that it has.
         end = reader.end or 0.0
-        damage = reader.damage or missing_end(container, track, demuxer, end)
+        damage = reader.damage or reader.missing_end()
         pictures = reader.pictures(moments(end), convert)
         if len(pictures) < len(moments(end)):
             raise DecodeError(damage or "it has no picture that can be decoded")
@@ -99,20 +103,47 @@ class _Frame(NamedTuple):
 class _Reader:
     """Decodes the pictures of one track, and counts what that takes.
 
+    Args:
+        data, demuxer, limits: See `read_frames`.
+        stack: Closes the container.
+
     Attributes:
+        declared: The length of the track in seconds by the header, 0 if that does not say it.
         end: The end of the last picture in seconds, None as long as it was not reached.
         damage: Why decoding ended early, "" if it did not.
     """
 
-    def __init__(self, container: Any, track: Any, limits: Limits) -> None:
+    def __init__(self, data: bytes, demuxer: str, limits: Limits, stack: ExitStack) -> None:
         self.end: float | None = None
         self.damage = ""
-        self._container, self._track, self._limits = container, track, limits
+        self._data, self._demuxer, self._limits, self._stack = data, demuxer, limits, stack
         self._pixels = 0
-        context = checked_context(track, _CODECS, "video")
+        self._others_end = 0.0
+        self._open()
+        self.declared = 0.0
+        if demuxer in _DECLARE_LENGTH:
+            # The length of a container is that of its longest track.
+            length = (self._container.duration or 0) / 1e6
+            self.declared = declared_seconds(self._container, self._track) or length
+
+    def _open(self) -> None:
+        """Open the container, again if it is open: not every format can be rewound."""
+        self._stack.close()
+        opened = open_container(self._data, self._demuxer, _CODECS)
+        self._container = self._stack.enter_context(opened)
+        self._track = first_track(self._container, "video", "pictures")
+        context = checked_context(self._track, _CODECS, "video")
         self._check_size(context.width, context.height)
         # The size can change in the middle of a video.
-        context.options = {"max_pixels": str(limits.pixels)}
+        context.options = {"max_pixels": str(self._limits.pixels)}
+        self._is_rewound = True
+
+    def missing_end(self) -> str:
+        """Return what all tracks together lack of the declared length, "" if nothing."""
+        declared = (self._container.duration or 0) / 1e6
+        reached = max(self.end or 0.0, self._others_end)
+        is_short = reached < declared * (1 - MISSING_SHARE) - MISSING_SECONDS
+        return f"its header declares {declared:.1f} s" if self.declared and is_short else ""
 
     def scan(self) -> float:
         """Decode the whole video, and return its length in seconds."""
@@ -147,11 +178,11 @@ class _Reader:
 
     def _frames_from(self, moment: float) -> Iterator[_Frame]:
         """Yield the pictures from one on that is shown at a moment or before."""
-        if self._pixels and moment:
+        if moment:
             start = (moment + self._start) / float(self._track.time_base)
             self._container.seek(round(start), stream=self._track)
-        elif self._pixels:
-            self._container.seek(0)
+        elif not self._is_rewound:
+            self._open()
         frames = self._frames()
         first = next(frames, None)
         if moment and (first is None or first.start > moment):
@@ -180,18 +211,37 @@ class _Reader:
             yield _Frame(previous, start, self.end)
 
     def _decoded(self) -> Iterator[Any]:
+        self._is_rewound = False
         try:
-            for picture in self._container.decode(self._track):
-                self._check_size(picture.width, picture.height)
-                self._pixels += picture.width * picture.height
-                if self._pixels > MAX_DECODED_PIXELS:
-                    raise OverLimitError(
-                        f"the video takes more than {MAX_DECODED_PIXELS:,} pixels to decode; cut "
-                        "it, or convert it to a smaller size"
-                    )
-                yield picture
+            for packet in self._container.demux():
+                if packet.stream.index == self._track.index:
+                    for picture in packet.decode():
+                        self._count(picture.width, picture.height)
+                        yield picture
+                elif packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self._others_end = max(self._others_end, end)
         except import_av().FFmpegError as error:
+            if error.errno == errno.ENOMEM:
+                raise OverLimitError(
+                    f"a picture takes more than {MAX_ALLOCATION_BYTES:,} bytes; convert the video "
+                    "to a smaller size"
+                ) from error
             self.damage = getattr(error, "strerror", None) or str(error)
+
+    def _count(self, width: int, height: int) -> None:
+        """Count the pixels of a decoded picture.
+
+        Raises:
+            OverLimitError: If the picture, or all that were decoded, have too many.
+        """
+        self._check_size(width, height)
+        self._pixels += width * height
+        if self._pixels > MAX_DECODED_PIXELS:
+            raise OverLimitError(
+                f"the video takes more than {MAX_DECODED_PIXELS:,} pixels to decode; cut it, or "
+                "convert it to a smaller size"
+            )
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._limits.pixels:

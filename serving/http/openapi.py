@@ -84,7 +84,7 @@ def request_fields(predictor: Predictor) -> Fields:
         for name, kind in predictor.kinds.items()
     }
     for column, names in predictor.shared_columns.items():
-        most = min(fields[name].most for name in names)
+        most = max(fields[name].most for name in names)
         fields[column] = ModalityField(fields[names[0]].is_text, most)
     return fields
 

@@ -171,8 +171,15 @@ def _value_of_json(name: str, value: object, field: ModalityField) -> Value:
             raise _too_many_values(name, field.most)
         if field.most == 1:
             return _value_of_json_scalar(name, value[0], field)
-        return [_value_of_json_scalar(name, item, field) for item in value]
+        return [_entry_of_json_list(name, item, field) for item in value]
     return _value_of_json_scalar(name, value, field)
+
+
+def _entry_of_json_list(name: str, entry: object, field: ModalityField) -> Value:
+    if isinstance(entry, list):
+        # A pair of pictures of optical flow.
+        return [_value_of_json_scalar(name, item, field) for item in entry]
+    return _value_of_json_scalar(name, entry, field)
 
 
 def _value_of_json_scalar(name: str, value: object, field: ModalityField) -> Value:

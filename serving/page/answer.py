@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from dimml.errors import list_first
+from dimml.samples import subset_name
 
 MAX_LABELS = 10
 """Labels with a bar."""
@@ -34,6 +35,7 @@ def render_answer(
     names: Collection[str],
     coverage: float | None,
     off: Collection[str] = (),
+    uncertified: Collection[str] = (),
 ) -> str:
     """Return the HTML of an answer of `POST /predict?explain=1`, or of its error.
 
@@ -42,9 +44,12 @@ def render_answer(
         names: The modalities of the bundle.
         coverage: The share of prediction sets that have the true label; None if it is not known.
         off: The modalities that the user has switched off.
+        uncertified: Names of the subsets whose prediction sets have no coverage.
     """
     body = body or {}
     answer = body if "label" in body else None
+    modalities = (answer or {}).get("modalities", {})
+    subset = subset_name([name for name, one in modalities.items() if one["present"]])
     ranked = sorted((answer or {}).get("probabilities", {}).items(), key=lambda pair: -pair[1])
     return _template().render(
         answer=answer,
@@ -52,7 +57,8 @@ def render_answer(
         ranked=ranked[:MAX_LABELS],
         set=list_first(body.get("prediction_set", ()), MAX_SET_LABELS),
         names=names,
-        coverage=coverage,
+        coverage=None if subset in uncertified else coverage,
+        uncertified=subset in uncertified,
         off=off,
         percent=percent_text,
         bar=_bar,

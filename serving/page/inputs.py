@@ -15,6 +15,7 @@ from serving.http.decoding import decode_base64
 
 _CANVAS_PIXELS = 280
 _FOLDER = Path(__file__).parent
+_FILE_HINTS = {"image": "a video or pictures, in order", "flow": "pictures u, v, u, v, in order"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def build_input(
             )
             return ModalityInput(name, (text,), switch)
         if preprocessing.get("frames") is not None or spec["kind"] not in ("audio", "image"):
-            files = gr.File(label=f"{name}: {spec['input']}", file_count="multiple", elem_id=name)
+            hint = _FILE_HINTS.get(spec["kind"], spec["input"])
+            files = gr.File(label=f"{name}: {hint}", file_count="multiple", elem_id=name)
             return ModalityInput(name, (files,), switch)
         if spec["kind"] == "audio":
             audio = gr.Audio(

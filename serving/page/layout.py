@@ -30,6 +30,7 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
     fields = {**_shared_fields(description), **specs}
     sets = description["prediction_sets"]
     coverage = sets and sets["coverage"]
+    uncertified = sets["uncertified"] if sets else {}
     page: gr.Blocks
     with gr.Blocks(
         title=f"dimml: {description['name']}",
@@ -53,7 +54,7 @@ def build_page(bundle: Bundle, description: Mapping[str, Any], predict: Predict)
         async def on_predict(request: gr.Request, *values: Any) -> str:
             sample, off = read_sample(inputs, values)
             body = await predict(sample, request)
-            return render_answer(body, list(specs), coverage, off)
+            return render_answer(body, list(specs), coverage, off, uncertified)
 
         components = [c for one in inputs for c in (*one.components, one.switch)]
         event: dict[str, Any] = {
@@ -140,11 +141,17 @@ def _add_examples(
     examples = gr.Examples(
         rows, filled, label="Examples", example_labels=labels, api_visibility="private"
     )
-    drawings = [c for one in inputs for c in one.components[1:]]
+    # Gradio leaves a component as it is for which no example has a value.
+    others = [
+        one.components[0]
+        for one, values in zip(inputs, zip(*rows, strict=True), strict=True)
+        if all(value is None for value in values)
+    ]
+    others += [c for one in inputs for c in one.components[1:]]
     switches = [one.switch for one in inputs]
-    emptied = [None] * len(drawings) + [True] * len(switches)
+    emptied = [None] * len(others) + [True] * len(switches)
     examples.load_input_event.then(
-        lambda: emptied, outputs=[*drawings, *switches], queue=False, api_visibility="private"
+        lambda: emptied, outputs=[*others, *switches], queue=False, api_visibility="private"
     ).then(**event)
 
 

@@ -79,7 +79,7 @@ def test_predict_without_a_bundle_is_rejected(dimml: Dimml) -> None:
         (("--video", "x"), "video: the bundle has no modality of this name"),
         (("--audio", "nowhere.wav"), "audio: no such file"),
         (("--text",), "--text needs a value"),
-        (("--text", "a", "--text", "b"), "given twice"),
+        (("--text", "a", "--text", "b"), "--text is given 2 times"),
         (("stray",), ", stray: `dimml predict BUNDLE"),
     ],
 )

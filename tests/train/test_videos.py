@@ -129,6 +129,8 @@ def test_clips_are_trained_exported_and_answered_alike(
     subsets = json.loads(output)["subsets"]
     assert len(subsets) == 7
     assert (subsets["pictures"]["samples"], subsets["sound"]["samples"]) == (6, 4)
+    # Two broken clips, each for both modalities; a silent one is no problem.
+    assert json.loads(output)["unreadable"] == 4
     predictor = Predictor.load("bundle", "cpu")
     answers = predictor.predict_many([{"clip": str(table.parent / "long.mp4")}] * 2)
     assert_present(answers, ["pictures", "sound"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import soundfile
@@ -19,8 +20,6 @@ FRAME_SECONDS = 1.0
 """Seconds between two frames, as in the source of the method."""
 
 JPEG_QUALITY = 95
-ESTIMATE_SECONDS = 0.5
-"""A video may end this much before its declared end and be complete."""
 
 _LIMITS = Limits()
 _SOUND = Audio("sound", {"sample_rate": SAMPLE_RATE})
@@ -70,20 +69,11 @@ def write_frames(
     found = formats.recognise(data)
     if not found or not found.demuxer:
         raise BrokenFileError(path, f"it is {found.name if found else 'of no known format'}")
-    lengths: list[float] = []
-
-    def moments(seconds: float) -> list[float]:
-        lengths.append(seconds)
-        return moments_between(start, end, seconds)
-
+    moments = partial(moments_between, start, end)
     try:
         pictures, damage = read_frames(data, found.demuxer, _LIMITS, moments)
     except DecodeError as error:
         raise BrokenFileError(path, f"cannot decode the video ({error.reason})") from error
-    # The decoder does not compare the length that an FLV declares, because it is an estimate.
-    lost = len(moments_between(start, end, lengths[0])) - len(pictures)
-    if lost and not damage and lengths[0] - lengths[-1] > ESTIMATE_SECONDS:
-        damage = f"its header declares {lengths[0]:.1f} s, but it ends after {lengths[-1]:.1f} s"
     if not pictures:
         raise BrokenFileError(path, damage or f"it has no picture from {start:g} to {end:g} s")
     (folder / name).mkdir()

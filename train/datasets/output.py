@@ -23,10 +23,13 @@ def check_out(out: Path, seed: int) -> None:
     """Check the folder and the seed before the slow work begins.
 
     Raises:
-        UsageError: If `out` is a file or a folder with content, or the seed is negative.
+        UsageError: If `out` is a file or a folder with content or inside a file, or the seed is
+            negative.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists; remove it, or choose another folder")
+    if file := next((folder for folder in out.absolute().parents if folder.is_file()), None):
+        raise UsageError(f"{file} is a file, where a folder is needed; choose another folder")
     if seed < 0:
         raise UsageError(f"the seed is {seed}; it must be 0 or more")
 

@@ -218,8 +218,14 @@ def write_samples(
         Path of the manifest.
 
     Raises:
-        UsageError: If no sample has a readable file.
+        UsageError: If a split has no sample, or no sample has a readable file.
     """
+    listed = {sample.split for sample in samples}
+    if empty := [split for split in SPLITS if split not in listed]:
+        raise UsageError(
+            f"the published files name no {source.unit} for the {empty[0]} split; get the complete "
+            f"{source.name} from {source.published_in}"
+        )
     modalities = list(samples[0].cells)
     problems: list[str] = []
     rows: list[Cells] = []
@@ -251,7 +257,8 @@ def _write_cells(sample: PublishedSample, folder: Path) -> tuple[Cells, list[str
         except BrokenFileError as error:
             row[name] = error.cell
             problems.append(str(error))
-    return row, problems
+    # Several cells can come from one file.
+    return row, list(dict.fromkeys(problems))
 
 
 def _report(

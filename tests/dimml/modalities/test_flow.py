@@ -12,6 +12,7 @@ import pytest
 
 from dimml.errors import InputError
 from dimml.modalities import Flow, Limits
+from tests.dimml.modalities.encoded import encode_video
 
 
 def flow(frames: int = 2, limits: Limits | None = None, **settings: Any) -> Flow:
@@ -76,7 +77,7 @@ def test_pictures_in_color_become_grey(tmp_path: Path) -> None:
 
 def test_odd_number_of_pictures_is_rejected() -> None:
     error = decode_error(pictures(2)[:3])
-    assert (error.code, error.message[:27]) == ("unreadable", "3 pictures are not pairs; s")
+    assert (error.code, error.message[:34]) == ("unreadable", "expected pairs of pictures, got 3;")
 
 
 @pytest.mark.parametrize("value", [[[b"u", b"v", b"w"]], [[b"u", b"v"], b"u"]])
@@ -90,7 +91,20 @@ def test_single_file_is_rejected() -> None:
 
 
 def test_empty_list_is_rejected() -> None:
-    assert decode_error([]).message.startswith("0 pictures are not pairs")
+    assert decode_error([]).message.startswith("expected pairs of pictures, got 0;")
+
+
+def test_pair_of_different_sizes_is_rejected() -> None:
+    file = io.BytesIO()
+    PIL.Image.new("L", (9, 4)).save(file, "PNG")
+    error = decode_error([picture(0), picture(1), picture(2), file.getvalue()])
+    assert error.message == "u and v of a pair differ in size: 6 x 4 and 9 x 4 pixels"
+
+
+def test_video_in_the_place_of_a_picture_is_rejected() -> None:
+    error = decode_error([picture(0), encode_video(frames=2)])
+    assert error.code == "unsupported_type"
+    assert "a list holds pictures, but an entry is MP4" in error.message
 
 
 def test_pair_with_an_empty_entry_is_rejected() -> None:

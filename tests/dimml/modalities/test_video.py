@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
+from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
 from dimml.errors import AbsentError, InputError
 from dimml.modalities import Audio, Image, Limits, formats, video
-from tests.dimml.modalities.encoded import VIDEOS, brightness, encode_container, encode_video
+from tests.dimml.modalities.encoded import (
+    VIDEOS,
+    add_track,
+    brightness,
+    encode_container,
+    encode_track,
+    encode_video,
+)
 
 MIDDLES = [5, 15, 25, 35, 45]
 """The middles of five equal parts of 50 pictures."""
@@ -168,3 +178,43 @@ def test_video_without_the_extra_names_its_installation(monkeypatch: pytest.Monk
 
 def test_list_of_one_video_is_the_video() -> None:
     assert numbers(clip().decode([encode_video()])) == numbers(clip().decode(encode_video()))
+
+
+def with_late_pictures(name: str) -> bytes:
+    """Return a video whose first picture is shown after 0.2 s of sound."""
+    muxer, encoder, sound_encoder = VIDEOS[name]
+    file = io.BytesIO()
+    with av.open(file, "w", format=muxer) as container:
+        stream: Any = container.add_stream(encoder, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        track = add_track(container, sound_encoder, 44_100, "mono")
+        encode_track(container, track, 2.4)
+        for number in range(50):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * number, np.uint8))
+            picture.pts, picture.time_base = number + 5, Fraction(1, 25)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["FLV", "MP4", "Matroska"])
+def test_video_that_is_read_twice_may_start_late(name: str) -> None:
+    # The sound is longer than the pictures, so the moments are chosen again.
+    shown = numbers(clip(8).decode(with_late_pictures(name)))
+    assert len(shown) == 8
+    assert shown == sorted(shown)
+    assert shown[-1] > 40
+
+
+@pytest.mark.parametrize("name", ["Matroska", "WebM", "FLV"])
+def test_truncated_video_with_sound_has_a_warning(name: str) -> None:
+    data = encode_video(name, sound=True)
+    kind = clip()
+    [warning] = kind.warnings(kind.decode(data[: len(data) // 2]))
+    assert warning.startswith("the file is damaged (its header declares 2.")
+
+
+def test_video_in_a_list_of_pictures_is_rejected() -> None:
+    error = decode_error(clip(), [encode_video(frames=2), encode_video(frames=2)])
+    assert error.code == "unsupported_type"
+    assert "an entry is MP4, M4A or 3GP; send a video alone" in error.message

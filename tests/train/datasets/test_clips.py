@@ -40,7 +40,7 @@ def test_frames_of_a_truncated_flv_are_written_and_reported(tmp_path: Path) -> N
     video = tmp_path / "video.flv"
     video.write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(
-        BrokenFileError, match=r"declares 2.2 s, but it ends after 1.\d s"
+        BrokenFileError, match=r"declares 2.2 s\); only the first 1.\d s were read"
     ) as raised:
         write_frames(video, tmp_path, "frames")
     assert raised.value.cell == ["frames/000.jpg", "frames/001.jpg"]
