@@ -89,6 +89,7 @@ def test_killed_worker_is_replaced_and_only_its_requests_fail(
         assert predict(server, data=TEXT_FORM).status_code == 200
 
 
+@pytest.mark.slow("starts three servers and sends requests for 20 s")
 def test_new_bundle_behind_two_replicas_drops_no_request(
     tiny_bundle: Path, any_length_bundle: Path, open_server: Any
 ) -> None:

@@ -61,6 +61,7 @@ def test_devices_get_equal_parts_of_every_batch(length: int) -> None:
         assert len(batch) - len(set(each[0]) | set(each[1])) == len(batch) % devices
 
 
+@pytest.mark.slow("starts a training of two processes; the losses of two devices are tested above")
 def test_train_command_uses_two_processes(recipe_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dimml", "train", str(recipe_file), "--out"]
     settings = ["training.epochs=1", "training.batch_size=8", "training.devices=2"]

@@ -19,7 +19,7 @@ from train.model_card import model_card
 from train.report.evaluation import report_document, write_report
 from train.run import load_run, train_run
 
-MANY = 1000
+MANY = 400
 TOO_MANY = 10_000
 
 

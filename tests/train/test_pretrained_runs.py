@@ -162,7 +162,13 @@ def _stop_in_third_epoch(history: Any, trainer: Any, module: Any) -> None:
 
 
 class TestTuned:
-    @pytest.mark.parametrize(("tune", "models"), [("full", WHISPER), ("lora", WAV2VEC2)])
+    @pytest.mark.parametrize(
+        ("tune", "models"),
+        [
+            ("full", WHISPER),
+            pytest.param("lora", WAV2VEC2, marks=pytest.mark.slow("exports another audio model")),
+        ],
+    )
     def test_run_exports_and_predicts_without_its_models(
         self, make_recipe: MakeRecipe, tmp_path: Path, tune: str, models: Models
     ) -> None:

@@ -16,6 +16,7 @@ from train.run import train_run
 EPOCHS = 16
 
 
+@pytest.mark.slow("trains three runs in processes; test_optimizer.py resumes in this one")
 def test_run_stopped_twice_equals_an_uninterrupted_run(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file, [f"training.epochs={EPOCHS}"])
     train_run(recipe, tmp_path / "whole", resume=False)
