@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
-from dimml.errors import AbsentError, InputError, InputErrorCode
+from dimml.errors import AbsentError, InputError
 from dimml.modalities import Arrays, Kind
 from dimml.samples import OnUnreadable, Sample, is_absent
 
@@ -22,6 +22,7 @@ class DecodedSample:
         raw: Decoded values of the present modalities.
         arrays: Arrays of the modalities that are already preprocessed.
         warnings: Warnings about each value.
+        unreadable: Modalities whose value cannot be read, and which count as absent.
         error: Why there is no prediction.
     """
 
@@ -30,12 +31,8 @@ class DecodedSample:
     raw: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, Arrays] = field(default_factory=dict)
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     error: InputError | None = None
-
-
-def tells_error(warning: str) -> bool:
-    """Return whether a warning is about a value that cannot be read, see `decode_modality`."""
-    return warning.partition(": ")[0] in get_args(InputErrorCode)
 
 
 def decode_modality(item: DecodedSample, name: str, kind: Kind) -> None:
@@ -51,6 +48,7 @@ def decode_modality(item: DecodedSample, name: str, kind: Kind) -> None:
     except InputError as error:
         if item.on_unreadable == "error":
             item.error = error
+        item.unreadable.add(name)
         item.warnings[name] = (f"{error.code}: {error.message}",)
         return
     # A batch of large decoded images would take gigabytes.

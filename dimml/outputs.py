@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -15,10 +15,17 @@ from dimml.samples import ModalityOutput, Prediction, subset_name
 
 @dataclass(frozen=True)
 class PreparedSample:
-    """One sample after preprocessing: arrays of its present modalities, and their warnings."""
+    """One sample after preprocessing.
+
+    Attributes:
+        arrays: Arrays of the present modalities.
+        warnings: Warnings about each value.
+        unreadable: Modalities whose value cannot be read, and which count as absent.
+    """
 
     arrays: Mapping[str, Arrays]
     warnings: Mapping[str, tuple[str, ...]]
+    unreadable: Collection[str] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TypeAlias, get_args
 import numpy as np
 
 from dimml.bundle import Bundle
-from dimml.decode import DecodedSample, decode_modality, tells_error
+from dimml.decode import DecodedSample, decode_modality
 from dimml.details import NO_DETAILS, Details, add_details, late_dim
 from dimml.errors import AbsentError, BundleError, DimmlError, InputError, ProviderError, UsageError
 from dimml.modalities import Kind, Limits
@@ -181,7 +181,7 @@ class Predictor:
                     decode_modality(item, name, kind)
         for item in samples:
             if not (item.error or item.raw or item.arrays):
-                item.error = self._absence_error(item.warnings)
+                item.error = self._absence_error(item)
         return [
             item.error if isinstance(item, DecodedSample) and item.error else item
             for item in decoded
@@ -196,7 +196,9 @@ class Predictor:
                 if isinstance(item, DecodedSample) and name in item.raw:
                     item.arrays[name] = kind.preprocess(item.raw.pop(name))
         return [
-            item if isinstance(item, InputError) else PreparedSample(item.arrays, item.warnings)
+            item
+            if isinstance(item, InputError)
+            else PreparedSample(item.arrays, item.warnings, item.unreadable)
             for item in decoded
         ]
 
@@ -269,13 +271,12 @@ class Predictor:
                 sample.setdefault(name, value)
         item.sample = sample
 
-    def _absence_error(self, warnings: Mapping[str, tuple[str, ...]]) -> InputError:
-        unreadable = "; ".join(f"{name}: {text}" for name, (text, *_) in warnings.items())
-        is_broken = any(tells_error(text) for text, *_ in warnings.values())
-        return (InputError if is_broken or not warnings else AbsentError)(
+    def _absence_error(self, item: DecodedSample) -> InputError:
+        reasons = "; ".join(f"{name}: {text}" for name, (text, *_) in item.warnings.items())
+        return (AbsentError if reasons and not item.unreadable else InputError)(
             "no_modality",
             f"the sample has no modality: give at least one of {', '.join(self.kinds)}"
-            + (f" ({unreadable})" if unreadable else ""),
+            + (f" ({reasons})" if reasons else ""),
         )
 
     def _name_error(self, sample: Sample) -> InputError | None:

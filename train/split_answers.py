@@ -8,7 +8,6 @@ from itertools import islice
 
 import numpy as np
 
-from dimml.decode import tells_error
 from dimml.errors import AbsentError, InputError, ManifestError, list_first
 from dimml.outputs import EncodedBatch, FusedBatch, PreparedSample
 from dimml.predictor import BATCH_SIZE, Predictor
@@ -119,8 +118,9 @@ def _unreadable_cells(row: Row, item: PreparedSample | InputError) -> list[str]:
         return []
     if isinstance(item, InputError):
         return [f"{row.id}: {item}" for _ in names]
-    first = {name: item.warnings[name][0] for name in names if name not in item.arrays}
-    return [f"{row.id}: {name}: {text}" for name, text in first.items() if tells_error(text)]
+    return [
+        f"{row.id}: {name}: {item.warnings[name][0]}" for name in names if name in item.unreadable
+    ]
 
 
 def _restrict(encoded: EncodedBatch, rows: np.ndarray, slots: np.ndarray) -> EncodedBatch:
