@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dimml.nn.fusion import CertaintyFusion, certainty, weigh
+from dimml.nn.fusion import CertaintyFusion, certainty, certainty_weights
 from dimml.samples import subsets
 from train.subset_blocks import SubsetBlock, subset_blocks
 from train.temperatures import MIN_ROWS, TEMPERATURES, fit_subset_temperatures
@@ -277,7 +277,7 @@ def _fit_pooling(answers: FusionAnswers) -> tuple[Tensor, Tensor] | None:
         torch.autograd.backward(total)
         for block in blocks:
             bias, log_temperature, log_table = parameters()
-            weights = weigh(sure[block.rows], block.mask, log_temperature.exp(), bias)
+            weights = certainty_weights(sure[block.rows], block.mask, log_temperature.exp(), bias)
             fused = torch.einsum("rm,rmk->rk", weights, logits[block.rows])
             fused = fused / log_table[block.subsets].exp()[block.segment].unsqueeze(-1)
             losses = functional.cross_entropy(fused, answers.labels(block), reduction="none")

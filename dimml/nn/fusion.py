@@ -35,7 +35,7 @@ def certainty(logits: Tensor) -> Tensor:
 
 
 def certainty_weights(
-    logits: Tensor, present: Tensor, temperature: float | Tensor, bias: Tensor | None = None
+    sure: Tensor, present: Tensor, temperature: float | Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """Return the weight of each modality: w = softmax over the present m of (c_m / T + b_m).
 
@@ -43,7 +43,8 @@ def certainty_weights(
     Source: DI-MML, arXiv 2407.19514, certainty-aware logit weighting; the mask and b are added.
 
     Args:
-        logits: [N samples, M modalities, K classes]; absent slots may hold NaN.
+        sure: c, the `certainty` of each modality, [N samples, M modalities]; absent slots may hold
+            anything finite.
         present: bool [N samples, M modalities].
         temperature: T, positive; a high temperature makes the weights equal.
         bias: b, [M modalities]; favours a modality over others of equal certainty.
@@ -52,13 +53,6 @@ def certainty_weights(
         [N samples, M modalities]; rows sum to 1 and absent modalities have exactly 0. A row
         without a present modality is NaN.
     """
-    return weigh(certainty(blank_absent(logits, present)), present, temperature, bias)
-
-
-def weigh(
-    sure: Tensor, present: Tensor, temperature: float | Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """Return the `certainty_weights` of modalities whose certainty [N, M] is known."""
     scores = sure / temperature
     if bias is not None:
         scores = scores + bias
@@ -191,7 +185,7 @@ class CertaintyFusion(nn.Module):
         self._check_modalities(modality_logits, present)
         logits = blank_absent(modality_logits, present)
         sure = certainty(logits) if sure is None else sure
-        weights = weigh(sure, present, self.fusion_temperature, self.modality_bias)
+        weights = certainty_weights(sure, present, self.fusion_temperature, self.modality_bias)
         fused = (weights.unsqueeze(-1) * logits).sum(dim=1)
         temperature = self.subset_temperature[subset_index(present)]
         fused = fused / temperature.unsqueeze(-1)

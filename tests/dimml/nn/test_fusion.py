@@ -105,25 +105,25 @@ def test_weights_are_a_softmax_of_certainty_over_present_modalities(
 ) -> None:
     present = all_subsets(modalities)
     logits = torch.randn(*present.shape, CLASSES, generator=torch.Generator().manual_seed(0)) * 3
-    weights = certainty_weights(logits, present, temperature)
+    weights = certainty_weights(certainty(logits), present, temperature)
     for i in range(len(present)):
         expected = literal_weights(logits[i].tolist(), present[i].tolist(), temperature)
         assert_close(weights[i], expected)
     assert_close(weights.sum(dim=1), torch.ones(len(present)))
     assert (weights[~present] == 0).all()
-    assert certainty_weights(logits, present, torch.tensor(temperature)).equal(weights)
+    assert certainty_weights(certainty(logits), present, torch.tensor(temperature)).equal(weights)
 
 
 def test_more_certain_modality_weighs_more() -> None:
     logits = torch.tensor([[[9.0, 0.0], [1.0, 0.0]]])
-    first, second = certainty_weights(logits, torch.ones(1, 2, dtype=torch.bool), 1.0)[0]
+    first, second = certainty_weights(certainty(logits), torch.ones(1, 2, dtype=torch.bool), 1.0)[0]
     assert first > second
 
 
 def test_nan_in_absent_logits_affects_no_weight_or_gradient() -> None:
     present = torch.tensor([[True, False, True]])
     logits = torch.tensor([[[1.0, 0.0], [NAN, NAN], [0.5, 2.0]]], requires_grad=True)
-    certainty_weights(logits, present, 1.0)[0, 0].backward()
+    CertaintyFusion(DIMS, 2, 3).fuse(logits, present)[1][0, 0].backward()
     assert (logits.grad[~present] == 0).all()
     assert (logits.grad[present] != 0).all()
 
@@ -163,7 +163,7 @@ def test_new_fusion_has_temperatures_of_one() -> None:
     features = random_features(present)
     probabilities, weights, logits = fusion(features, present)
     assert_close(logits, fusion.classifier(features))
-    assert_close(weights, certainty_weights(logits, present, 1.0))
+    assert_close(weights, certainty_weights(certainty(logits), present, 1.0))
     assert_close(probabilities, (weights.unsqueeze(-1) * logits).sum(dim=1).softmax(dim=-1))
 
 
