@@ -114,7 +114,8 @@ def _read_track(container: Any, demuxer: str) -> Iterator[Block]:
             block = packed.to_ndarray().reshape(-1, channels)
             total += len(block)
             yield rate, block
-    if rate and (missing := missing_end(container, track, demuxer, total / rate)):
+    declared = declared_seconds(container, track) if demuxer in _DECLARE_LENGTH else 0.0
+    if rate and (missing := missing_end(declared, total / rate)):
         raise DecodeError(missing, is_fatal=False)
 
 
@@ -147,9 +148,8 @@ def checked_context(track: Any, codecs: Sequence[str], name: str) -> Any:
     return context
 
 
-def missing_end(container: Any, track: Any, demuxer: str, seconds: float) -> str:
-    """Return what a track of these seconds lacks of its declared length, "" if nothing."""
-    declared = declared_seconds(container, track) if demuxer in _DECLARE_LENGTH else 0.0
+def missing_end(declared: float, seconds: float) -> str:
+    """Return what a file of so many seconds lacks of its declared seconds, "" if nothing."""
     if seconds < declared * (1 - MISSING_SHARE) - MISSING_SECONDS:
         return f"its header declares {declared:.1f} s"
     return ""

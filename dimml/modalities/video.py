@@ -12,12 +12,11 @@ import PIL.Image
 from dimml.modalities.base import Limits
 from dimml.modalities.containers import (
     MAX_ALLOCATION_BYTES,
-    MISSING_SECONDS,
-    MISSING_SHARE,
     checked_context,
     declared_seconds,
     first_track,
     import_av,
+    missing_end,
     open_container,
 )
 from dimml.modalities.decoders import DecodeError, OverLimitError
@@ -140,10 +139,8 @@ class _Reader:
 
     def missing_end(self) -> str:
         """Return what all tracks together lack of the declared length, "" if nothing."""
-        declared = (self._container.duration or 0) / 1e6
-        reached = max(self.end or 0.0, self._others_end)
-        is_short = reached < declared * (1 - MISSING_SHARE) - MISSING_SECONDS
-        return f"its header declares {declared:.1f} s" if self.declared and is_short else ""
+        declared = (self._container.duration or 0) / 1e6 if self.declared else 0.0
+        return missing_end(declared, max(self.end or 0.0, self._others_end))
 
     def scan(self) -> float:
         """Decode the whole video, and return its length in seconds."""
