@@ -66,10 +66,6 @@ def write(root: Path, out: Path, *, seed: int = 0) -> Path:
     check_decoder(SOURCE.name)
     check_root(root, [VIDEOS, ANNOTATIONS, *LISTS.values()], SOURCE)
     listed = [(split, event) for split, name in LISTS.items() for event in read_events(root / name)]
-    if not listed:
-        raise UsageError(
-            f"{', '.join(LISTS.values())} in {root} list no event; download them again"
-        )
     events: dict[str, tuple[str, Event]] = {}
     for split, event in listed:
         events.setdefault(event.video, (split, event))

@@ -100,7 +100,11 @@ class TestLists:
             (lambda root: (root / "AVE").rename(root / "videos"), "the folder .*AVE is missing"),
             (
                 lambda root: [path.write_bytes(b"\r\n") for path in root.glob("*Set.txt")],
-                "trainSet.txt in .* list no event",
+                "the published files name no videos for the train split",
+            ),
+            (
+                lambda root: (root / "testSet.txt").write_bytes(b"\r\n"),
+                "the published files name no videos for the test split",
             ),
         ],
     )
